@@ -1,0 +1,212 @@
+// The configuration of a run, as values: what LoadConfig makes of a YAML file and `--set` overrides.
+//
+// Every struct here mirrors a section of the YAML file; a member's name is its key there, its initial value is its
+// default. common/config_schema.h describes each key once (type, range, documentation); reading, the resolved dump and
+// docs/config.md are all made from that description.
+//
+// Reading collects every mistake before it fails: the status's message has one line per mistake,
+// `file:line:column: what is wrong; what to do`, with the nearest known key for an unknown one.
+//
+// Thread safety: values.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "common/status.h"
+
+namespace gatemill {
+
+// ---- data ------------------------------------------------------------------------------------------------------
+// A part of the data: `train: file.csv`, `train: [a.csv, b*.csv]`, or `train: {files: ..., where: "date < 20220429"}`.
+struct PartConfig {
+  std::vector<std::string> files;  // paths and globs, relative to data.root
+  std::string where;               // a row filter, see worker/data/filter.h; "" keeps every row
+  [[nodiscard]] bool empty() const { return files.empty(); }
+};
+
+// `split: 0.8` (share of rows, in file order, that train; the rest validates), or
+// `split: {ratio: 0.8, by: hash}` / `{ratio: 0.8, by: user_id}`: by a hash of the row's number, or of a column.
+struct SplitConfig {
+  double ratio = 1.0;     // in (0, 1]; 1 means no split
+  std::string by = "row"; // row | hash | the name of a column
+};
+
+struct DataConfig {
+  std::string root;  // prefix of relative paths; ${NAME:-default} is replaced from the environment. Relative to the cwd
+  PartConfig train;
+  PartConfig valid;
+  PartConfig test;
+  std::string format = "auto";           // auto (by extension) | csv | tsv
+  bool header = true;                    // false: the file has no header line, column_names gives the names
+  std::vector<std::string> column_names; // required when header is false
+  std::vector<std::string> missing = {""};
+  SplitConfig split;                     // parts `train` when there is no `valid`
+  std::string sample_weight;             // name of a column; "" = every sample weighs 1
+  std::int64_t limit = 0;                // first rows of each part only; 0 = all. `--limit N`
+  std::int64_t cache_bytes = 4LL << 30;  // a part up to this size is read once and kept; a larger one streams
+  std::int64_t shuffle_rows = 1 << 20;   // streaming only: rows shuffled together
+  bool shuffle = true;
+};
+
+// ---- tables and features -----------------------------------------------------------------------------------------
+struct InitializerConfig {
+  std::string type = "uniform";  // uniform: U(-scale, scale) | normal: N(0, scale^2) | zeros
+  double scale = 0.01;
+};
+
+// Sparse optimizers with PyTorch's formulas; unused members do not apply to the type.
+struct SparseOptimizerConfig {
+  std::string type = "rowwise_adagrad";  // sgd | adagrad | rowwise_adagrad | adam | ftrl
+  double lr = 0.02;
+  double eps = 1e-10;                // adagrad, rowwise_adagrad: 1e-10; adam: 1e-8
+  double initial_accumulator = 0.0;  // adagrad, rowwise_adagrad, ftrl (McMahan et al. 2013; there 0.1 by default)
+  double beta1 = 0.9;                // adam
+  double beta2 = 0.999;              // adam
+  double l1 = 0.0;                   // ftrl
+  double l2 = 0.0;                   // ftrl
+  double beta = 1.0;                 // ftrl
+};
+
+struct TableConfig {
+  std::string name;
+  int embedding_dim = 0;  // 0 = taken from the features that use it
+  InitializerConfig initializer;
+  std::optional<SparseOptimizerConfig> optimizer;  // none: train.sparse_optimizer
+  std::int64_t hash_buckets = 0;   // 0 = all 64 bits of a key are kept
+  std::int64_t oov_buckets = 0;    // 0 = unseen values read zeros
+  double oov_ratio = 0.02;         // share of ids dropped in training so that the oov rows learn; with oov_buckets only
+};
+
+enum class FeatureType { kSparse, kDense };
+enum class Pooling { kSum, kMean, kMax };
+
+struct BucketizeConfig {
+  std::vector<double> boundaries;  // bucket i holds boundaries[i-1] <= value < boundaries[i]
+  int quantiles = 0;               // boundaries at these quantiles of the training part; excludes `boundaries`
+  [[nodiscard]] bool empty() const { return boundaries.empty() && quantiles == 0; }
+};
+
+// One entry of `features:`; it may stand for many columns.
+struct FeatureConfig {
+  FeatureType type = FeatureType::kSparse;
+  std::vector<std::string> columns;   // names and globs
+  std::string name;                   // only with one column; default: the column's name
+  int embedding_dim = 0;              // sparse; 0 = the table's
+  std::string table;                  // sparse; default: the feature's name
+  std::string separator;              // sparse: the value is a list
+  Pooling pooling = Pooling::kMean;   // sparse lists
+  int max_length = 0;                 // sparse lists: keep the first so many; 0 = all
+  std::int64_t hash_buckets = 0;      // into the feature's own table
+  std::int64_t oov_buckets = 0;
+  BucketizeConfig bucketize;          // the number becomes a bucket id; type sparse: an embedding, dense: a one-hot
+  std::vector<std::string> transform; // dense, in order: log1p | minmax | zscore ("none" = nothing)
+  int line = 0;                       // where it stands in the file, for messages
+};
+
+// ---- model -------------------------------------------------------------------------------------------------------
+struct MlpConfig {
+  std::vector<int> hidden_units;
+  std::string activation = "relu";    // relu | leaky_relu | gelu | silu | tanh | sigmoid | linear
+  std::vector<double> dropout_ratio;  // one value for all layers, or one per layer; empty = 0
+  bool use_bn = false;                // Linear -> BatchNorm -> activation -> dropout
+};
+
+struct ModelConfig {
+  std::string type = "mmoe";  // single | shared_bottom | omoe | mmoe
+  std::optional<MlpConfig> bottom_mlp;  // under the experts; shared_bottom: the shared bottom itself
+  int num_expert = 8;
+  MlpConfig expert_mlp{.hidden_units = {64, 32}, .activation = "relu", .dropout_ratio = {}, .use_bn = false};
+  std::optional<MlpConfig> gate_mlp;  // none: the gate is one linear map
+  bool gate_bias = true;
+  MlpConfig tower_mlp{.hidden_units = {16}, .activation = "relu", .dropout_ratio = {}, .use_bn = false};
+};
+
+struct TaskConfig {
+  std::string name;
+  std::string label_name;
+  std::string loss = "bce";        // bce (with logits; label 0 or 1) | mse
+  double weight = 1.0;
+  std::optional<MlpConfig> mlp;    // replaces model.tower_mlp
+  std::vector<std::string> metrics; // auc | logloss | rmse | mae; default: bce auc+logloss, mse rmse+mae
+};
+
+// ---- training ----------------------------------------------------------------------------------------------------
+struct DenseOptimizerConfig {
+  std::string type = "adam";  // adam | adamw | adagrad | sgd
+  double lr = 0.001;
+  double weight_decay = 0.0;  // adamw: decoupled; others: added to the gradient, as PyTorch does
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double eps = 1e-8;          // adagrad: 1e-10
+  double momentum = 0.0;      // sgd
+  double initial_accumulator = 0.0;  // adagrad
+};
+
+enum class Consistency { kSync, kBounded, kAsync };
+
+struct EarlyStoppingConfig {
+  std::string monitor = "mean(auc)";  // METRIC of a task "income.auc", "mean(METRIC)", or "loss"
+  int patience = 3;                   // epochs without improvement before training stops
+  double min_delta = 0.0;
+};
+
+struct CheckpointConfig {
+  int every_epochs = 1;            // 0 = only the last; the best is always kept when there is a valid part
+  std::int64_t every_steps = 0;    // 0 = by epochs only
+  int keep = 2;                    // newest kept, beside the best
+};
+
+struct TrainConfig {
+  std::uint64_t seed = 1;
+  int num_epochs = 1;
+  std::int64_t max_steps = 0;               // 0 = no limit
+  std::int64_t global_batch_size = 1024;    // samples a step, summed over workers
+  std::int64_t eval_batch_size = 8192;      // per worker
+  std::string device = "auto";              // auto | cpu | cuda
+  int threads = 2;                          // compute threads of each worker; never derived from the machine
+  Consistency consistency = Consistency::kSync;
+  int staleness = 0;                        // k of `consistency: {bounded: k}`
+  DenseOptimizerConfig dense_optimizer;
+  SparseOptimizerConfig sparse_optimizer;
+  std::optional<EarlyStoppingConfig> early_stopping;
+  CheckpointConfig checkpoint;
+  int log_every_steps = 100;
+};
+
+struct PsConfig {
+  std::string transport = "auto";    // auto | inproc | ipc | tcp. auto: inproc alone, ipc on one host, tcp between hosts
+  std::string encryption = "auto";   // auto (tcp between hosts) | on | off: CURVE
+  int threads = 1;                   // shards per server
+  int deadline_ms = 30000;           // a request without an answer for so long fails, naming the server
+  std::string dir;                   // RocksDB's working directory; "" = RUN/ps
+};
+
+struct Config {
+  std::string path;  // of the file, for messages
+  DataConfig data;
+  std::vector<TableConfig> tables;
+  std::vector<FeatureConfig> features;
+  ModelConfig model;
+  std::vector<TaskConfig> tasks;  // in file order
+  TrainConfig train;
+  PsConfig ps;
+};
+
+// Reads `path`, applies overrides ("train.seed=2", "tasks.income.weight=2", "model.gate_mlp=null"; the value is YAML)
+// and checks everything that can be checked without the data. kInvalidInput lists every mistake.
+Result<Config> LoadConfig(const std::string& path, const std::vector<std::string>& overrides);
+// The same from text; `path` is only named in messages.
+Result<Config> ParseConfig(const std::string& yaml, const std::string& path, const std::vector<std::string>& overrides);
+// The whole configuration with every default written out; ParseConfig of it gives an equal Config.
+std::string ResolvedYaml(const Config& config);
+// docs/config.md: every key, its type, range, default and meaning.
+std::string ConfigReference();
+// The path of one of the part's files as it is opened: root joined, environment variables replaced.
+std::string DataPath(const DataConfig& data, const std::string& file);
+
+}  // namespace gatemill

@@ -1,0 +1,36 @@
+// Files: reading, atomic writing, listing, checksums. Every error names the path and the system's reason.
+//
+// Thread safety: free functions, safe on different paths.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/status.h"
+
+namespace gatemill {
+
+Result<std::string> ReadFile(const std::string& path);
+// Writes `path`.tmp, fsyncs it, renames it to `path` and fsyncs the directory: readers see the old file or the new one.
+Status WriteFileAtomic(const std::string& path, std::string_view contents);
+Status MakeDirs(const std::string& path);
+Status RemoveTree(const std::string& path);  // a missing path is ok
+bool FileExists(const std::string& path);    // a file or a directory
+Result<std::uint64_t> FileSize(const std::string& path);
+// XXH3-64 of the file's bytes, read in blocks.
+Result<std::uint64_t> FileChecksum(const std::string& path);
+// Names (not paths) in a directory, sorted.
+Result<std::vector<std::string>> ListDir(const std::string& path);
+// Regular files under `path`, recursively, as paths relative to it, sorted.
+Result<std::vector<std::string>> ListTree(const std::string& path);
+// Paths that match a shell pattern (*, ?, [..]), sorted; a pattern without wildcards gives itself if it exists.
+// kNotFound when nothing matches.
+Result<std::vector<std::string>> Glob(const std::string& pattern);
+// Does `name` match the shell pattern? For column globs such as "onehot_feat*".
+bool MatchesPattern(const std::string& pattern, const std::string& name);
+// Creates `path` with its parents and proves by writing and removing a file that it can be written.
+Status CheckWritableDir(const std::string& path);
+
+}  // namespace gatemill

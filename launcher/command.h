@@ -1,0 +1,28 @@
+// A command of the binary: one file each (launcher/cmd_NAME.cc), one function each, listed in main.cc.
+//
+// A command registers its options on a CLI11 subcommand and returns what runs when it was chosen. CLI11 stays in launcher/.
+// Return values are process exit codes' statuses: see Status::exit_code(). With --json the last line of standard output is
+// one JSON object and nothing else goes there.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+
+#include "common/status.h"
+
+namespace gatemill::launcher {
+
+using RunCommand = std::function<Status()>;
+
+RunCommand AddTrain(CLI::App* app);
+RunCommand AddEval(CLI::App* app);
+RunCommand AddPredict(CLI::App* app);
+RunCommand AddInspect(CLI::App* app);
+RunCommand AddExport(CLI::App* app);
+RunCommand AddCheck(CLI::App* app);
+RunCommand AddInit(CLI::App* app);
+RunCommand AddDoctor(CLI::App* app);
+RunCommand AddSynth(CLI::App* app);
+RunCommand AddBench(CLI::App* app);
+
+}  // namespace gatemill::launcher

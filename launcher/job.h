@@ -1,0 +1,68 @@
+// A job of one or many ranks: who is here, who does what, and how they find each other. The only place besides
+// worker/collective/mpi.cc that speaks MPI.
+//
+// Without mpirun a job has one rank that is both roles; MPI is not initialized. Under mpirun (found by OpenMPI's and
+// PMI's environment variables) MPI is initialized, ranks learn each other's host and role, and small things (job id, end
+// points, public keys) travel over it.
+//
+// Roles: `servers` = 0: every rank is server and worker. M > 0: the first M ranks are servers only, the rest workers
+// only; at least one worker must remain.
+//
+// When a rank fails it says why on standard error and calls Abort: MPI_Abort, then _exit two seconds later. A watchdog
+// thread on each rank listens for the others: a rank whose process is gone is named on standard error, and the job ends.
+// SIGINT and SIGTERM set `stop`; a second one ends the process at once.
+//
+// Thread safety: one thread, except stop(), which any may read.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/log.h"
+#include "common/status.h"
+#include "worker/collective/collective.h"
+
+namespace gatemill::launcher {
+
+struct JobOptions {
+  int servers = 0;
+  int deadline_ms = 60000;  // for every exchange over MPI
+};
+
+class Job {
+ public:
+  static Result<std::unique_ptr<Job>> Start(const JobOptions& options);
+  virtual ~Job() = default;  // finalizes MPI when the job ended well
+
+  [[nodiscard]] virtual int rank() const = 0;
+  [[nodiscard]] virtual int size() const = 0;
+  [[nodiscard]] virtual bool is_server() const = 0;
+  [[nodiscard]] virtual bool is_worker() const = 0;
+  [[nodiscard]] virtual int server_index() const = 0;   // -1 when no server
+  [[nodiscard]] virtual int worker_index() const = 0;   // -1 when no worker
+  [[nodiscard]] virtual int num_servers() const = 0;
+  [[nodiscard]] virtual int num_workers() const = 0;
+  [[nodiscard]] virtual bool several_hosts() const = 0;
+  [[nodiscard]] virtual const std::string& host_address() const = 0;  // numeric address the other hosts reach us at
+  [[nodiscard]] virtual std::uint64_t id() const = 0;                 // the same on every rank, different every job
+  [[nodiscard]] virtual const std::string& name() const = 0;          // "worker 1", "server 0", "rank 2", or ""
+  // Everyone's bytes in rank order.
+  virtual Result<std::vector<std::string>> AllGather(const std::string& bytes) = 0;
+  virtual Status Barrier() = 0;
+  // Collective of the workers (a server-only rank gets null). Valid while the job lives.
+  virtual Result<std::unique_ptr<collective::Collective>> WorkerCollective() = 0;
+  // A server-only rank waits here until all workers called Leave (ok), a rank is gone, or stop is set.
+  // `tick` runs a few times a second; a bad status from it ends the wait with it.
+  virtual Status WaitForWorkers(const std::function<Status()>& tick) = 0;
+  // A worker is done with the servers.
+  virtual Status Leave() = 0;
+  [[nodiscard]] virtual const std::atomic<bool>& stop() const = 0;
+  // Ends every rank with `exit_code`; does not return.
+  [[noreturn]] virtual void Abort(int exit_code, const std::string& why) = 0;
+};
+
+}  // namespace gatemill::launcher

@@ -1,0 +1,48 @@
+// The parameter server's part of a checkpoint on disk, and how it is read.
+//
+//   PS/shard-0001-of-0004/...   a RocksDB checkpoint per shard that wrote it (SST files, MANIFEST, CURRENT)
+//   PS/tables.json              the TableSpecs with their state sizes, seed and number of shards; format version
+//
+// A reader sees the union of the shards; who wrote which vshard does not matter, so any number of shards restores.
+// Thread safety: one thread per reader.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "common/status.h"
+#include "ps/store/row_store.h"
+#include "ps/table/table.h"
+
+namespace gatemill::ps {
+
+struct CheckpointTables {
+  std::vector<TableSpec> specs;
+  std::uint64_t seed = 0;
+  std::uint32_t num_shards = 0;
+};
+
+// Where shard `shard` of `num_shards` writes its part, below the checkpoint's ps directory.
+std::string ShardDirName(std::uint32_t shard, std::uint32_t num_shards);
+Status WriteCheckpointTables(const std::string& ps_dir, const CheckpointTables& tables);
+// kInvalidInput when `ps_dir` is not the ps part of a checkpoint; kDataLoss when it is damaged.
+Result<CheckpointTables> ReadCheckpointTables(const std::string& ps_dir);
+
+class CheckpointReader {
+ public:
+  static Result<std::unique_ptr<CheckpointReader>> Open(const std::string& ps_dir);
+  virtual ~CheckpointReader() = default;
+  [[nodiscard]] virtual const CheckpointTables& tables() const = 0;
+  // Every row of table number `table` with first_vshard <= vshard < end_vshard, ascending (vshard, key).
+  virtual Status Scan(std::uint32_t table, std::uint32_t first_vshard, std::uint32_t end_vshard,
+                      const RowStore::VisitRow& visit) = 0;
+  // One row; false when there is none. values: [dim + state_dim] out.
+  virtual Result<bool> Get(std::uint32_t table, std::uint64_t key, std::vector<float>* values, RowHeader* header) = 0;
+  [[nodiscard]] virtual Result<std::uint64_t> CountRows(std::uint32_t table) = 0;
+};
+
+}  // namespace gatemill::ps

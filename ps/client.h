@@ -1,0 +1,82 @@
+// A worker's way to its tables: splits keys by shard, sends, puts the rows back in the caller's order.
+//
+//   std::vector<PullPart> parts{{.table = 0, .keys = keys, .rows = rows}};      // rows: [keys, dim], written in place
+//   GM_RETURN_IF_ERROR(client->Pull(step, ReadMode::kTrain, parts));
+//   GM_RETURN_IF_ERROR(client->Push(step, push_parts));                        // returns when sent; acknowledged later
+//
+// One pull or push goes to all shards at once. Push goes to every shard every step, an empty one too: that is what tells
+// a shard that the step is over for this worker. Acknowledgements of pushes are collected by the next call, or by Flush.
+//
+// Deadline: a call that gets no answer within options.deadline_ms fails with kDeadline and names the shards and end
+// points that did not answer; a request is sent again a few times within it (requests are idempotent).
+// Thread safety: one thread.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "common/clock.h"
+#include "common/status.h"
+#include "ps/wire/message.h"
+#include "ps/wire/transport.h"
+
+namespace gatemill::ps {
+
+struct ClientOptions {
+  std::uint32_t num_shards = 1;
+  Stamp stamp;                 // job, incarnation, worker; step is set per call
+  int deadline_ms = 30000;
+  std::vector<std::string> endpoints;  // for messages only
+};
+
+struct PullPart {
+  std::uint32_t table = 0;
+  std::span<const std::uint64_t> keys;  // [n]; repeats allowed, but the caller's dedup makes them rare
+  std::span<float> rows;                // [n, dim] out
+  std::span<std::uint8_t> found;        // [n] out, ReadMode::kEval only; may be empty
+};
+
+struct PushPart {
+  std::uint32_t table = 0;
+  std::span<const std::uint64_t> keys;  // [n], all different
+  std::span<const float> grads;         // [n, dim]
+};
+
+// A row as it is stored.
+struct StoredRow {
+  bool found = false;
+  std::vector<float> values;  // [dim + state_dim]
+  RowHeader header;
+};
+
+class Client {
+ public:
+  static Result<std::unique_ptr<Client>> Create(ClientOptions options, std::vector<TableSpec> specs,
+                                                std::uint64_t seed, std::unique_ptr<Channel> channel,
+                                                const Clock* clock);
+  virtual ~Client() = default;
+
+  // Asks every shard whether it means the same tables. kInvalidInput names the first that does not.
+  virtual Status Hello() = 0;
+  virtual Status Pull(std::uint64_t step, ReadMode mode, std::span<PullPart> parts) = 0;
+  // In two halves, so that something else can be done meanwhile. The parts' spans must stay alive until Finish.
+  virtual Status BeginPull(std::uint64_t step, ReadMode mode, std::span<PullPart> parts) = 0;
+  virtual Status FinishPull() = 0;
+  virtual Status Push(std::uint64_t step, std::span<const PushPart> parts) = 0;
+  virtual Status Flush() = 0;  // every push acknowledged
+  virtual Status Prefetch(std::uint64_t step, std::span<const PullPart> parts) = 0;
+
+  // To all shards, when every push of the steps before `next_step` is applied. ps_dir: the checkpoint's ps part,
+  // on a disk that all servers see; tables.json is written last.
+  virtual Status Checkpoint(std::uint64_t next_step, const std::string& ps_dir) = 0;
+  virtual Status Restore(std::uint64_t next_step, const std::string& ps_dir) = 0;
+  virtual Status Clear(std::uint64_t next_step) = 0;
+  // A JSON array with one object per shard.
+  virtual Result<std::string> Stats() = 0;
+  virtual Result<StoredRow> ReadStored(std::uint32_t table, std::uint64_t key) = 0;
+};
+
+}  // namespace gatemill::ps

@@ -1,0 +1,69 @@
+// A shard: one server thread's vshards of every table, as a state machine. It takes a request and gives replies,
+// at once or later (a pull waits for pushes, a push in sync mode waits for nothing but is applied with the others).
+// It owns no thread, socket or clock; drivers (ps/server.h, tests, simulations) hand requests in and carry replies out.
+//
+// Consistency
+//   sync        the pushes of step t from all workers are summed key by key in worker order and applied once, when
+//               the last has come; a pull of step t is answered when step t-1 is applied.
+//   bounded: k  a push is applied when it comes; a pull of step t is answered when every worker has pushed step t-1-k.
+//   async       a push is applied when it comes; a pull is answered at once.
+// A pull with ReadMode::kEval is answered when no buffered push is older than its step, in every mode.
+//
+// Validation: version, job, incarnation, op, worker number, step (not older than applied, not absurdly new), table
+// numbers, counts against frame sizes, keys that belong to this shard, no key twice in a push. A request that fails is
+// answered with kInvalidInput and changes nothing.
+//
+// Thread safety: none; one driver thread calls it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "common/config.h"
+#include "common/status.h"
+#include "ps/store/row_store.h"
+#include "ps/table/table.h"
+#include "ps/wire/message.h"
+
+namespace gatemill::ps {
+
+// Who sent a request, as the transport knows it (by CURVE key over tcp, by route in process and over ipc).
+struct Peer {
+  std::uint64_t route = 0;    // where the reply goes; meaningful to the transport alone
+  bool may_write = true;      // an inspector's key may only read
+  std::int64_t worker = -1;   // the worker number that the key stands for; -1 = the transport does not know
+};
+
+struct OutgoingReply {
+  Peer to;
+  Reply reply;
+};
+
+struct ShardOptions {
+  std::uint32_t shard = 0;        // 0 to num_shards - 1
+  std::uint32_t num_shards = 1;   // of all servers together
+  std::uint32_t num_workers = 1;
+  std::uint64_t job = 0;
+  std::uint32_t incarnation = 0;
+  std::uint64_t seed = 1;
+  Consistency consistency = Consistency::kSync;
+  std::uint32_t staleness = 0;
+  std::uint64_t max_buffered_bytes = 4ULL << 30;  // of pushes and pulls that wait; more is an error, never a silent drop
+};
+
+class Shard {
+ public:
+  // `specs`: every table of the job, companions for oov included, in the job's order.
+  static Result<std::unique_ptr<Shard>> Create(const ShardOptions& options, std::vector<TableSpec> specs,
+                                               std::unique_ptr<RowStore> store);
+  virtual ~Shard() = default;
+
+  // Takes one request; appends every reply that is due now, to whomever, to `out`.
+  virtual void Handle(const Peer& from, Request request, std::vector<OutgoingReply>* out) = 0;
+
+  // The step whose pushes are awaited: every older one is applied (sync), or pushed by every worker.
+  [[nodiscard]] virtual std::uint64_t next_step() const = 0;
+};
+
+}  // namespace gatemill::ps

@@ -1,0 +1,63 @@
+// Rows on disk: RocksDB behind an interface that speaks of tables, vshards and keys.
+//
+// RocksDB keys sort by (table number, vshard, key), big-endian; a value is [header | dim + state_dim floats],
+// little-endian, with a format byte in front. Bulk writes go in as sorted SST files that are ingested (no WAL: a
+// checkpoint is the durability point). A checkpoint is a directory of hard links made by RocksDB; it is opened
+// read-only, never written.
+//
+// Errors: kDataLoss for damaged files, kInvalidInput for a directory that is no store, kInternal for a full or failing
+// disk; messages name the path. Thread safety: one thread per store.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "common/status.h"
+#include "ps/table/table.h"
+
+namespace gatemill::ps {
+
+struct StoreKey {
+  std::uint32_t table = 0;
+  std::uint64_t key = 0;
+};
+
+class RowStore {
+ public:
+  virtual ~RowStore() = default;
+
+  // Rows in ascending (table, vshard, key) order, each once: opened, filled, then ingested whole by Finish.
+  class BulkWriter {
+   public:
+    virtual ~BulkWriter() = default;
+    virtual Status Add(StoreKey key, std::span<const float> values, const RowHeader& header) = 0;
+    virtual Status Finish() = 0;  // without it nothing of what was added is kept
+  };
+  virtual Result<std::unique_ptr<BulkWriter>> NewBulkWriter() = 0;
+
+  // keys: [n]; visit(i, values, header) for each that exists, in any order.
+  using VisitFound = std::function<void(std::size_t, std::span<const float>, const RowHeader&)>;
+  virtual Status MultiGet(std::span<const StoreKey> keys, const VisitFound& visit) = 0;
+
+  // Every row of `table` with first_vshard <= vshard < end_vshard, in (vshard, key) order. A non-ok status from
+  // visit ends the scan and is returned.
+  using VisitRow = std::function<Status(std::uint64_t key, std::span<const float>, const RowHeader&)>;
+  virtual Status Scan(std::uint32_t table, std::uint32_t first_vshard, std::uint32_t end_vshard,
+                      const VisitRow& visit) = 0;
+
+  // Writes a checkpoint of everything ingested so far into `dir`, which must not exist.
+  virtual Status Checkpoint(const std::string& dir) = 0;
+  virtual Status DropAll() = 0;  // an empty store again
+};
+
+// Scratch store of a running shard: whatever lies in `dir` is removed first.
+Result<std::unique_ptr<RowStore>> CreateRowStore(const std::string& dir);
+// A checkpoint, read-only: writing fails.
+Result<std::unique_ptr<RowStore>> OpenRowStoreReadOnly(const std::string& dir);
+// In memory, with the same behaviour: for simulations.
+std::unique_ptr<RowStore> NewMemoryRowStore();
+
+}  // namespace gatemill::ps

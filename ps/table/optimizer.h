@@ -1,0 +1,38 @@
+// Sparse optimizers: what one key's summed gradient does to its row. Vectorized over the row.
+//
+// Formulas are PyTorch's (torch.optim.SGD, Adagrad, SparseAdam's Adam), row-wise Adagrad is FBGEMM's
+// (EXACT_ROWWISE_ADAGRAD: one accumulator, the mean of the squared gradient), FTRL is McMahan et al., KDD 2013 (alg. 1).
+//   sgd              w -= lr * g                                                               state: 0 floats
+//   adagrad          s += g*g;  w -= lr * g / (sqrt(s) + eps)                                  state: dim
+//   rowwise_adagrad  s += mean(g*g);  w -= lr * g / (sqrt(s) + eps)                            state: 1
+//   adam             m, v moments; bias correction counts global steps: t = step + 1           state: 2 * dim
+//   ftrl             z, n per coordinate                                                       state: 2 * dim
+//
+// The same bits on every instruction set: no fused multiply-add, sums over the row in a fixed lane order (16 lanes,
+// lane i takes elements i, i+16, ...; lanes folded pairwise 8, 4, 2, 1), only IEEE add, multiply, divide and sqrt.
+//
+// Thread safety: Apply is const and touches only the row it is given.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "common/config.h"
+#include "common/status.h"
+
+namespace gatemill::ps {
+
+class SparseOptimizer {
+ public:
+  virtual ~SparseOptimizer() = default;
+  [[nodiscard]] virtual int state_dim(int dim) const = 0;                     // floats of state in a row
+  virtual void InitState(std::span<float> state, int dim) const = 0;          // of a new row
+  // row: [dim], state: [state_dim(dim)], grad: [dim]; step: the global step, from 0.
+  virtual void Apply(float* row, float* state, const float* grad, int dim, std::uint64_t step) const = 0;
+};
+
+// kInvalidInput for an unknown type or values out of range.
+Result<std::unique_ptr<SparseOptimizer>> NewSparseOptimizer(const SparseOptimizerConfig& config);
+
+}  // namespace gatemill::ps

@@ -1,0 +1,87 @@
+// A table's rows of one shard, in memory: an open-addressing index over slabs of rows.
+//
+// A row is [embedding: dim floats | optimizer state: state_dim floats], contiguous, and a RowHeader beside it.
+// Lookups and inserts work on batches of keys, so that their memory accesses overlap (software prefetch).
+// Every uint64 is a legal key. New rows are made from (seed, table name, key) alone, so a row's first value does not
+// depend on when, where or by whom it is made.
+//
+//   auto table = Table::Create({.name = "user", .dim = 16}, seed);
+//   table->Read(keys, ReadMode::kTrain, rows, {});      // rows: [keys, dim]; unseen keys give their first value
+//   table->Update(keys, grads, step);                   // creates unseen rows, then applies the optimizer once per key
+//
+// Reading never creates rows. Thread safety: none; a table belongs to its shard's thread.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "common/config.h"
+#include "common/status.h"
+#include "ps/table/optimizer.h"
+
+namespace gatemill::ps {
+
+// What every server and worker of a job agrees on about a table. Its number is its position in the job's list.
+struct TableSpec {
+  std::string name;
+  int dim = 0;  // floats of embedding, 1 to kMaxDim
+  InitializerConfig initializer;
+  SparseOptimizerConfig optimizer;
+  std::uint32_t oov_rows = 0;  // rows of the companion table that unseen values share; 0 for a companion itself
+};
+inline constexpr int kMaxDim = 4096;
+
+// The companion of a table with oov_buckets is an ordinary table named so; its keys are 0 to oov_buckets - 1.
+std::string OovTableName(const std::string& table_name);
+
+struct RowHeader {
+  std::uint32_t updates = 0;    // times the optimizer ran on the row
+  std::uint32_t last_step = 0;  // global step of the last update
+};
+
+enum class ReadMode : std::uint8_t {
+  kTrain = 0,  // an unseen key reads the value that its row would start with
+  kEval = 1,   // an unseen key reads zeros and found = 0
+};
+
+struct TableStats {
+  std::uint64_t rows = 0;
+  std::uint64_t dirty_rows = 0;     // changed since the last ClearDirty
+  std::uint64_t memory_bytes = 0;   // index, slabs and headers, as allocated
+};
+
+class Table {
+ public:
+  static Result<std::unique_ptr<Table>> Create(const TableSpec& spec, std::uint64_t seed);
+  virtual ~Table() = default;
+
+  // keys: [n], rows: [n, dim] out, found: [n] out or empty. Keys may repeat.
+  virtual void Read(std::span<const std::uint64_t> keys, ReadMode mode, std::span<float> rows,
+                    std::span<std::uint8_t> found) const = 0;
+  // keys: [n], all different; grads: [n, dim]. Creates rows that do not exist; runs the optimizer once per key.
+  virtual void Update(std::span<const std::uint64_t> keys, std::span<const float> grads, std::uint64_t step) = 0;
+
+  // One row as stored: embedding and state ([dim + state_dim]) and header. False when there is none.
+  virtual bool ReadStored(std::uint64_t key, std::span<float> values, RowHeader* header) const = 0;
+  // Puts a stored row in place (restore): replaces the row of that key. Not dirty afterwards.
+  virtual void PutStored(std::uint64_t key, std::span<const float> values, const RowHeader& header) = 0;
+
+  // Calls visit(key, values [dim + state_dim], header) for every row (or every dirty one), in ascending
+  // (vshard, key) order. The table must not change meanwhile.
+  using Visit = std::function<void(std::uint64_t, std::span<const float>, const RowHeader&)>;
+  virtual void ForEach(bool dirty_only, const Visit& visit) const = 0;
+  virtual void ClearDirty() = 0;
+  virtual void Clear() = 0;  // drops every row
+
+  [[nodiscard]] virtual const TableSpec& spec() const = 0;
+  [[nodiscard]] virtual int state_dim() const = 0;
+  [[nodiscard]] virtual TableStats stats() const = 0;
+};
+
+// The first value of a row: a pure function of its arguments. row: [spec.dim] out.
+void InitialRow(const TableSpec& spec, std::uint64_t seed, std::uint64_t key, std::span<float> row);
+
+}  // namespace gatemill::ps
