@@ -1,0 +1,68 @@
+#include "common/file.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+
+namespace gatemill {
+namespace {
+
+class FileTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    std::string pattern = (std::filesystem::temp_directory_path() / "gatemill-file-XXXXXX").string();
+    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
+    dir_ = pattern;
+  }
+  void TearDown() override { EXPECT_TRUE(RemoveTree(dir_).ok()); }
+  std::string dir_;
+};
+
+TEST_F(FileTest, WritesWholeAndReadsBack) {
+  const std::string path = dir_ + "/a";
+  ASSERT_TRUE(WriteFileAtomic(path, "one").ok());
+  ASSERT_TRUE(WriteFileAtomic(path, "two").ok());
+  EXPECT_EQ(*ReadFile(path), "two");
+  EXPECT_EQ(*FileSize(path), 3U);
+  EXPECT_FALSE(FileExists(path + ".tmp"));
+}
+
+TEST_F(FileTest, ErrorsNameThePath) {
+  const auto missing = ReadFile(dir_ + "/none");
+  EXPECT_EQ(missing.status().code(), Code::kNotFound);
+  EXPECT_NE(missing.status().message().find(dir_ + "/none"), std::string::npos);
+  EXPECT_FALSE(WriteFileAtomic(dir_ + "/no/such/dir", "x").ok());
+  EXPECT_EQ(Glob(dir_ + "/*.csv").status().code(), Code::kNotFound);
+}
+
+TEST_F(FileTest, ListsSortedAndMatchesPatterns) {
+  ASSERT_TRUE(MakeDirs(dir_ + "/sub/deep").ok());
+  for (const char* name : {"/b.csv", "/a.csv", "/sub/deep/c.csv"}) ASSERT_TRUE(WriteFileAtomic(dir_ + name, "").ok());
+  EXPECT_EQ(*ListDir(dir_), (std::vector<std::string>{"a.csv", "b.csv", "sub"}));
+  EXPECT_EQ(*ListTree(dir_), (std::vector<std::string>{"a.csv", "b.csv", "sub/deep/c.csv"}));
+  EXPECT_EQ(*Glob(dir_ + "/*.csv"), (std::vector<std::string>{dir_ + "/a.csv", dir_ + "/b.csv"}));
+  EXPECT_TRUE(MatchesPattern("onehot_feat*", "onehot_feat17"));
+  EXPECT_FALSE(MatchesPattern("onehot_feat*", "feat17"));
+}
+
+TEST_F(FileTest, ChecksumSeesEveryBit) {
+  const std::string path = dir_ + "/big";
+  std::string bytes(3'000'000, 'x');
+  ASSERT_TRUE(WriteFileAtomic(path, bytes).ok());
+  const std::uint64_t before = *FileChecksum(path);
+  bytes[2'999'999] ^= 1;
+  ASSERT_TRUE(WriteFileAtomic(path, bytes).ok());
+  EXPECT_NE(*FileChecksum(path), before);
+}
+
+TEST_F(FileTest, AFileIsNoWritableDirectory) {
+  ASSERT_TRUE(WriteFileAtomic(dir_ + "/file", "").ok());
+  EXPECT_EQ(CheckWritableDir(dir_ + "/file/run").code(), Code::kInvalidInput);
+  EXPECT_TRUE(CheckWritableDir(dir_ + "/new/run").ok());
+  EXPECT_TRUE(ListDir(dir_ + "/new/run")->empty());
+}
+
+}  // namespace
+}  // namespace gatemill
