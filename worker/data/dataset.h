@@ -68,6 +68,7 @@ struct Batch {
   std::vector<float> labels;          // [tasks, rows]
   std::vector<float> weights;         // [rows], or empty = all 1
   std::vector<std::uint64_t> samples; // [rows] the sample's number in its part, in file order: names it in random draws
+  std::int64_t assemble_ns = 0;       // time a background thread took to gather and dedup this batch
 };
 
 // ---- a part of the data ------------------------------------------------------------------------------------------

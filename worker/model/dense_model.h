@@ -70,6 +70,8 @@ class DenseModel {
   // (shares of all workers sum to the global loss). grad_x: [rows, x_dim] out, of the total loss
   // sum over tasks of weight * loss. Leaves the dense gradient in gradient().
   virtual Status ForwardBackward(const StepInput& input, std::span<float> grad_x, std::span<double> losses) = 0;
+  // Nanoseconds that the forward half of the last ForwardBackward took.
+  [[nodiscard]] virtual std::int64_t forward_ns() const = 0;
   // The flat gradient of all parameters in host memory, to be summed over workers in place before Update.
   virtual std::span<float> gradient() = 0;
   // With NCCL the sum is made on the device: call this instead of summing gradient(). kInvalidInput when there is none.

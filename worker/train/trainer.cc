@@ -1,0 +1,183 @@
+#include "worker/train/trainer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <string>
+#include <utility>
+
+#include "worker/train/table_parts.h"
+
+namespace gatemill::train {
+
+Trainer::Trainer(const TrainerParts& parts)
+    : parts_(parts), embedding_(parts.schema, parts.pool), losses_(parts.schema->tasks.size(), 0.0) {
+  loss_sum_.losses.assign(losses_.size(), 0.0);
+}
+
+Status Trainer::BeginEpoch(std::unique_ptr<data::BatchStream> stream) {
+  stream_ = std::move(stream);
+  next_batch_ = 0;
+  lap_ns_ = parts_.clock->NowNs();
+  return Ok();
+}
+
+Result<bool> Trainer::Step() {
+  if (parts_.stop != nullptr && parts_.stop->load()) return Cancelled("stopped on request");
+  lap_ns_ = parts_.clock->NowNs();
+  if (pull_begun_) {
+    std::swap(current_, next_);
+    pull_begun_ = false;
+  } else {
+    GM_ASSIGN_OR_RETURN(const bool more, Read(&current_));
+    if (!more) return false;
+    GM_RETURN_IF_ERROR(BeginPull(&current_, step_));
+  }
+  GM_RETURN_IF_ERROR(parts_.client->FinishPull());
+  Lap(Phase::kPull);
+  if (overlaps()) {
+    GM_ASSIGN_OR_RETURN(pull_begun_, Read(&next_));
+    if (pull_begun_) GM_RETURN_IF_ERROR(BeginPull(&next_, step_ + 1));
+    Lap(Phase::kPull);
+  }
+  GM_RETURN_IF_ERROR(ForwardBackward(current_));
+  GM_RETURN_IF_ERROR(Push(current_));
+  GM_RETURN_IF_ERROR(AllReduce());
+  GM_RETURN_IF_ERROR(parts_.model->Update(step_));
+  Lap(Phase::kUpdate);
+  GM_RETURN_IF_ERROR(Observe(current_));
+  next_batch_ = current_.batch.index + 1;
+  stream_->Recycle(std::move(current_.batch));
+  ++step_;
+  return true;
+}
+
+Status Trainer::Finish() {
+  stream_.reset();
+  return parts_.client->Flush();
+}
+
+Result<bool> Trainer::Read(InFlight* flight) {
+  auto batch = stream_->Next(parts_.config->ps.deadline_ms);
+  if (!batch.ok()) return batch.status();
+  Lap(Phase::kRead);
+  if (!batch->has_value()) return false;
+  flight->batch = std::move(**batch);
+  times_.ns[static_cast<std::size_t>(Phase::kDedup)] += flight->batch.assemble_ns;
+  return true;
+}
+
+Status Trainer::BeginPull(InFlight* flight, std::uint64_t step) {
+  flight->rows.Resize(*parts_.schema, flight->batch);
+  flight->parts = PullParts(*parts_.schema, flight->batch, &flight->rows);
+  return parts_.client->BeginPull(step, ps::ReadMode::kTrain, flight->parts);
+}
+
+Status Trainer::ForwardBackward(const InFlight& flight) {
+  const data::Batch& batch = flight.batch;
+  const std::size_t size = batch.rows * static_cast<std::size_t>(parts_.schema->x_dim());
+  x_.resize(size);
+  grad_x_.resize(size);
+  embedding_.Gather(batch, flight.rows, x_);
+  GM_ASSIGN_OR_RETURN(const std::vector<double> weight_sums, WeightSums(batch));
+  const model::StepInput input{.step = step_,
+                               .rows = static_cast<std::int64_t>(batch.rows),
+                               .x = x_,
+                               .labels = batch.labels,
+                               .weights = batch.weights,
+                               .samples = batch.samples,
+                               .weight_sums = weight_sums};
+  const std::int64_t begun_ns = parts_.clock->NowNs();
+  GM_RETURN_IF_ERROR(parts_.model->ForwardBackward(input, grad_x_, losses_));
+  const std::int64_t forward_ns = std::min(parts_.model->forward_ns(), parts_.clock->NowNs() - begun_ns);
+  times_.ns[static_cast<std::size_t>(Phase::kForward)] += (begun_ns - lap_ns_) + forward_ns;
+  lap_ns_ = begun_ns + forward_ns;
+  embedding_.Scatter(batch, flight.rows, grad_x_, &grads_);
+  Lap(Phase::kBackward);
+  for (std::size_t t = 0; t < losses_.size(); ++t) {
+    if (std::isfinite(losses_[t])) continue;
+    return Internal("step " + std::to_string(step_) + ": the loss of task " + parts_.schema->tasks[t].name +
+                    " is not a number; the largest gradient belongs to feature " + FeatureWithLargestGradient(batch) +
+                    ". Lower train.dense_optimizer.lr and train.sparse_optimizer.lr, or give dense features a transform");
+  }
+  return Ok();
+}
+
+Result<std::vector<double>> Trainer::WeightSums(const data::Batch& batch) {
+  double sum = static_cast<double>(batch.global_rows);
+  if (!parts_.schema->sample_weight.empty()) {
+    sum = 0.0;
+    for (const float weight : batch.weights) sum += static_cast<double>(weight);
+    GM_RETURN_IF_ERROR(parts_.workers->AllReduceSum(std::span<double>(&sum, 1)));
+    if (sum <= 0.0) sum = 1.0;  // a batch that weighs nothing has no loss
+  }
+  return std::vector<double>(parts_.schema->tasks.size(), sum);
+}
+
+Status Trainer::Push(const InFlight& flight) {
+  const std::vector<ps::PushPart> parts = PushParts(*parts_.schema, flight.batch, grads_);
+  GM_RETURN_IF_ERROR(parts_.client->Push(step_, parts));
+  Lap(Phase::kPush);
+  return Ok();
+}
+
+Status Trainer::AllReduce() {
+  if (parts_.workers->size() > 1) {
+    if (parts_.model->has_device_collective()) {
+      GM_RETURN_IF_ERROR(parts_.model->AllReduceOnDevice());
+    } else {
+      GM_RETURN_IF_ERROR(parts_.workers->AllReduceSum(parts_.model->gradient()));
+    }
+  }
+  Lap(Phase::kAllreduce);
+  return Ok();
+}
+
+Status Trainer::Observe(const InFlight& flight) {
+  for (std::size_t t = 0; t < losses_.size(); ++t) loss_sum_.losses[t] += losses_[t];
+  loss_sum_.samples += flight.batch.global_rows;
+  ++loss_sum_.steps;
+  Lap(Phase::kObserve);
+  return Ok();
+}
+
+Trainer::LossSum Trainer::TakeLosses() {
+  LossSum taken = std::move(loss_sum_);
+  loss_sum_ = LossSum{.losses = std::vector<double>(losses_.size(), 0.0), .steps = 0, .samples = 0};
+  return taken;
+}
+
+std::string Trainer::FeatureWithLargestGradient(const data::Batch& batch) const {
+  const auto x_dim = static_cast<std::size_t>(parts_.schema->x_dim());
+  std::string name = "(none)";
+  float largest = -1.0F;
+  const auto consider = [&](const std::string& feature, int offset, int width) {
+    for (std::size_t r = 0; r < batch.rows; ++r) {
+      for (int i = 0; i < width; ++i) {
+        float magnitude = std::fabs(grad_x_[r * x_dim + static_cast<std::size_t>(offset + i)]);
+        // A gradient that is no number is no evidence when the loss is none either: look at the input instead.
+        if (!std::isfinite(magnitude)) {
+          const float value = std::fabs(x_[r * x_dim + static_cast<std::size_t>(offset + i)]);
+          magnitude = std::isfinite(value) ? value : std::numeric_limits<float>::infinity();
+        }
+        if (magnitude > largest) {
+          largest = magnitude;
+          name = feature;
+        }
+      }
+    }
+  };
+  for (const auto& feature : parts_.schema->sparse) consider(feature.name, feature.x_offset, feature.dim);
+  for (const auto& feature : parts_.schema->dense) consider(feature.name, feature.x_offset, feature.width);
+  return name;
+}
+
+bool Trainer::overlaps() const { return parts_.config->train.consistency != Consistency::kSync; }
+
+void Trainer::Lap(Phase phase) {
+  const std::int64_t now_ns = parts_.clock->NowNs();
+  times_.ns[static_cast<std::size_t>(phase)] += now_ns - lap_ns_;
+  lap_ns_ = now_ns;
+}
+
+}  // namespace gatemill::train

@@ -1,0 +1,123 @@
+// The way of a batch: Trainer::Step is one global batch from reading to observing.
+//
+//   Trainer trainer(parts);
+//   GM_RETURN_IF_ERROR(trainer.BeginEpoch(stream));
+//   while (true) {
+//     GM_ASSIGN_OR_RETURN(bool more, trainer.Step());
+//     if (!more) break;
+//   }
+//
+// All workers call Step the same number of times. Errors: kCancelled when parts.stop is set; kInternal for a loss that is
+// not a number, naming the step, the task and the feature with the largest gradient; what reading, the servers and the
+// other workers say is passed on.
+//
+// Thread safety: one thread.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "common/clock.h"
+#include "common/config.h"
+#include "common/parallel.h"
+#include "common/status.h"
+#include "ps/client.h"
+#include "worker/collective/collective.h"
+#include "worker/data/dataset.h"
+#include "worker/model/dense_model.h"
+#include "worker/train/embedding.h"
+
+namespace gatemill::train {
+
+// What a step works with. Everything outlives the trainer.
+struct TrainerParts {
+  const Config* config = nullptr;
+  const data::Schema* schema = nullptr;
+  ps::Client* client = nullptr;
+  model::DenseModel* model = nullptr;
+  collective::Collective* workers = nullptr;
+  ThreadPool* pool = nullptr;
+  const Clock* clock = nullptr;
+  const std::atomic<bool>* stop = nullptr;
+};
+
+// The phases of a step, in order; their names are metrics' and `bench step`'s names.
+enum class Phase { kRead, kDedup, kPull, kForward, kBackward, kPush, kAllreduce, kUpdate, kObserve };
+inline constexpr std::array<const char*, 9> kPhaseNames{"read",     "dedup", "pull",      "forward", "backward",
+                                                        "push", "allreduce", "update", "observe"};
+// Nanoseconds per phase, summed over steps. `dedup` runs on the reader's threads beside the others.
+struct PhaseTimes {
+  std::array<std::int64_t, kPhaseNames.size()> ns{};
+};
+
+struct StepReport {
+  std::uint64_t global_rows = 0;      // samples of this step over all workers
+  std::vector<double> task_losses;    // [tasks] of the global batch, before task weights; reduced when asked for
+};
+
+class Trainer {
+ public:
+  explicit Trainer(const TrainerParts& parts);
+
+  // The epoch's batches; the stream's epoch continues where the trainer's step counter stands.
+  Status BeginEpoch(std::unique_ptr<data::BatchStream> stream);
+  // One step. False when the epoch has no batch left.
+  Result<bool> Step();
+  // Every push of this worker is with the servers; no pull is under way.
+  Status Finish();
+
+  [[nodiscard]] std::uint64_t step() const { return step_; }  // steps done = the next step's number
+  void set_step(std::uint64_t step) { step_ = step; }          // after a restore
+  [[nodiscard]] std::uint64_t next_batch() const { return next_batch_; }  // of the epoch, for a resume
+  [[nodiscard]] const PhaseTimes& times() const { return times_; }
+  // This worker's share of the summed task losses since the last call, and the steps they are of.
+  struct LossSum {
+    std::vector<double> losses;
+    std::uint64_t steps = 0;
+    std::uint64_t samples = 0;  // of all workers
+  };
+  LossSum TakeLosses();
+
+ private:
+  // A batch on its way: read, its rows asked for, then computed with.
+  struct InFlight {
+    data::Batch batch;
+    TableRows rows;
+    std::vector<ps::PullPart> parts;
+  };
+
+  Result<bool> Read(InFlight* flight);
+  Status BeginPull(InFlight* flight, std::uint64_t step);
+  Status ForwardBackward(const InFlight& flight);
+  Status Push(const InFlight& flight);
+  Status AllReduce();
+  Status Observe(const InFlight& flight);
+  Result<std::vector<double>> WeightSums(const data::Batch& batch);
+  [[nodiscard]] std::string FeatureWithLargestGradient(const data::Batch& batch) const;
+  [[nodiscard]] bool overlaps() const;
+
+  // Adds the time since the last call to `phase`.
+  void Lap(Phase phase);
+
+  TrainerParts parts_;
+  EmbeddingLayer embedding_;
+  std::unique_ptr<data::BatchStream> stream_;
+  InFlight current_;
+  InFlight next_;
+  bool pull_begun_ = false;  // next_ is read and its pull has begun (bounded and async only)
+  TableRows grads_;
+  std::vector<float> x_;
+  std::vector<float> grad_x_;
+  std::vector<double> losses_;
+  LossSum loss_sum_;
+  std::uint64_t step_ = 0;
+  std::uint64_t next_batch_ = 0;
+  PhaseTimes times_;
+  std::int64_t lap_ns_ = 0;
+};
+
+}  // namespace gatemill::train
