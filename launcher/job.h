@@ -61,6 +61,8 @@ class Job {
   // A worker is done with the servers.
   virtual Status Leave() = 0;
   [[nodiscard]] virtual const std::atomic<bool>& stop() const = 0;
+  // A scratch directory of this rank that must not outlive the job: removed when the job ends by Abort or a second signal.
+  virtual void RemoveAtAbort(const std::string& dir) = 0;
   // Ends every rank with `exit_code`; does not return.
   [[noreturn]] virtual void Abort(int exit_code, const std::string& why) = 0;
 };

@@ -22,7 +22,7 @@ struct ServerOptions {
   ShardOptions shard;              // `shard` is the number of this server's first shard
   std::uint32_t threads = 1;       // shards of this server
   std::string endpoint_pattern;    // "inproc:gatemill-{}", "ipc:///run/dir/shard-{}", "tcp://10.0.0.1:0"; {} = shard
-  std::string store_dir;           // scratch; each shard gets a directory in it
+  std::string store_dir;           // scratch; each shard gets a directory in it. "" = an in-memory store
 };
 
 class Server {

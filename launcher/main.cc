@@ -1,0 +1,58 @@
+// The command line: finds the command, runs it, turns its status into the process's exit code.
+
+#include <CLI/CLI.hpp>
+#include <array>
+#include <cstdio>
+#include <utility>
+#include <vector>
+
+#include "launcher/command.h"
+
+namespace {
+
+using gatemill::launcher::RunCommand;
+
+struct Command {
+  const char* name;
+  const char* description;
+  RunCommand (*add)(CLI::App*);
+};
+
+constexpr std::array kCommands{
+    Command{"train", "train a ranker: alone, or every rank of an mpirun job", gatemill::launcher::AddTrain},
+    Command{"eval", "score labelled files with a run or a checkpoint and report the metrics", gatemill::launcher::AddEval},
+    Command{"predict", "write predictions for files", gatemill::launcher::AddPredict},
+    Command{"inspect", "look into the embedding tables of a run or a checkpoint", gatemill::launcher::AddInspect},
+    Command{"export", "write a model for other programs", gatemill::launcher::AddExport},
+    Command{"check", "say what a configuration would train, or whether a checkpoint is whole",
+            gatemill::launcher::AddCheck},
+    Command{"init", "draft a configuration from a data file", gatemill::launcher::AddInit},
+    Command{"doctor", "say what this machine has and what will be used", gatemill::launcher::AddDoctor},
+    Command{"synth", "write synthetic data with a known best result", gatemill::launcher::AddSynth},
+    Command{"bench", "measure a part of the system beside the machine's own limits", gatemill::launcher::AddBench},
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app("gatemill: a distributed parameter-server trainer for multi-task rankers", "gatemill");
+  app.require_subcommand(1);
+  app.set_version_flag("--version", std::string(GATEMILL_VERSION));
+  std::vector<std::pair<CLI::App*, RunCommand>> commands;
+  for (const Command& command : kCommands) {
+    CLI::App* sub = app.add_subcommand(command.name, command.description);
+    commands.emplace_back(sub, command.add(sub));
+  }
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
+  for (const auto& [sub, run] : commands) {
+    if (!sub->parsed()) continue;
+    const gatemill::Status status = run();
+    if (!status.ok() && !status.message().empty()) std::fprintf(stderr, "gatemill: %s\n", status.message().c_str());
+    return status.exit_code();
+  }
+  return 2;
+}

@@ -1,0 +1,238 @@
+#include "worker/train/checkpoint.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <system_error>
+#include <utility>
+
+#include "common/file.h"
+#include "common/safetensors.h"
+
+namespace gatemill::train {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+constexpr const char* kManifest = "manifest.json";
+constexpr const char* kDense = "dense.safetensors";
+constexpr const char* kWorker = "worker.json";
+constexpr const char* kConfig = "config.yaml";
+constexpr const char* kStepPrefix = "step-";
+
+json CursorToJson(const Cursor& cursor) {
+  json out = {{"step", cursor.step},
+              {"epoch", cursor.epoch},
+              {"next_batch", cursor.next_batch},
+              {"samples", cursor.samples},
+              {"best_step", cursor.best_step},
+              {"epochs_without_improvement", cursor.epochs_without_improvement},
+              {"finished", cursor.finished}};
+  out["best_value"] = cursor.best_value ? json(*cursor.best_value) : json(nullptr);
+  return out;
+}
+
+Cursor CursorFromJson(const json& in) {
+  Cursor cursor;
+  cursor.step = in.at("step").get<std::uint64_t>();
+  cursor.epoch = in.at("epoch").get<std::uint64_t>();
+  cursor.next_batch = in.at("next_batch").get<std::uint64_t>();
+  cursor.samples = in.at("samples").get<std::uint64_t>();
+  cursor.best_step = in.at("best_step").get<std::uint64_t>();
+  cursor.epochs_without_improvement = in.at("epochs_without_improvement").get<int>();
+  cursor.finished = in.at("finished").get<bool>();
+  if (!in.at("best_value").is_null()) cursor.best_value = in.at("best_value").get<double>();
+  return cursor;
+}
+
+Status WriteDense(const std::string& path, const std::vector<model::DenseModel::Tensor>& tensors) {
+  std::vector<TensorInfo> infos;
+  for (const auto& tensor : tensors) {
+    infos.push_back({.name = tensor.name, .type = TensorType::kF32, .shape = tensor.shape});
+  }
+  GM_ASSIGN_OR_RETURN(const auto writer, SafetensorsWriter::Create(path, std::move(infos)));
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    GM_RETURN_IF_ERROR(writer->Append(i, std::span<const float>(tensors[i].values)));
+  }
+  return writer->Finish();
+}
+
+Result<std::vector<model::DenseModel::Tensor>> ReadDense(const std::string& path) {
+  GM_ASSIGN_OR_RETURN(const auto reader, SafetensorsReader::Open(path));
+  std::vector<model::DenseModel::Tensor> tensors;
+  for (const TensorInfo& info : reader->tensors()) {
+    model::DenseModel::Tensor tensor{.name = info.name, .shape = info.shape, .values = std::vector<float>(info.elements)};
+    GM_RETURN_IF_ERROR(reader->Read(info, 0, std::span<float>(tensor.values)));
+    tensors.push_back(std::move(tensor));
+  }
+  return tensors;
+}
+
+Result<json> ReadJson(const std::string& path) {
+  GM_ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
+  json parsed = json::parse(text, nullptr, false);
+  if (parsed.is_discarded()) return DataLoss(path + " is not valid JSON; the file is damaged");
+  return parsed;
+}
+
+Status WriteManifest(const std::string& dir, const Cursor& cursor) {
+  GM_ASSIGN_OR_RETURN(const std::vector<std::string> files, ListTree(dir));
+  json list = json::array();
+  for (const std::string& file : files) {
+    if (file == kManifest) continue;
+    GM_ASSIGN_OR_RETURN(const std::uint64_t size, FileSize(dir + "/" + file));
+    GM_ASSIGN_OR_RETURN(const std::uint64_t checksum, FileChecksum(dir + "/" + file));
+    list.push_back({{"path", file}, {"bytes", size}, {"xxh3", checksum}});
+  }
+  const json manifest = {
+      {"format", kCheckpointFormat}, {"step", cursor.step}, {"cursor", CursorToJson(cursor)}, {"files", list}};
+  return WriteFileAtomic(dir + "/" + kManifest, manifest.dump(2) + "\n");
+}
+
+// Worker 0's work.
+Status Write(const std::string& dir, const Checkpoint& checkpoint, ps::Client* client) {
+  GM_RETURN_IF_ERROR(RemoveTree(dir));
+  GM_RETURN_IF_ERROR(MakeDirs(dir));
+  GM_RETURN_IF_ERROR(client->Checkpoint(checkpoint.cursor.step, PsDir(dir)));
+  GM_RETURN_IF_ERROR(WriteDense(dir + "/" + kDense, checkpoint.dense));
+  const json worker = {{"cursor", CursorToJson(checkpoint.cursor)},
+                       {"columns", checkpoint.columns},
+                       {"statistics", json::parse(data::StatisticsToJson(checkpoint.statistics), nullptr, false)}};
+  GM_RETURN_IF_ERROR(WriteFileAtomic(dir + "/" + kWorker, worker.dump(2) + "\n"));
+  GM_RETURN_IF_ERROR(WriteFileAtomic(dir + "/" + kConfig, checkpoint.config_yaml));
+  return WriteManifest(dir, checkpoint.cursor);
+}
+
+// Worker 0's status, at every worker.
+Status Share(const Status& status, collective::Collective* workers) {
+  const std::string mine = std::string(1, static_cast<char>(status.code())) + status.message();
+  GM_ASSIGN_OR_RETURN(const std::string first, workers->Broadcast(mine, 0));
+  if (first.empty()) return Internal("worker 0 sent no status");
+  return {static_cast<Code>(first[0]), first.substr(1)};
+}
+
+std::string BestTarget(const std::string& checkpoints_dir) {
+  std::error_code error;
+  const fs::path target = fs::read_symlink(checkpoints_dir + "/best", error);
+  return error ? std::string() : target.filename().string();
+}
+
+Status NotACheckpoint(const std::string& path) {
+  return InvalidInput(path + " is neither a run nor a checkpoint: it has no " + kManifest +
+                      " and no checkpoints/ with one; give the directory that `gatemill train` printed as run_dir");
+}
+
+}  // namespace
+
+std::string CheckpointDirName(std::uint64_t step) {
+  std::string digits = std::to_string(step);
+  return kStepPrefix + std::string(digits.size() < 9 ? 9 - digits.size() : 0, '0') + digits;
+}
+
+std::string PsDir(const std::string& checkpoint_dir) { return checkpoint_dir + "/ps"; }
+
+Result<std::string> SaveCheckpoint(const std::string& checkpoints_dir, const Checkpoint& checkpoint, ps::Client* client,
+                                   collective::Collective* workers) {
+  // The cut is a step boundary: every worker's pushes of the steps before are with the servers.
+  GM_RETURN_IF_ERROR(client->Flush());
+  GM_RETURN_IF_ERROR(workers->Barrier());
+  const std::string dir = checkpoints_dir + "/" + CheckpointDirName(checkpoint.cursor.step);
+  Status written;
+  if (workers->rank() == 0) written = Write(dir, checkpoint, client);
+  GM_RETURN_IF_ERROR(Share(written, workers));
+  return dir;
+}
+
+Status MarkBest(const std::string& checkpoints_dir, std::uint64_t step) {
+  const std::string link = checkpoints_dir + "/best";
+  const std::string temporary = link + ".tmp";
+  std::error_code error;
+  fs::remove(temporary, error);
+  fs::create_symlink(CheckpointDirName(step), temporary, error);
+  if (!error) fs::rename(temporary, link, error);
+  if (error) return Internal("cannot link " + link + ": " + error.message());
+  return Ok();
+}
+
+Status PruneCheckpoints(const std::string& checkpoints_dir, int keep) {
+  std::vector<std::string> all = ListCheckpoints(checkpoints_dir);
+  const std::string best = BestTarget(checkpoints_dir);
+  std::erase_if(all, [&](const std::string& dir) { return fs::path(dir).filename() == best; });
+  for (std::size_t i = 0; i + static_cast<std::size_t>(std::max(keep, 1)) < all.size(); ++i) {
+    // Without its manifest a half-removed directory is no checkpoint.
+    GM_RETURN_IF_ERROR(RemoveTree(all[i] + "/" + kManifest));
+    GM_RETURN_IF_ERROR(RemoveTree(all[i]));
+  }
+  return Ok();
+}
+
+std::vector<std::string> ListCheckpoints(const std::string& checkpoints_dir) {
+  std::vector<std::string> found;
+  const auto names = ListDir(checkpoints_dir);
+  if (!names.ok()) return found;
+  for (const std::string& name : *names) {
+    const std::string dir = checkpoints_dir + "/" + name;
+    if (name.starts_with(kStepPrefix) && FileExists(dir + "/" + kManifest)) found.push_back(dir);
+  }
+  std::sort(found.begin(), found.end());
+  return found;
+}
+
+Result<std::string> ResolveCheckpoint(const std::string& path) {
+  if (FileExists(path + "/" + kManifest)) return path;
+  const std::string checkpoints_dir = path + "/checkpoints";
+  const std::string best = BestTarget(checkpoints_dir);
+  if (!best.empty() && FileExists(checkpoints_dir + "/" + best + "/" + kManifest)) return checkpoints_dir + "/" + best;
+  const std::vector<std::string> all = ListCheckpoints(checkpoints_dir);
+  if (all.empty()) return NotACheckpoint(path);
+  return all.back();
+}
+
+Result<Checkpoint> LoadCheckpoint(const std::string& dir) {
+  GM_RETURN_IF_ERROR(CheckCheckpoint(dir, false));
+  Checkpoint checkpoint;
+  GM_ASSIGN_OR_RETURN(const json worker, ReadJson(dir + "/" + kWorker));
+  try {
+    checkpoint.cursor = CursorFromJson(worker.at("cursor"));
+    checkpoint.columns = worker.at("columns").get<std::vector<std::string>>();
+    GM_ASSIGN_OR_RETURN(checkpoint.statistics, data::StatisticsFromJson(worker.at("statistics").dump()));
+  } catch (const json::exception& error) {
+    return DataLoss(dir + "/" + kWorker + " is damaged: " + error.what());
+  }
+  GM_ASSIGN_OR_RETURN(checkpoint.config_yaml, ReadFile(dir + "/" + kConfig));
+  GM_ASSIGN_OR_RETURN(checkpoint.dense, ReadDense(dir + "/" + kDense));
+  return checkpoint;
+}
+
+Status CheckCheckpoint(const std::string& dir, bool full) {
+  if (!FileExists(dir + "/" + kManifest)) return NotACheckpoint(dir);
+  GM_ASSIGN_OR_RETURN(const json manifest, ReadJson(dir + "/" + kManifest));
+  try {
+    const int format = manifest.at("format").get<int>();
+    if (format != kCheckpointFormat) {
+      return InvalidInput(dir + " has checkpoint format " + std::to_string(format) + "; this gatemill reads format " +
+                          std::to_string(kCheckpointFormat));
+    }
+    for (const json& file : manifest.at("files")) {
+      const std::string path = dir + "/" + file.at("path").get<std::string>();
+      const auto size = FileSize(path);
+      if (!size.ok()) return DataLoss("checkpoint " + dir + " is damaged: " + size.status().message());
+      if (*size != file.at("bytes").get<std::uint64_t>()) {
+        return DataLoss("checkpoint " + dir + " is damaged: " + path + " has " + std::to_string(*size) + " bytes, not " +
+                        std::to_string(file.at("bytes").get<std::uint64_t>()));
+      }
+      if (!full) continue;
+      GM_ASSIGN_OR_RETURN(const std::uint64_t checksum, FileChecksum(path));
+      if (checksum != file.at("xxh3").get<std::uint64_t>()) {
+        return DataLoss("checkpoint " + dir + " is damaged: the checksum of " + path + " is wrong");
+      }
+    }
+  } catch (const json::exception& error) {
+    return DataLoss(dir + "/" + kManifest + " is damaged: " + error.what());
+  }
+  return Ok();
+}
+
+}  // namespace gatemill::train

@@ -1,0 +1,71 @@
+// A checkpoint on disk, whole:
+//   RUN/checkpoints/step-000000120/
+//     manifest.json       written last, by rename: format version, step, and every other file with size and checksum
+//     dense.safetensors   parameters, batch-norm statistics and optimizer state
+//     worker.json         where training stands, statistics of the transforms, columns of the data
+//     config.yaml         the resolved configuration
+//     ps/                 the servers' part, see ps/checkpoint.h
+//   RUN/checkpoints/best  a symbolic link to the best one, when there is a valid part
+// A directory without a valid manifest is not a checkpoint. A checkpoint is never written to again.
+//
+// Errors: kInvalidInput for a path that is neither run nor checkpoint; kDataLoss for a damaged one, naming the file.
+// Thread safety: free functions; SaveCheckpoint is called by all workers together.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "common/status.h"
+#include "ps/client.h"
+#include "worker/collective/collective.h"
+#include "worker/data/dataset.h"
+#include "worker/model/dense_model.h"
+
+namespace gatemill::train {
+
+inline constexpr int kCheckpointFormat = 1;
+
+// Where training stands: what a resume goes on from.
+struct Cursor {
+  std::uint64_t step = 0;        // steps done
+  std::uint64_t epoch = 0;       // the epoch under way
+  std::uint64_t next_batch = 0;  // its next global batch
+  std::uint64_t samples = 0;     // trained so far
+  std::optional<double> best_value;  // of the monitored metric
+  std::uint64_t best_step = 0;
+  int epochs_without_improvement = 0;
+  bool finished = false;  // training ended here by itself
+};
+
+struct Checkpoint {
+  Cursor cursor;
+  data::Statistics statistics;
+  std::vector<std::string> columns;  // of the data it was trained on
+  std::string config_yaml;
+  std::vector<model::DenseModel::Tensor> dense;
+};
+
+std::string CheckpointDirName(std::uint64_t step);
+std::string PsDir(const std::string& checkpoint_dir);
+
+// Writes RUN/checkpoints/step-... with the servers' help: worker 0 writes, the others wait and learn how it ended.
+// `checkpoints_dir` is RUN/checkpoints. An unfinished directory of the same step is replaced. Returns the directory.
+Result<std::string> SaveCheckpoint(const std::string& checkpoints_dir, const Checkpoint& checkpoint, ps::Client* client,
+                                   collective::Collective* workers);
+// Points RUN/checkpoints/best at a step's checkpoint.
+Status MarkBest(const std::string& checkpoints_dir, std::uint64_t step);
+// Removes the oldest checkpoints beyond `keep`, never the best one.
+Status PruneCheckpoints(const std::string& checkpoints_dir, int keep);
+
+// Checkpoint directories with a manifest, oldest first.
+std::vector<std::string> ListCheckpoints(const std::string& checkpoints_dir);
+// What `path` means to eval, predict, inspect and export: a checkpoint itself; of a run the best, else the newest.
+Result<std::string> ResolveCheckpoint(const std::string& path);
+// Reads everything but the servers' part, after CheckCheckpoint(dir, false).
+Result<Checkpoint> LoadCheckpoint(const std::string& dir);
+// Are all files there with their sizes and, when `full`, checksums?
+Status CheckCheckpoint(const std::string& dir, bool full);
+
+}  // namespace gatemill::train

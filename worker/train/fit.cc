@@ -1,0 +1,306 @@
+#include "worker/train/fit.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "common/file.h"
+#include "worker/train/evaluator.h"
+#include "worker/train/progress.h"
+
+namespace gatemill::train {
+namespace {
+
+using nlohmann::json;
+
+json ToJson(const TaskMetrics& metrics) {
+  json out = json::object();
+  for (const auto& [task, values] : metrics) {
+    for (const auto& [metric, value] : values) out[task][metric] = value ? json(*value) : json(nullptr);
+  }
+  return out;
+}
+
+// One run of Fit: the loop's state and what it does at its ends.
+class FitLoop {
+ public:
+  explicit FitLoop(const FitParts& parts)
+      : parts_(parts),
+        config_(*parts.trainer.config),
+        trainer_(parts.trainer),
+        progress_(parts.trainer.clock, parts.quiet || !leader()),
+        cursor_(parts.start),
+        monitor_(MonitorOf(config_)) {}
+
+  Result<FitResult> Run() {
+    GM_RETURN_IF_ERROR(Open());
+    trainer_.set_step(cursor_.step);
+    begun_ns_ = parts_.trainer.clock->NowNs();
+    while (!cursor_.finished) {
+      GM_RETURN_IF_ERROR(TrainEpoch());
+      GM_RETURN_IF_ERROR(EndEpoch());
+    }
+    progress_.Break();
+    GM_RETURN_IF_ERROR(trainer_.Finish());
+    result_.cursor = cursor_;
+    if (result_.best_checkpoint.empty()) {
+      GM_ASSIGN_OR_RETURN(result_.best_checkpoint, ResolveCheckpoint(parts_.run_dir));
+    }
+    return std::move(result_);
+  }
+
+ private:
+  [[nodiscard]] bool leader() const { return parts_.trainer.workers->rank() == 0; }
+  [[nodiscard]] std::string checkpoints_dir() const { return parts_.run_dir + "/checkpoints"; }
+
+  Status Open() {
+    if (!leader()) return Ok();
+    metrics_.open(parts_.run_dir + "/metrics.jsonl", std::ios::app);
+    if (!metrics_) return InvalidInput("cannot write " + parts_.run_dir + "/metrics.jsonl");
+    return Ok();
+  }
+
+  Result<std::unique_ptr<data::BatchStream>> OpenStream() {
+    const auto* workers = parts_.trainer.workers;
+    const data::BatchOptions options{.global_batch_size = static_cast<std::uint64_t>(config_.train.global_batch_size),
+                                     .worker = static_cast<std::uint32_t>(workers->rank()),
+                                     .num_workers = static_cast<std::uint32_t>(workers->size()),
+                                     .seed = config_.train.seed,
+                                     .epoch = cursor_.epoch,
+                                     .shuffle = config_.data.shuffle,
+                                     .first_batch = cursor_.next_batch};
+    if (parts_.train) return data::StreamDataset(parts_.train, options);
+    return data::StreamFiles(parts_.read, data::Part::kTrain, parts_.statistics, options);
+  }
+
+  Status TrainEpoch() {
+    GM_ASSIGN_OR_RETURN(auto stream, OpenStream());
+    GM_RETURN_IF_ERROR(trainer_.BeginEpoch(std::move(stream)));
+    const std::int64_t begun_ns = parts_.trainer.clock->NowNs();
+    std::int64_t paused_ns = 0;  // in checkpoints and logging inside the epoch
+    while (!AtStepLimit()) {
+      GM_ASSIGN_OR_RETURN(const bool more, trainer_.Step());
+      if (!more) break;
+      cursor_.step = trainer_.step();
+      cursor_.next_batch = trainer_.next_batch();
+      ++result_.steps;
+      const std::int64_t pause_ns = parts_.trainer.clock->NowNs();
+      GM_RETURN_IF_ERROR(AfterStep());
+      paused_ns += parts_.trainer.clock->NowNs() - pause_ns;
+    }
+    GM_RETURN_IF_ERROR(TakeLosses());
+    result_.train_seconds += static_cast<double>(parts_.trainer.clock->NowNs() - begun_ns - paused_ns) * 1e-9;
+    return Ok();
+  }
+
+  [[nodiscard]] bool AtStepLimit() const {
+    return config_.train.max_steps > 0 && cursor_.step >= static_cast<std::uint64_t>(config_.train.max_steps);
+  }
+
+  Status AfterStep() {
+    if (cursor_.step % static_cast<std::uint64_t>(config_.train.log_every_steps) == 0) {
+      GM_RETURN_IF_ERROR(TakeLosses());
+    }
+    if (progress_.due()) ShowProgress();
+    const auto every = static_cast<std::uint64_t>(config_.train.checkpoint.every_steps);
+    if (every > 0 && cursor_.step % every == 0) GM_RETURN_IF_ERROR(Save(false));
+    return Ok();
+  }
+
+  // Sums the workers' loss shares since the last call, logs them, and counts samples.
+  Status TakeLosses() {
+    Trainer::LossSum sum = trainer_.TakeLosses();
+    if (sum.steps == 0) return Ok();
+    GM_RETURN_IF_ERROR(parts_.trainer.workers->AllReduceSum(std::span<double>(sum.losses)));
+    cursor_.samples += sum.samples;
+    result_.samples += sum.samples;
+    loss_ = 0.0;
+    json tasks = json::object();
+    for (std::size_t t = 0; t < sum.losses.size(); ++t) {
+      const double mean = sum.losses[t] / static_cast<double>(sum.steps);
+      tasks[config_.tasks[t].name]["loss"] = mean;
+      loss_ += config_.tasks[t].weight * mean;
+    }
+    const std::int64_t now_ns = parts_.trainer.clock->NowNs();
+    samples_per_s_ = static_cast<double>(sum.samples) / std::max(1e-9, static_cast<double>(now_ns - begun_ns_) * 1e-9);
+    begun_ns_ = now_ns;
+    json line = {{"event", "train"},   {"step", cursor_.step}, {"epoch", cursor_.epoch},
+                 {"loss", loss_},      {"tasks", tasks},       {"samples_per_s", samples_per_s_}};
+    const auto gates = parts_.trainer.model->gate_means();
+    for (std::size_t t = 0; t < gates.size(); ++t) line["gates"][config_.tasks[t].name] = gates[t];
+    return Log(line);
+  }
+
+  void ShowProgress() {
+    ProgressState state{.step = cursor_.step,
+                        .total_steps = TotalSteps(),
+                        .epoch = cursor_.epoch,
+                        .num_epochs = config_.train.num_epochs,
+                        .samples_per_s = samples_per_s_,
+                        .loss = loss_,
+                        .metrics = valid_text_,
+                        .seconds_left = std::nullopt};
+    if (state.total_steps && samples_per_s_ > 0.0 && *state.total_steps >= cursor_.step) {
+      state.seconds_left = static_cast<double>(*state.total_steps - cursor_.step) *
+                           static_cast<double>(config_.train.global_batch_size) / samples_per_s_;
+    }
+    progress_.Show(state);
+  }
+
+  [[nodiscard]] std::optional<std::uint64_t> TotalSteps() const {
+    const auto limit = static_cast<std::uint64_t>(config_.train.max_steps);
+    if (!parts_.train) return limit > 0 ? std::optional(limit) : std::nullopt;
+    const auto batch = static_cast<std::uint64_t>(config_.train.global_batch_size);
+    const std::uint64_t all =
+        (parts_.train->rows() + batch - 1) / batch * static_cast<std::uint64_t>(config_.train.num_epochs);
+    return limit > 0 ? std::min(all, limit) : all;
+  }
+
+  Status EndEpoch() {
+    bool improved = false;
+    if (parts_.valid) {
+      GM_ASSIGN_OR_RETURN(improved, Validate());
+    }
+    ++cursor_.epoch;
+    cursor_.next_batch = 0;
+    const bool patience_over = parts_.valid && config_.train.early_stopping &&
+                               cursor_.epochs_without_improvement >= config_.train.early_stopping->patience;
+    cursor_.finished =
+        cursor_.epoch >= static_cast<std::uint64_t>(config_.train.num_epochs) || AtStepLimit() || patience_over;
+    if (patience_over && leader()) {
+      progress_.Break();
+      parts_.log->Info("stopped early: " + monitor_ + " has not improved for " +
+                       std::to_string(cursor_.epochs_without_improvement) + " epochs");
+    }
+    const int every = config_.train.checkpoint.every_epochs;
+    const bool due = every > 0 && cursor_.epoch % static_cast<std::uint64_t>(every) == 0;
+    if (improved || due || cursor_.finished) GM_RETURN_IF_ERROR(Save(improved));
+    begun_ns_ = parts_.trainer.clock->NowNs();
+    return Ok();
+  }
+
+  // Evaluates the valid part; true when the watched metric improved.
+  Result<bool> Validate() {
+    const EvaluatorParts evaluator{.schema = parts_.trainer.schema,
+                                   .client = parts_.trainer.client,
+                                   .model = parts_.trainer.model,
+                                   .workers = parts_.trainer.workers,
+                                   .pool = parts_.trainer.pool,
+                                   .next_step = cursor_.step,
+                                   .batch_size = config_.train.eval_batch_size,
+                                   .deadline_ms = config_.ps.deadline_ms};
+    GM_RETURN_IF_ERROR(parts_.trainer.client->Flush());
+    GM_RETURN_IF_ERROR(parts_.trainer.workers->Barrier());
+    GM_ASSIGN_OR_RETURN(const Evaluation evaluation, Evaluate(evaluator, parts_.valid, true));
+    const TaskMetrics metrics = ComputeMetrics(config_.tasks, evaluation.predictions);
+    WarnOfOneClass(metrics);
+    valid_text_ = MetricsToText(metrics);
+    json line = {{"event", "valid"}, {"step", cursor_.step}, {"epoch", cursor_.epoch}, {"tasks", ToJson(metrics)}};
+    for (std::size_t f = 0; f < evaluation.unseen_share.size(); ++f) {
+      line["unseen"][parts_.trainer.schema->sparse[f].name] = evaluation.unseen_share[f];
+    }
+    GM_RETURN_IF_ERROR(Log(line));
+    if (leader() && !parts_.quiet) {
+      progress_.Break();
+      parts_.log->Info("epoch " + std::to_string(cursor_.epoch + 1) + " valid: " + valid_text_);
+    }
+    return Judge(metrics);
+  }
+
+  bool Judge(const TaskMetrics& metrics) {
+    const std::optional<double> value = MonitorValue(monitor_, config_.tasks, metrics);
+    // An undefined metric decides nothing: neither an improvement nor a loss of patience.
+    if (!value || !std::isfinite(*value)) return false;
+    const double min_delta = config_.train.early_stopping ? config_.train.early_stopping->min_delta : 0.0;
+    const bool improved =
+        !cursor_.best_value || (LargerIsBetter(monitor_) ? *value > *cursor_.best_value + min_delta
+                                                         : *value < *cursor_.best_value - min_delta);
+    if (!improved) {
+      ++cursor_.epochs_without_improvement;
+      return false;
+    }
+    cursor_.best_value = value;
+    cursor_.best_step = cursor_.step;
+    cursor_.epochs_without_improvement = 0;
+    result_.best_valid = metrics;
+    return true;
+  }
+
+  void WarnOfOneClass(const TaskMetrics& metrics) {
+    if (!leader()) return;
+    for (const auto& [task, values] : metrics) {
+      const auto auc = values.find("auc");
+      if (auc == values.end() || auc->second) continue;
+      progress_.Break();
+      parts_.log->Warn("task " + task + ": the valid part has one class only, so its AUC is undefined and decides nothing");
+    }
+  }
+
+  Status Save(bool best) {
+    const Checkpoint checkpoint{.cursor = cursor_,
+                                .statistics = parts_.statistics,
+                                .columns = parts_.trainer.schema->columns,
+                                .config_yaml = parts_.config_yaml,
+                                .dense = leader() ? parts_.trainer.model->Save() : std::vector<model::DenseModel::Tensor>()};
+    GM_ASSIGN_OR_RETURN(const std::string dir, SaveCheckpoint(checkpoints_dir(), checkpoint, parts_.trainer.client,
+                                                              parts_.trainer.workers));
+    if (best || !parts_.valid) result_.best_checkpoint = dir;
+    if (!leader()) return Ok();
+    if (best) GM_RETURN_IF_ERROR(MarkBest(checkpoints_dir(), cursor_.step));
+    GM_RETURN_IF_ERROR(PruneCheckpoints(checkpoints_dir(), config_.train.checkpoint.keep));
+    return Log({{"event", "checkpoint"}, {"step", cursor_.step}, {"dir", dir}, {"best", best}});
+  }
+
+  Status Log(const json& line) {
+    if (!leader()) return Ok();
+    metrics_ << line.dump() << '\n' << std::flush;
+    if (!metrics_) return Internal("cannot write " + parts_.run_dir + "/metrics.jsonl; is the disk full?");
+    return Ok();
+  }
+
+  const FitParts& parts_;
+  const Config& config_;
+  Trainer trainer_;
+  ProgressLine progress_;
+  std::ofstream metrics_;
+  Cursor cursor_;
+  std::string monitor_;
+  FitResult result_;
+  std::string valid_text_;
+  double loss_ = 0.0;
+  double samples_per_s_ = 0.0;
+  std::int64_t begun_ns_ = 0;
+};
+
+}  // namespace
+
+Result<FitResult> Fit(const FitParts& parts) { return FitLoop(parts).Run(); }
+
+std::string MetricsToJson(const TaskMetrics& metrics) { return ToJson(metrics).dump(); }
+
+std::string MetricsToText(const TaskMetrics& metrics) {
+  std::string text;
+  for (const auto& [task, values] : metrics) {
+    if (!text.empty()) text += "   ";
+    text += task;
+    for (const auto& [metric, value] : values) {
+      char number[32];
+      std::snprintf(number, sizeof(number), "%.4f", value.value_or(0.0));
+      text += " " + metric + " " + (value ? std::string(number) : std::string("undefined"));
+    }
+  }
+  return text;
+}
+
+std::string MonitorOf(const Config& config) {
+  if (config.train.early_stopping) return config.train.early_stopping->monitor;
+  for (const TaskConfig& task : config.tasks) {
+    if (std::find(task.metrics.begin(), task.metrics.end(), "auc") != task.metrics.end()) return "mean(auc)";
+  }
+  return "loss";
+}
+
+}  // namespace gatemill::train
