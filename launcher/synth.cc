@@ -30,11 +30,22 @@ constexpr double kMaxZipf = 10.0;
 constexpr std::size_t kWriteBytes = 1 << 20;
 
 // One stream of draws each, see common/random.h; rows count up from kRowStreams.
-enum Stream : std::uint64_t { kUsers = 1, kItems, kCategories, kUserIds, kItemIds, kRowStreams = 1ULL << 32 };
+enum Stream : std::uint64_t {
+  kUsers = 1,
+  kGenerations,
+  kItems,
+  kCategories,
+  kUserIds,
+  kItemIds,
+  kRowStreams = 1ULL << 32
+};
 
 // ---- the truth ---------------------------------------------------------------------------------------------------
 
 constexpr std::size_t kTasteDim = 3;
+constexpr int kYoungest = 18;  // years
+constexpr int kOldest = 69;
+constexpr int kGenerationYears = 13;
 constexpr std::array<const char*, 4> kDevices{"phone", "desktop", "tablet", "tv"};
 constexpr std::array<double, 4> kDeviceShares{0.60, 0.25, 0.10, 0.05};
 
@@ -50,10 +61,10 @@ struct Weights {
   double age;
   std::array<double, 4> device;
 };
-constexpr Weights kClick{.constant = -2.75, .user_bias = 0.5, .item_bias = 0.6, .taste = 0.6, .category = 0.6,
-                         .hour = 0.3, .price = -0.2, .age = 0.2, .device = {0.1, -0.2, 0.2, -0.6}};
-constexpr Weights kConversion{.constant = -2.1, .user_bias = 0.3, .item_bias = 0.4, .taste = 0.3, .category = 0.6,
-                              .hour = 0.1, .price = -0.7, .age = 0.3, .device = {-0.3, 0.5, 0.2, -1.0}};
+constexpr Weights kClick{.constant = -2.5, .user_bias = 0.25, .item_bias = 0.4, .taste = 0.4, .category = 0.8,
+                         .hour = 0.5, .price = -0.4, .age = 0.5, .device = {0.2, -0.3, 0.4, -1.0}};
+constexpr Weights kConversion{.constant = -2.0, .user_bias = 0.1, .item_bias = 0.2, .taste = 0.1, .category = 0.6,
+                              .hour = 0.1, .price = -0.8, .age = 0.5, .device = {-0.3, 0.6, 0.2, -1.2}};
 
 struct Biases {
   double click = 0.0;
@@ -98,7 +109,7 @@ Biases DrawBiases(double click, double conversion, RandomStream* random) {
   return {.click = click * first, .conversion = conversion * random->Normal()};
 }
 
-// Each coordinate N(0, 1) / sqrt(dim), so that the product of two has a standard deviation of about 1 / sqrt(dim).
+// Coordinates N(0, 1 / sqrt(dim)), so that the product of two tastes has a standard deviation of 1.
 Taste DrawTaste(RandomStream* random) {
   Taste taste;
   for (double& value : taste) value = random->Normal() / std::sqrt(std::sqrt(static_cast<double>(kTasteDim)));
@@ -115,21 +126,34 @@ struct Category {
   double log_price = 0.0;  // mean of its items'
 };
 
+// What one is and what one's group is, mixed so that the sum varies as much as each: mostly the group, for that is what
+// makes the rare learnable.
+Taste Mix(const Taste& group, const Taste& own) {
+  Taste taste;
+  for (std::size_t d = 0; d < kTasteDim; ++d) taste[d] = 0.92 * group[d] + 0.39 * own[d];
+  return taste;
+}
+
+// People of an age have a taste in common.
 std::vector<User> DrawUsers(const ClickLogOptions& options) {
+  RandomStream generation_random(options.seed, kGenerations);
+  std::array<Taste, (kOldest - kYoungest) / kGenerationYears + 1> generations;
+  for (Taste& taste : generations) taste = DrawTaste(&generation_random);
   RandomStream random(options.seed, kUsers);
   std::vector<User> users(static_cast<std::size_t>(options.users));
   for (User& user : users) {
     user.bias = DrawBiases(kClick.user_bias, kConversion.user_bias, &random);
-    user.taste = DrawTaste(&random);
-    user.age = 18 + static_cast<int>(random.Below(52));
+    user.age = kYoungest + static_cast<int>(random.Below(kOldest - kYoungest + 1));
+    user.taste = Mix(generations[static_cast<std::size_t>((user.age - kYoungest) / kGenerationYears)],
+                     DrawTaste(&random));
   }
   return users;
 }
 
-// An item is mostly what its category is: that is what makes rare items learnable.
+// Items of a category have style, appeal and price in common.
 std::vector<Item> DrawItems(const ClickLogOptions& options) {
   RandomStream category_random(options.seed, kCategories);
-  std::vector<Category> categories(static_cast<std::size_t>(std::clamp<std::int64_t>(options.items / 20, 5, 100)));
+  std::vector<Category> categories(static_cast<std::size_t>(std::clamp<std::int64_t>(options.items / 40, 5, 40)));
   for (Category& category : categories) {
     category.bias = DrawBiases(kClick.category, kConversion.category, &category_random);
     category.style = DrawTaste(&category_random);
@@ -143,8 +167,7 @@ std::vector<Item> DrawItems(const ClickLogOptions& options) {
     item.bias = DrawBiases(kClick.item_bias, kConversion.item_bias, &random);
     item.bias.click += category.bias.click;
     item.bias.conversion += category.bias.conversion;
-    const Taste own = DrawTaste(&random);
-    for (std::size_t d = 0; d < kTasteDim; ++d) item.style[d] = 0.9 * category.style[d] + 0.4 * own[d];
+    item.style = Mix(category.style, DrawTaste(&random));
     item.price = std::exp(category.log_price + 0.5 * random.Normal());
   }
   return items;
@@ -216,7 +239,7 @@ class Truth {
                       const Impression& shown) {
     const double daytime = std::sin((shown.hour - 14) * (6.283185307179586 / 24.0));
     return weights.constant + biases + weights.taste * Dot(user.taste, item.style) + weights.hour * daytime +
-           weights.price * (std::log(shown.price + 0.01) - 3.0) + weights.age * (shown.age - 43.5) / 15.0 +
+           weights.price * (std::log(shown.price + 0.01) - 3.0) + weights.age * (shown.age - 0.5 * (kYoungest + kOldest)) / 15.0 +
            weights.device[shown.device];
   }
 
