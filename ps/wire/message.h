@@ -48,10 +48,10 @@ struct Stamp {
 struct TablePart {
   std::uint32_t table = 0;
   std::uint64_t count = 0;  // n
-  Frame keys;
-  Frame rows;
-  Frame found;
-  Frame headers;
+  Frame keys = {};
+  Frame rows = {};
+  Frame found = {};
+  Frame headers = {};
 };
 
 struct Request {

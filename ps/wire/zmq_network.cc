@@ -2,6 +2,7 @@
 
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <unistd.h>
 
 #include <zmq.hpp>
 
@@ -24,12 +25,15 @@ using std::chrono::steady_clock;
 constexpr int kLingerMs = 200;            // for the last replies, when a socket closes
 constexpr int kReconnectMs = 20;          // first try again, doubled up to
 constexpr int kReconnectMaxMs = 1000;
+constexpr int kHandshakeMs = 3000;        // a peer that CURVE turned away is let go after it, and tries again
 constexpr int kCloseDeadlineMs = 1000;    // for the end point to be released
 constexpr std::size_t kZeroCopyBytes = 4096;  // below it a copy costs less than keeping the owner
 constexpr char kZapDomain[] = "gatemill";
 
 bool IsTcp(const std::string& endpoint) { return endpoint.starts_with("tcp://"); }
 bool IsIpc(const std::string& endpoint) { return endpoint.starts_with("ipc://"); }
+
+std::string SocketPath(const std::string& ipc_endpoint) { return ipc_endpoint.substr(std::strlen("ipc://")); }
 
 milliseconds Remaining(steady_clock::time_point deadline) {
   return std::max(milliseconds(0), std::chrono::ceil<milliseconds>(deadline - steady_clock::now()));
@@ -40,6 +44,7 @@ void SetCommonOptions(zmq::socket_t* socket, bool tcp) {
   socket->set(zmq::sockopt::sndhwm, kHighWaterMark);
   socket->set(zmq::sockopt::rcvhwm, kHighWaterMark);
   socket->set(zmq::sockopt::maxmsgsize, static_cast<std::int64_t>(kMaxMessageBytes));
+  socket->set(zmq::sockopt::handshake_ivl, kHandshakeMs);
   if (!tcp) return;
   socket->set(zmq::sockopt::tcp_keepalive, 1);  // a host that vanished is noticed within half a minute
   socket->set(zmq::sockopt::tcp_keepalive_idle, 10);
@@ -138,7 +143,10 @@ class ZmqListener final : public Listener {
         socket_(std::move(socket)),
         endpoint_(socket_.get(zmq::sockopt::last_endpoint)),
         curve_(curve) {}
-  ~ZmqListener() override { ReleaseEndpoint(); }
+  ~ZmqListener() override {
+    ReleaseEndpoint();
+    if (IsIpc(endpoint_)) ::unlink(SocketPath(endpoint_).c_str());  // ZeroMQ leaves it
+  }
 
   [[nodiscard]] bool ok() const { return wake_.ok(); }
 
@@ -219,8 +227,8 @@ class ZmqListener final : public Listener {
     return peer;
   }
 
-  // Unbinds and waits until ZeroMQ has closed the end point and removed its socket file. It does both on a thread of
-  // its own, and a listener that is started next at the same end point must not lose its file to that.
+  // Unbinds and waits until ZeroMQ, on a thread of its own, has closed the end point: a listener that is started next
+  // finds it free.
   void ReleaseEndpoint() {
     const std::string closed = "inproc://closed-" + std::to_string(reinterpret_cast<std::uintptr_t>(this));
     try {
@@ -319,7 +327,7 @@ class ZmqChannel final : public Channel {
 
 // ZeroMQ would take the socket file of a live listener over without a word.
 Status CheckSocketFile(const std::string& endpoint) {
-  const std::string path = endpoint.substr(std::strlen("ipc://"));
+  const std::string path = SocketPath(endpoint);
   sockaddr_un address{};
   if (path.empty() || path.size() >= sizeof(address.sun_path)) {
     return InvalidInput("cannot listen at " + endpoint + ": the path of a socket has 1 to " +
