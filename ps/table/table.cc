@@ -139,8 +139,8 @@ class SlabTable final : public Table {
   TableStats stats() const override {
     return {.rows = rows_,
             .dirty_rows = dirty_rows_,
-            .memory_bytes = index_.memory_bytes() + embeddings_.memory_bytes() + states_.memory_bytes() +
-                            dirty_.memory_bytes()};
+            .memory_bytes =
+                index_.memory_bytes() + embeddings_.memory_bytes() + states_.memory_bytes() + dirty_.memory_bytes()};
   }
 
  private:

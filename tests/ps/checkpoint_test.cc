@@ -21,7 +21,8 @@ CheckpointTables Tables(std::uint32_t num_shards) {
   CheckpointTables tables;
   tables.seed = ~0ULL;
   tables.num_shards = num_shards;
-  TableSpec user{.name = "user", .dim = 2, .initializer = {.type = "normal", .scale = 0.1}, .optimizer = {}, .oov_rows = 3};
+  TableSpec user{
+      .name = "user", .dim = 2, .initializer = {.type = "normal", .scale = 0.1}, .optimizer = {}, .oov_rows = 3};
   user.optimizer.type = "adagrad";
   user.optimizer.lr = 0.1;  // no exact double
   user.optimizer.initial_accumulator = 1e-7;

@@ -81,16 +81,15 @@ TEST_P(KernelVariants, RowwiseAdagradHasTheSameBits) {
 
 TEST_P(KernelVariants, AdamHasTheSameBits) {
   CompareWithBaseline(GetParam(), [](const Kernels& kernels, Row* row, const std::vector<float>& grad) {
-    kernels.adam(row->weights.data(), row->first.data(), row->second.data(), grad.data(),
-                 static_cast<int>(grad.size()),
+    kernels.adam(row->weights.data(), row->first.data(), row->second.data(), grad.data(), static_cast<int>(grad.size()),
                  {.step_size = 0.03F, .one_minus_beta1 = 0.1F, .one_minus_beta2 = 0.001F, .eps = 1e-8F});
   });
 }
 
 TEST_P(KernelVariants, FtrlHasTheSameBits) {
   CompareWithBaseline(GetParam(), [](const Kernels& kernels, Row* row, const std::vector<float>& grad) {
-    kernels.ftrl(row->weights.data(), row->first.data(), row->second.data(), grad.data(),
-                 static_cast<int>(grad.size()), {.lr = 0.1F, .l1 = 0.5F, .l2 = 0.01F, .beta = 1.0F});
+    kernels.ftrl(row->weights.data(), row->first.data(), row->second.data(), grad.data(), static_cast<int>(grad.size()),
+                 {.lr = 0.1F, .l1 = 0.5F, .l2 = 0.01F, .beta = 1.0F});
   });
 }
 

@@ -66,9 +66,9 @@ struct Reference {
       a[i] += g - sigma * w[i];
       b[i] += g * g;
       const double sign = a[i] < 0 ? -1 : 1;
-      w[i] = std::fabs(a[i]) <= config.l1 ? 0
-                                          : -(a[i] - sign * config.l1) /
-                                                ((config.beta + std::sqrt(b[i])) / config.lr + config.l2);
+      w[i] = std::fabs(a[i]) <= config.l1
+                 ? 0
+                 : -(a[i] - sign * config.l1) / ((config.beta + std::sqrt(b[i])) / config.lr + config.l2);
     }
   }
 };
@@ -98,8 +98,7 @@ TEST_P(OptimizerFormulas, FollowTheDoublePrecisionReference) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Types, OptimizerFormulas,
-                         testing::Values("sgd", "adagrad", "rowwise_adagrad", "adam", "ftrl"),
+INSTANTIATE_TEST_SUITE_P(Types, OptimizerFormulas, testing::Values("sgd", "adagrad", "rowwise_adagrad", "adam", "ftrl"),
                          [](const auto& test) { return test.param; });
 
 TEST(Optimizer, StateSizesAreAsDocumented) {

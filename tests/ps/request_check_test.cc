@@ -106,8 +106,8 @@ std::vector<Mistake> Mistakes() {
        [](Request* r) {
          r->op = Op::kReadStored;
          constexpr std::size_t kKeys = 50'000;
-         r->parts[0] = {.table = 1, .count = kKeys, .keys = Frame::Own(OwnKeys(kKeys)), .rows = {}, .found = {},
-                        .headers = {}};
+         r->parts[0] = {
+             .table = 1, .count = kKeys, .keys = Frame::Own(OwnKeys(kKeys)), .rows = {}, .found = {}, .headers = {}};
        },
        "fewer keys"},
   };

@@ -63,16 +63,15 @@ Rows ScanAll(RowStore* store, std::uint32_t first_vshard, std::uint32_t end_vsha
   for (std::uint32_t table = 0; table < 3; ++table) {
     Order last;
     bool first = true;
-    const Status status = store->Scan(
-        table, first_vshard, end_vshard,
-        [&](std::uint64_t key, std::span<const float> values, const RowHeader& header) {
-          const Order order = OrderOf(table, key);
-          EXPECT_TRUE(first || last < order) << "rows out of order, or twice";
-          first = false;
-          last = order;
-          rows[order] = {{values.begin(), values.end()}, header};
-          return Ok();
-        });
+    const Status status = store->Scan(table, first_vshard, end_vshard,
+                                      [&](std::uint64_t key, std::span<const float> values, const RowHeader& header) {
+                                        const Order order = OrderOf(table, key);
+                                        EXPECT_TRUE(first || last < order) << "rows out of order, or twice";
+                                        first = false;
+                                        last = order;
+                                        rows[order] = {{values.begin(), values.end()}, header};
+                                        return Ok();
+                                      });
     EXPECT_TRUE(status.ok()) << status.message();
   }
   return rows;
@@ -111,8 +110,8 @@ TEST_P(RowStoreConformance, ScansARangeOfVshards) {
   RandomStream random(kSeed, 1);
   const Rows rows = DrawRows(&random, 2000);
   Write(store.get(), rows);
-  for (const auto& [first, end] : std::vector<std::pair<std::uint32_t, std::uint32_t>>{
-           {0, 1}, {100, 612}, {1000, kNumVshards}, {5, 5}, {7, 6}}) {
+  for (const auto& [first, end] :
+       std::vector<std::pair<std::uint32_t, std::uint32_t>>{{0, 1}, {100, 612}, {1000, kNumVshards}, {5, 5}, {7, 6}}) {
     Rows expected;
     for (const auto& [order, row] : rows) {
       if (std::get<1>(order) >= first && std::get<1>(order) < end) expected[order] = row;

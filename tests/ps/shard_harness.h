@@ -22,7 +22,8 @@ constexpr std::uint64_t kModelSeed = 77;
 inline std::vector<TableSpec> TestSpecs() {
   std::vector<TableSpec> specs(3);
   specs[0] = {.name = "user", .dim = 4, .initializer = {}, .optimizer = {}, .oov_rows = 0};
-  specs[1] = {.name = "item", .dim = 17, .initializer = {.type = "normal", .scale = 0.1}, .optimizer = {}, .oov_rows = 0};
+  specs[1] = {
+      .name = "item", .dim = 17, .initializer = {.type = "normal", .scale = 0.1}, .optimizer = {}, .oov_rows = 0};
   specs[2] = {.name = "tag", .dim = 1, .initializer = {.type = "zeros", .scale = 0}, .optimizer = {}, .oov_rows = 0};
   specs[0].optimizer.type = "rowwise_adagrad";
   specs[1].optimizer.type = "adam";

@@ -51,7 +51,8 @@ void PushAll(ShardJob* job, std::uint64_t step, const std::vector<std::vector<Gr
   }
 }
 
-// ---- sync against a plain reference ----------------------------------------------------------------------------------
+// ---- sync against a plain reference
+// ----------------------------------------------------------------------------------
 
 class SyncShards : public testing::TestWithParam<std::tuple<std::uint32_t, std::uint32_t>> {};
 
@@ -126,13 +127,13 @@ TEST_P(SyncShards, GiveTheBitsOfAPlainReference) {
 }
 
 INSTANTIATE_TEST_SUITE_P(ShardsAndWorkers, SyncShards,
-                         testing::Combine(testing::Values(1, 2, 3, 7), testing::Values(1, 2, 4)),
-                         [](const auto& test) {
+                         testing::Combine(testing::Values(1, 2, 3, 7), testing::Values(1, 2, 4)), [](const auto& test) {
                            return std::to_string(std::get<0>(test.param)) + "shards" +
                                   std::to_string(std::get<1>(test.param)) + "workers";
                          });
 
-// ---- consistency -----------------------------------------------------------------------------------------------------
+// ---- consistency
+// -----------------------------------------------------------------------------------------------------
 
 TEST(ShardConsistency, BoundedPullsWaitForTheSlowestWorkerMinusK) {
   ShardJob job({.num_workers = 2, .consistency = Consistency::kBounded, .staleness = 2});
@@ -214,7 +215,8 @@ TEST(ShardConsistency, BufferedPushesKeepTheirBytes) {
   EXPECT_EQ(ReadTag(&job, 5), TagRow(1));
 }
 
-// ---- requests --------------------------------------------------------------------------------------------------------
+// ---- requests
+// --------------------------------------------------------------------------------------------------------
 
 TEST(Shard, ARefusedRequestChangesNothing) {
   ShardJob job({.num_workers = 2});
@@ -352,7 +354,8 @@ TEST(Shard, CreateRefusesImpossibleJobs) {
   EXPECT_EQ(code({}, specs), Code::kInvalidInput);
 }
 
-// ---- checkpoints -----------------------------------------------------------------------------------------------------
+// ---- checkpoints
+// -----------------------------------------------------------------------------------------------------
 
 // All shards' parts and, as the client does last, tables.json.
 void WriteCheckpoint(ShardJob* job, std::uint64_t step, const std::string& dir) {

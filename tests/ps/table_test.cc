@@ -147,10 +147,12 @@ TEST_P(TableModel, BehavesAsAnUnorderedMap) {
                                                      [](const auto& entry) { return entry.second.dirty; })));
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    OptimizersAndDims, TableModel,
-    testing::Combine(testing::Values("sgd", "adagrad", "rowwise_adagrad", "adam", "ftrl"), testing::Values(1, 5, 16)),
-    [](const auto& test) { return std::get<0>(test.param) + "_" + std::to_string(std::get<1>(test.param)); });
+INSTANTIATE_TEST_SUITE_P(OptimizersAndDims, TableModel,
+                         testing::Combine(testing::Values("sgd", "adagrad", "rowwise_adagrad", "adam", "ftrl"),
+                                          testing::Values(1, 5, 16)),
+                         [](const auto& test) {
+                           return std::get<0>(test.param) + "_" + std::to_string(std::get<1>(test.param));
+                         });
 
 TEST(Table, PutStoredReplacesARowAndLeavesItClean) {
   const auto table = NewTable(Spec("adagrad", 2));
