@@ -27,6 +27,7 @@ struct PartConfig {
   std::vector<std::string> files;  // paths and globs, relative to data.root
   std::string where;               // a row filter, see worker/data/filter.h; "" keeps every row
   [[nodiscard]] bool empty() const { return files.empty(); }
+  bool operator==(const PartConfig&) const = default;
 };
 
 // `split: 0.8` (share of rows, in file order, that train; the rest validates), or
@@ -34,6 +35,7 @@ struct PartConfig {
 struct SplitConfig {
   double ratio = 1.0;     // in (0, 1]; 1 means no split
   std::string by = "row"; // row | hash | the name of a column
+  bool operator==(const SplitConfig&) const = default;
 };
 
 struct DataConfig {
@@ -51,12 +53,14 @@ struct DataConfig {
   std::int64_t cache_bytes = 4LL << 30;  // a part up to this size is read once and kept; a larger one streams
   std::int64_t shuffle_rows = 1 << 20;   // streaming only: rows shuffled together
   bool shuffle = true;
+  bool operator==(const DataConfig&) const = default;
 };
 
 // ---- tables and features -----------------------------------------------------------------------------------------
 struct InitializerConfig {
   std::string type = "uniform";  // uniform: U(-scale, scale) | normal: N(0, scale^2) | zeros
   double scale = 0.01;
+  bool operator==(const InitializerConfig&) const = default;
 };
 
 // Sparse optimizers with PyTorch's formulas; unused members do not apply to the type.
@@ -70,6 +74,7 @@ struct SparseOptimizerConfig {
   double l1 = 0.0;                   // ftrl
   double l2 = 0.0;                   // ftrl
   double beta = 1.0;                 // ftrl
+  bool operator==(const SparseOptimizerConfig&) const = default;
 };
 
 struct TableConfig {
@@ -80,6 +85,7 @@ struct TableConfig {
   std::int64_t hash_buckets = 0;   // 0 = all 64 bits of a key are kept
   std::int64_t oov_buckets = 0;    // 0 = unseen values read zeros
   double oov_ratio = 0.02;         // share of ids dropped in training so that the oov rows learn; with oov_buckets only
+  bool operator==(const TableConfig&) const = default;
 };
 
 enum class FeatureType { kSparse, kDense };
@@ -89,6 +95,7 @@ struct BucketizeConfig {
   std::vector<double> boundaries;  // bucket i holds boundaries[i-1] <= value < boundaries[i]
   int quantiles = 0;               // boundaries at these quantiles of the training part; excludes `boundaries`
   [[nodiscard]] bool empty() const { return boundaries.empty() && quantiles == 0; }
+  bool operator==(const BucketizeConfig&) const = default;
 };
 
 // One entry of `features:`; it may stand for many columns.
@@ -106,6 +113,7 @@ struct FeatureConfig {
   BucketizeConfig bucketize;          // the number becomes a bucket id; type sparse: an embedding, dense: a one-hot
   std::vector<std::string> transform; // dense, in order: log1p | minmax | zscore ("none" = nothing)
   int line = 0;                       // where it stands in the file, for messages
+  bool operator==(const FeatureConfig&) const = default;
 };
 
 // ---- model -------------------------------------------------------------------------------------------------------
@@ -114,6 +122,7 @@ struct MlpConfig {
   std::string activation = "relu";    // relu | leaky_relu | gelu | silu | tanh | sigmoid | linear
   std::vector<double> dropout_ratio;  // one value for all layers, or one per layer; empty = 0
   bool use_bn = false;                // Linear -> BatchNorm -> activation -> dropout
+  bool operator==(const MlpConfig&) const = default;
 };
 
 struct ModelConfig {
@@ -124,6 +133,7 @@ struct ModelConfig {
   std::optional<MlpConfig> gate_mlp;  // none: the gate is one linear map
   bool gate_bias = true;
   MlpConfig tower_mlp{.hidden_units = {16}, .activation = "relu", .dropout_ratio = {}, .use_bn = false};
+  bool operator==(const ModelConfig&) const = default;
 };
 
 struct TaskConfig {
@@ -133,6 +143,7 @@ struct TaskConfig {
   double weight = 1.0;
   std::optional<MlpConfig> mlp;    // replaces model.tower_mlp
   std::vector<std::string> metrics; // auc | logloss | rmse | mae; default: bce auc+logloss, mse rmse+mae
+  bool operator==(const TaskConfig&) const = default;
 };
 
 // ---- training ----------------------------------------------------------------------------------------------------
@@ -145,6 +156,7 @@ struct DenseOptimizerConfig {
   double eps = 1e-8;          // adagrad: 1e-10
   double momentum = 0.0;      // sgd
   double initial_accumulator = 0.0;  // adagrad
+  bool operator==(const DenseOptimizerConfig&) const = default;
 };
 
 enum class Consistency { kSync, kBounded, kAsync };
@@ -153,12 +165,14 @@ struct EarlyStoppingConfig {
   std::string monitor = "mean(auc)";  // METRIC of a task "income.auc", "mean(METRIC)", or "loss"
   int patience = 3;                   // epochs without improvement before training stops
   double min_delta = 0.0;
+  bool operator==(const EarlyStoppingConfig&) const = default;
 };
 
 struct CheckpointConfig {
   int every_epochs = 1;            // 0 = only the last; the best is always kept when there is a valid part
   std::int64_t every_steps = 0;    // 0 = by epochs only
   int keep = 2;                    // newest kept, beside the best
+  bool operator==(const CheckpointConfig&) const = default;
 };
 
 struct TrainConfig {
@@ -176,6 +190,7 @@ struct TrainConfig {
   std::optional<EarlyStoppingConfig> early_stopping;
   CheckpointConfig checkpoint;
   int log_every_steps = 100;
+  bool operator==(const TrainConfig&) const = default;
 };
 
 struct PsConfig {
@@ -184,6 +199,7 @@ struct PsConfig {
   int threads = 1;                   // shards per server
   int deadline_ms = 30000;           // a request without an answer for so long fails, naming the server
   std::string dir;                   // RocksDB's working directory; "" = RUN/ps
+  bool operator==(const PsConfig&) const = default;
 };
 
 struct Config {
@@ -195,11 +211,20 @@ struct Config {
   std::vector<TaskConfig> tasks;  // in file order
   TrainConfig train;
   PsConfig ps;
+  bool operator==(const Config&) const = default;
 };
 
 // Reads `path`, applies overrides ("train.seed=2", "tasks.income.weight=2", "model.gate_mlp=null"; the value is YAML)
 // and checks everything that can be checked without the data. kInvalidInput lists every mistake.
 Result<Config> LoadConfig(const std::string& path, const std::vector<std::string>& overrides);
+// What was read beside what is wrong with it, for `check`, which goes on to the data: a value with a mistake has its
+// default. `readable`: the file is a YAML map at all.
+struct ConfigReading {
+  Config config;
+  Status status;
+  bool readable = false;
+};
+ConfigReading ReadConfig(const std::string& path, const std::vector<std::string>& overrides);
 // The same from text; `path` is only named in messages.
 Result<Config> ParseConfig(const std::string& yaml, const std::string& path, const std::vector<std::string>& overrides);
 // The whole configuration with every default written out; ParseConfig of it gives an equal Config.

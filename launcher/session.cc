@@ -119,6 +119,7 @@ Status Session::StartServer() {
     socket_dir_ = pattern;
     job.RemoveAtAbort(socket_dir_);
   }
+  if (!options_.store_dir.empty()) job.RemoveAtAbort(options_.store_dir);
   const auto threads = static_cast<std::uint32_t>(config.ps.threads);
   const ps::ServerOptions server{
       .shard = {.shard = static_cast<std::uint32_t>(job.server_index()) * threads,

@@ -34,15 +34,15 @@ struct ClientOptions {
 
 struct PullPart {
   std::uint32_t table = 0;
-  std::span<const std::uint64_t> keys;  // [n]; repeats allowed, but the caller's dedup makes them rare
-  std::span<float> rows;                // [n, dim] out
-  std::span<std::uint8_t> found;        // [n] out, ReadMode::kEval only; may be empty
+  std::span<const std::uint64_t> keys = {};  // [n]; repeats allowed, but the caller's dedup makes them rare
+  std::span<float> rows = {};                // [n, dim] out
+  std::span<std::uint8_t> found = {};        // [n] out, ReadMode::kEval only; may be empty
 };
 
 struct PushPart {
   std::uint32_t table = 0;
-  std::span<const std::uint64_t> keys;  // [n], all different
-  std::span<const float> grads;         // [n, dim]
+  std::span<const std::uint64_t> keys = {};  // [n], all different
+  std::span<const float> grads = {};         // [n, dim]
 };
 
 // A row as it is stored.

@@ -33,6 +33,7 @@ struct TableSpec {
   std::uint32_t oov_rows = 0;  // rows of the companion table that unseen values share; 0 for a companion itself
 };
 inline constexpr int kMaxDim = 4096;
+inline constexpr std::uint64_t kMaxTableRows = 0xFFFFFFFF;  // of one shard; whoever calls Update stays below it
 
 // The companion of a table with oov_buckets is an ordinary table named so; its keys are 0 to oov_buckets - 1.
 std::string OovTableName(const std::string& table_name);

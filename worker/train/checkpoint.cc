@@ -28,8 +28,7 @@ json CursorToJson(const Cursor& cursor) {
               {"next_batch", cursor.next_batch},
               {"samples", cursor.samples},
               {"best_step", cursor.best_step},
-              {"epochs_without_improvement", cursor.epochs_without_improvement},
-              {"finished", cursor.finished}};
+              {"epochs_without_improvement", cursor.epochs_without_improvement}};
   out["best_value"] = cursor.best_value ? json(*cursor.best_value) : json(nullptr);
   return out;
 }
@@ -42,7 +41,6 @@ Cursor CursorFromJson(const json& in) {
   cursor.samples = in.at("samples").get<std::uint64_t>();
   cursor.best_step = in.at("best_step").get<std::uint64_t>();
   cursor.epochs_without_improvement = in.at("epochs_without_improvement").get<int>();
-  cursor.finished = in.at("finished").get<bool>();
   if (!in.at("best_value").is_null()) cursor.best_value = in.at("best_value").get<double>();
   return cursor;
 }

@@ -36,7 +36,6 @@ struct Cursor {
   std::optional<double> best_value;  // of the monitored metric
   std::uint64_t best_step = 0;
   int epochs_without_improvement = 0;
-  bool finished = false;  // training ended here by itself
 };
 
 struct Checkpoint {

@@ -39,9 +39,9 @@ class FitLoop {
     GM_RETURN_IF_ERROR(Open());
     trainer_.set_step(cursor_.step);
     begun_ns_ = parts_.trainer.clock->NowNs();
-    while (!cursor_.finished) {
-      GM_RETURN_IF_ERROR(TrainEpoch());
-      GM_RETURN_IF_ERROR(EndEpoch());
+    while (!Finished()) {
+      GM_ASSIGN_OR_RETURN(const bool epoch_over, TrainEpoch());
+      GM_RETURN_IF_ERROR(AfterEpoch(epoch_over));
     }
     progress_.Break();
     GM_RETURN_IF_ERROR(trainer_.Finish());
@@ -76,13 +76,24 @@ class FitLoop {
     return data::StreamFiles(parts_.read, data::Part::kTrain, parts_.statistics, options);
   }
 
-  Status TrainEpoch() {
+  // By epochs, steps or patience: a function of the cursor, so that a resume with other limits goes on.
+  [[nodiscard]] bool Finished() const {
+    return cursor_.epoch >= static_cast<std::uint64_t>(config_.train.num_epochs) || AtStepLimit() || OutOfPatience();
+  }
+  [[nodiscard]] bool OutOfPatience() const {
+    return parts_.valid && config_.train.early_stopping &&
+           cursor_.epochs_without_improvement >= config_.train.early_stopping->patience;
+  }
+
+  // True when the epoch came to its end, false when the step limit came first.
+  Result<bool> TrainEpoch() {
     GM_ASSIGN_OR_RETURN(auto stream, OpenStream());
     GM_RETURN_IF_ERROR(trainer_.BeginEpoch(std::move(stream)));
     const std::int64_t begun_ns = parts_.trainer.clock->NowNs();
     std::int64_t paused_ns = 0;  // in checkpoints and logging inside the epoch
+    bool more = true;
     while (!AtStepLimit()) {
-      GM_ASSIGN_OR_RETURN(const bool more, trainer_.Step());
+      GM_ASSIGN_OR_RETURN(more, trainer_.Step());
       if (!more) break;
       cursor_.step = trainer_.step();
       cursor_.next_batch = trainer_.next_batch();
@@ -93,7 +104,7 @@ class FitLoop {
     }
     GM_RETURN_IF_ERROR(TakeLosses());
     result_.train_seconds += static_cast<double>(parts_.trainer.clock->NowNs() - begun_ns - paused_ns) * 1e-9;
-    return Ok();
+    return !more;
   }
 
   [[nodiscard]] bool AtStepLimit() const {
@@ -159,25 +170,23 @@ class FitLoop {
     return limit > 0 ? std::min(all, limit) : all;
   }
 
-  Status EndEpoch() {
+  Status AfterEpoch(bool epoch_over) {
     bool improved = false;
     if (parts_.valid) {
       GM_ASSIGN_OR_RETURN(improved, Validate());
     }
-    ++cursor_.epoch;
-    cursor_.next_batch = 0;
-    const bool patience_over = parts_.valid && config_.train.early_stopping &&
-                               cursor_.epochs_without_improvement >= config_.train.early_stopping->patience;
-    cursor_.finished =
-        cursor_.epoch >= static_cast<std::uint64_t>(config_.train.num_epochs) || AtStepLimit() || patience_over;
-    if (patience_over && leader()) {
+    if (epoch_over) {
+      ++cursor_.epoch;
+      cursor_.next_batch = 0;
+    }
+    if (OutOfPatience() && leader()) {
       progress_.Break();
       parts_.log->Info("stopped early: " + monitor_ + " has not improved for " +
                        std::to_string(cursor_.epochs_without_improvement) + " epochs");
     }
     const int every = config_.train.checkpoint.every_epochs;
     const bool due = every > 0 && cursor_.epoch % static_cast<std::uint64_t>(every) == 0;
-    if (improved || due || cursor_.finished) GM_RETURN_IF_ERROR(Save(improved));
+    if (improved || due || Finished()) GM_RETURN_IF_ERROR(Save(improved));
     begun_ns_ = parts_.trainer.clock->NowNs();
     return Ok();
   }

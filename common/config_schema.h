@@ -1,0 +1,708 @@
+// One description of every key of the configuration: name, type, range, default, meaning, and what others call it.
+// Reading (config_read.cc), the resolved dump (config_dump.cc) and docs/config.md (config_reference.cc) are visitors of
+// it.
+//
+//   template <class V> void Describe(V& v, MlpConfig& c) {
+//     v.Title("mlp", "...");
+//     v.Field(c.use_bn, {.name = "use_bn", .doc = "..."});
+//   }
+//
+// The type is the member's, the default its initial value. A visitor has
+//   static constexpr bool kReads;                          // true: Field sets the value from the file
+//   void Title(std::string_view name, std::string_view doc);
+//   template <class T> void Field(T& value, const Key& key);
+//   void ConsistencyField(Consistency& consistency, int& staleness, const Key& key);
+// Fields are visited in this order whatever the file's order, so that a later one may depend on an earlier one.
+//
+// To add a key: a member in config.h with its default, a Field here, and a run of the tests with GATEMILL_WRITE_DOCS=1.
+// Only common/config_*.cc include this header.
+#pragma once
+
+#include <array>
+#include <concepts>
+#include <limits>
+#include <string_view>
+#include <vector>
+
+#include "common/config.h"
+
+namespace gatemill {
+
+inline constexpr double kNoBound = std::numeric_limits<double>::quiet_NaN();
+
+// Limits of a configuration. Sizes past them are mistakes of the user, not models.
+inline constexpr int kMaxEmbeddingDim = 4096;
+inline constexpr int kMaxHiddenUnits = 65536;
+inline constexpr int kMaxLayers = 64;
+inline constexpr int kMaxExperts = 1024;
+inline constexpr int kMaxTasks = 64;
+inline constexpr int kMaxBuckets = 65536;
+inline constexpr std::int64_t kMaxBatch = 1 << 24;
+
+// A name that users bring from elsewhere, and what they should write: `use`, or the key itself when empty.
+struct Foreign {
+  std::string_view name;
+  std::string_view use = {};
+};
+
+struct Key {
+  std::string_view name;
+  // Numbers and each number of a list: min <= value <= max, above < value < below.
+  double min = kNoBound;
+  double max = kNoBound;
+  double above = kNoBound;
+  double below = kNoBound;
+  std::vector<std::string_view> choices = {};  // text and each text of a list; empty = any
+  bool bytes = false;                          // a number of bytes: 4GiB, 512MiB are legal
+  bool shorthand = false;                      // `section: VALUE` means `section: {this key: VALUE}`
+  bool applies = true;                         // false: with the values read so far, the key means nothing
+  std::string_view when = {};                  // when it applies, for people
+  std::vector<Foreign> foreign = {};
+  std::string_view doc;
+};
+
+// ---- names of enumerators, in order ---------------------------------------------------------------------------------
+template <class E>
+struct EnumNames;
+template <>
+struct EnumNames<FeatureType> {
+  static constexpr std::array<std::string_view, 2> kNames{"sparse", "dense"};
+};
+template <>
+struct EnumNames<Pooling> {
+  static constexpr std::array<std::string_view, 3> kNames{"sum", "mean", "max"};
+};
+template <class E>
+std::string_view EnumName(E value) {
+  return EnumNames<E>::kNames[static_cast<std::size_t>(value)];
+}
+
+// ---- data -----------------------------------------------------------------------------------------------------------
+template <class V>
+void Describe(V& v, PartConfig& c) {
+  v.Title("part", "A part of the data: `train: a.csv`, `train: [a.csv, b*.csv]` or `train: {files: ..., where: ...}`.");
+  v.Field(c.files, {.name = "files",
+                    .shorthand = true,
+                    .foreign = {{"file"}, {"path"}, {"paths"}, {"filename"}},
+                    .doc = "Paths and globs, relative to data.root."});
+  v.Field(c.where, {.name = "where",
+                    .foreign = {{"filter"}, {"query"}, {"condition"}},
+                    .doc = "Keeps the rows for which it holds, such as `date < 20220429`."});
+}
+
+template <class V>
+void Describe(V& v, SplitConfig& c) {
+  v.Title("split", "Parts data.train when there is no data.valid: `split: 0.8` or `split: {ratio: 0.8, by: user_id}`.");
+  v.Field(c.ratio, {.name = "ratio",
+                    .max = 1,
+                    .above = 0,
+                    .shorthand = true,
+                    .foreign = {{"train_ratio"}, {"train_size"}, {"share"}},
+                    .doc = "Share that trains; the rest validates. 1 is no split."});
+  v.Field(c.by, {.name = "by",
+                 .foreign = {{"key"}, {"column"}, {"on"}},
+                 .doc = "row: the first rows train; hash: by a hash of the row's number; or a column: by a hash of its "
+                        "value, so that equal values stay together."});
+}
+
+template <class V>
+void Describe(V& v, DataConfig& c) {
+  v.Title("data", "Where the samples are and how they are read.");
+  v.Field(c.root, {.name = "root",
+                   .foreign = {{"path"}, {"data_path"}, {"data_dir"}, {"dataset_path"}, {"dir"}},
+                   .doc = "Prefix of relative paths, itself relative to the working directory. `${NAME:-default}` is "
+                          "replaced from the environment, here and in files."});
+  v.Field(c.train, {.name = "train",
+                    .foreign = {{"train_data"}, {"train_file"}, {"train_files"}, {"train_path"}, {"files"}},
+                    .doc = "The part that trains."});
+  v.Field(c.valid, {.name = "valid",
+                    .foreign = {{"val"}, {"validation"}, {"eval"}, {"dev"}, {"valid_data"}, {"val_data"}},
+                    .doc = "The part that early stopping and the best checkpoint look at."});
+  v.Field(c.test, {.name = "test",
+                   .foreign = {{"test_data"}, {"test_file"}, {"test_files"}},
+                   .doc = "Read once, after training, and reported."});
+  v.Field(c.format, {.name = "format",
+                     .choices = {"auto", "csv", "tsv"},
+                     .foreign = {{"file_format"}, {"file_type"}, {"data_format"}},
+                     .doc = "auto: by the file's extension; each may end in .gz."});
+  v.Field(c.header, {.name = "header",
+                     .foreign = {{"has_header"}, {"skip_header"}},
+                     .doc = "The first line of each file names its columns."});
+  v.Field(c.column_names, {.name = "column_names",
+                           .applies = !c.header,
+                           .when = "header: false",
+                           .foreign = {{"names"}, {"columns"}, {"fields"}},
+                           .doc = "Names of the columns, in order, of files without a header line."});
+  v.Field(c.missing, {.name = "missing",
+                      .foreign = {{"na_values"}, {"na"}, {"null_values"}, {"nan"}, {"missing_values"}},
+                      .doc = "Texts that mean a value is missing."});
+  v.Field(c.split, {.name = "split",
+                    .foreign = {{"validation_split"}, {"val_ratio"}, {"test_size"}, {"train_ratio", "split.ratio"}},
+                    .doc = "A share of data.train that trains; the rest validates."});
+  v.Field(c.sample_weight, {.name = "sample_weight",
+                            .foreign = {{"weight"}, {"weights"}, {"weight_column"}, {"instance_weight"}},
+                            .doc = "Column with each sample's weight; \"\": every sample weighs 1."});
+  v.Field(c.limit, {.name = "limit",
+                    .min = 0,
+                    .foreign = {{"nrows"}, {"max_rows"}, {"max_samples"}, {"num_samples"}},
+                    .doc = "Only the first rows of each part; 0 = all. Also `--limit N`."});
+  v.Field(c.cache_bytes, {.name = "cache_bytes",
+                          .min = 0,
+                          .bytes = true,
+                          .foreign = {{"cache"}, {"cache_size"}, {"in_memory"}},
+                          .doc = "A part up to this size is read once and kept in memory; a larger one streams."});
+  v.Field(c.shuffle_rows, {.name = "shuffle_rows",
+                           .min = 1,
+                           .max = 1LL << 30,
+                           .foreign = {{"shuffle_buffer"}, {"shuffle_buffer_size"}, {"shuffle_size"}},
+                           .doc = "Streaming only: rows that are shuffled together."});
+  v.Field(c.shuffle, {.name = "shuffle", .doc = "Another order of the samples every epoch, by train.seed."});
+}
+
+// ---- tables and features
+// ----------------------------------------------------------------------------------------------
+template <class V>
+void Describe(V& v, InitializerConfig& c) {
+  v.Title("initializer", "First values of a new row, made from (seed, table, key) alone.");
+  v.Field(c.type, {.name = "type",
+                   .choices = {"uniform", "normal", "zeros"},
+                   .shorthand = true,
+                   .foreign = {{"name"}, {"kind"}, {"method"}},
+                   .doc = "uniform: U(-scale, scale); normal: N(0, scale^2); zeros."});
+  v.Field(c.scale, {.name = "scale",
+                    .max = 1e6,
+                    .above = 0,
+                    .applies = c.type != "zeros",
+                    .when = "type: uniform, normal",
+                    .foreign = {{"std"}, {"stddev"}, {"init_std"}, {"range"}},
+                    .doc = "Half the width of uniform, the standard deviation of normal."});
+}
+
+template <class V>
+void Describe(V& v, SparseOptimizerConfig& c) {
+  v.Title("sparse optimizer",
+          "Optimizer of embedding rows, with PyTorch's formulas. `sparse_optimizer: adam` is short for "
+          "`{type: adam}`.");
+  v.Field(c.type, {.name = "type",
+                   .choices = {"sgd", "adagrad", "rowwise_adagrad", "adam", "ftrl"},
+                   .shorthand = true,
+                   .foreign = {{"name"}, {"kind"}, {"optimizer"}},
+                   .doc = "rowwise_adagrad keeps one accumulator a row; FTRL is McMahan et al. 2013."});
+  v.Field(c.lr, {.name = "lr",
+                 .max = 1e6,
+                 .above = 0,
+                 .foreign = {{"learning_rate"}, {"lr_rate"}, {"rate"}, {"alpha"}, {"step_size"}},
+                 .doc = "Learning rate."});
+  const bool is_adagrad = c.type == "adagrad" || c.type == "rowwise_adagrad";
+  if constexpr (V::kReads) {
+    c.eps = c.type == "adam" ? 1e-8 : 1e-10;
+    c.initial_accumulator = c.type == "ftrl" ? 0.1 : 0.0;
+  }
+  v.Field(c.eps, {.name = "eps",
+                  .max = 1,
+                  .above = 0,
+                  .applies = is_adagrad || c.type == "adam",
+                  .when = "type: adagrad, rowwise_adagrad, adam",
+                  .foreign = {{"epsilon"}},
+                  .doc = "Added to the root; by default 1e-10, adam 1e-8."});
+  v.Field(c.initial_accumulator, {.name = "initial_accumulator",
+                                  .min = 0,
+                                  .max = 1e6,
+                                  .applies = is_adagrad || c.type == "ftrl",
+                                  .when = "type: adagrad, rowwise_adagrad, ftrl",
+                                  .foreign = {{"initial_accumulator_value"}, {"init_accumulator"}},
+                                  .doc = "First value of the sum of squares; by default 0, ftrl 0.1."});
+  v.Field(c.beta1, {.name = "beta1",
+                    .min = 0,
+                    .below = 1,
+                    .applies = c.type == "adam",
+                    .when = "type: adam",
+                    .foreign = {{"beta_1"}, {"betas"}},
+                    .doc = "Decay of the first moment."});
+  v.Field(c.beta2, {.name = "beta2",
+                    .min = 0,
+                    .below = 1,
+                    .applies = c.type == "adam",
+                    .when = "type: adam",
+                    .foreign = {{"beta_2"}},
+                    .doc = "Decay of the second moment."});
+  const bool is_ftrl = c.type == "ftrl";
+  v.Field(c.l1, {.name = "l1",
+                 .min = 0,
+                 .max = 1e6,
+                 .applies = is_ftrl,
+                 .when = "type: ftrl",
+                 .foreign = {{"l1_reg"}, {"l1_regularization_strength"}},
+                 .doc = "Weight of the L1 penalty."});
+  v.Field(c.l2, {.name = "l2",
+                 .min = 0,
+                 .max = 1e6,
+                 .applies = is_ftrl,
+                 .when = "type: ftrl",
+                 .foreign = {{"l2_reg"}, {"l2_reg_embedding"}, {"l2_regularization_strength"}},
+                 .doc = "Weight of the L2 penalty."});
+  v.Field(c.beta, {.name = "beta",
+                   .min = 0,
+                   .max = 1e6,
+                   .applies = is_ftrl,
+                   .when = "type: ftrl",
+                   .doc = "Added to the root of the sum of squares in a coordinate's learning rate."});
+}
+
+template <class V>
+void Describe(V& v, TableConfig& c) {
+  v.Title("table",
+          "Rows that one or more features share, `tables: {NAME: {...}}`. Only what is shared or not default "
+          "needs an entry: a feature without `table` has a table of its own name.");
+  v.Field(c.embedding_dim, {.name = "embedding_dim",
+                            .min = 0,
+                            .max = kMaxEmbeddingDim,
+                            .foreign = {{"emb_dim"}, {"embed_dim"}, {"emb_size"}, {"embedding_size"}, {"dim"}},
+                            .doc = "Numbers in an embedding; 0 = taken from the features that use the table."});
+  v.Field(c.initializer, {.name = "initializer",
+                          .foreign = {{"init"}, {"embedding_initializer"}, {"embeddings_initializer"}},
+                          .doc = "First values of a new row."});
+  v.Field(c.optimizer,
+          {.name = "optimizer", .foreign = {{"sparse_optimizer"}}, .doc = "Instead of train.sparse_optimizer."});
+  v.Field(c.hash_buckets,
+          {.name = "hash_buckets",
+           .min = 0,
+           .max = 1LL << 40,
+           .foreign = {{"hash_size"}, {"num_buckets"}, {"vocab_size"}, {"vocabulary_size"}, {"use_hash"}},
+           .doc = "Values share that many rows by hash; 0 = every value has a row of its own."});
+  v.Field(c.oov_buckets, {.name = "oov_buckets",
+                          .min = 0,
+                          .max = 1 << 24,
+                          .foreign = {{"num_oov_buckets"}, {"oov_size"}, {"oov"}},
+                          .doc = "Shared rows that values unseen in training read; 0 = they read zeros."});
+  v.Field(c.oov_ratio, {.name = "oov_ratio",
+                        .min = 0,
+                        .below = 1,
+                        .applies = c.oov_buckets > 0,
+                        .when = "oov_buckets > 0",
+                        .foreign = {{"oov_share"}, {"oov_dropout"}},
+                        .doc = "Share of ids dropped to the shared rows in training, so that these learn."});
+}
+
+template <class V>
+void Describe(V& v, BucketizeConfig& c) {
+  v.Title("bucketize",
+          "Turns a number into the number of its bucket: `bucketize: [18, 30, 50]` or "
+          "`bucketize: {quantiles: 32}`.");
+  v.Field(c.boundaries, {.name = "boundaries",
+                         .shorthand = true,
+                         .foreign = {{"bins"}, {"edges"}, {"borders"}},
+                         .doc = "Ascending; bucket i holds boundaries[i-1] <= value < boundaries[i]."});
+  v.Field(c.quantiles, {.name = "quantiles",
+                        .min = 0,
+                        .max = kMaxBuckets,
+                        .foreign = {{"num_bins"}, {"n_bins"}, {"buckets"}, {"num_buckets"}},
+                        .doc = "Boundaries at so many quantiles of the training part; instead of boundaries."});
+}
+
+template <class V>
+void Describe(V& v, FeatureConfig& c) {
+  v.Title("feature",
+          "An entry of the list `features:`; it may stand for many columns. x is the embeddings, in this "
+          "order, then the numbers, in this order.");
+  v.Field(c.type, {.name = "type",
+                   .foreign = {{"feature_type"}, {"kind"}, {"feature_class"}},
+                   .doc = "sparse: ids, each with an embedding; dense: numbers."});
+  const bool is_sparse = c.type == FeatureType::kSparse;
+  v.Field(c.columns, {.name = "columns",
+                      .shorthand = true,
+                      .foreign = {{"column"}, {"col"}, {"cols"}, {"field"}, {"fields"}, {"slot"}, {"feature"}},
+                      .doc = "Names and globs (`onehot_feat*`) of columns."});
+  v.Field(c.name, {.name = "name",
+                   .foreign = {{"feature_name"}},
+                   .doc = "Name of the feature, with one column only; by default the column's."});
+  v.Field(c.embedding_dim, {.name = "embedding_dim",
+                            .min = 0,
+                            .max = kMaxEmbeddingDim,
+                            .applies = is_sparse,
+                            .when = "type: sparse",
+                            .foreign = {{"emb_dim"}, {"embed_dim"}, {"emb_size"}, {"embedding_size"}, {"dim"}},
+                            .doc = "Numbers in an embedding; 0 = the table's."});
+  v.Field(c.table, {.name = "table",
+                    .applies = is_sparse,
+                    .when = "type: sparse",
+                    .foreign = {{"shared_with"}, {"share_embedding"}, {"embedding_name"}, {"vocab"}},
+                    .doc = "The table whose rows it reads; by default one of the feature's own name."});
+  v.Field(c.separator, {.name = "separator",
+                        .applies = is_sparse,
+                        .when = "type: sparse",
+                        .foreign = {{"sep"}, {"delimiter"}, {"splitter"}},
+                        .doc = "The value is a list with this text between its ids; \"\": one id."});
+  v.Field(c.pooling, {.name = "pooling",
+                      .applies = is_sparse && !c.separator.empty(),
+                      .when = "separator",
+                      .foreign = {{"combiner"}, {"reduce"}, {"pool"}, {"aggregation"}},
+                      .doc = "How the embeddings of a list become one."});
+  v.Field(c.max_length, {.name = "max_length",
+                         .min = 0,
+                         .max = 1 << 20,
+                         .applies = is_sparse && !c.separator.empty(),
+                         .when = "separator",
+                         .foreign = {{"maxlen"}, {"max_len"}, {"max_seq_len"}, {"length"}},
+                         .doc = "Keeps the first so many ids of a list; 0 = all."});
+  v.Field(c.hash_buckets,
+          {.name = "hash_buckets",
+           .min = 0,
+           .max = 1LL << 40,
+           .applies = is_sparse && c.table.empty(),
+           .when = "type: sparse, no `table` (there: tables.NAME.hash_buckets)",
+           .foreign = {{"hash_size"}, {"num_buckets"}, {"vocab_size"}, {"vocabulary_size"}, {"use_hash"}},
+           .doc = "Of the feature's own table."});
+  v.Field(c.oov_buckets, {.name = "oov_buckets",
+                          .min = 0,
+                          .max = 1 << 24,
+                          .applies = is_sparse && c.table.empty(),
+                          .when = "type: sparse, no `table` (there: tables.NAME.oov_buckets)",
+                          .foreign = {{"num_oov_buckets"}, {"oov_size"}, {"oov"}},
+                          .doc = "Of the feature's own table."});
+  v.Field(c.bucketize, {.name = "bucketize",
+                        .foreign = {{"discretize"},
+                                    {"discretizer"},
+                                    {"bins", "bucketize.boundaries"},
+                                    {"boundaries", "bucketize.boundaries"},
+                                    {"quantiles", "bucketize.quantiles"}},
+                        .doc = "The column's number becomes its bucket's id; sparse: an embedding, dense: a one-hot."});
+  v.Field(c.transform,
+          {.name = "transform",
+           .choices = {"none", "log1p", "minmax", "zscore"},
+           .applies = !is_sparse,
+           .when = "type: dense",
+           .foreign = {{"transforms"}, {"normalize"}, {"normalizer"}, {"scaler"}, {"preprocess"}, {"norm"}},
+           .doc = "In order; statistics are the training part's. log1p: log(1 + v), first of all; minmax: to "
+                  "[0, 1], clipped to the range seen in training; zscore: (v - mean) / deviation."});
+}
+
+// ---- model
+// -----------------------------------------------------------------------------------------------------------
+template <class V>
+void Describe(V& v, MlpConfig& c) {
+  v.Title("mlp",
+          "Layers of linear map, batch norm (if asked for), activation, dropout. `mlp: [64, 32]` is short for "
+          "`{hidden_units: [64, 32]}`.");
+  v.Field(c.hidden_units, {.name = "hidden_units",
+                           .min = 1,
+                           .max = kMaxHiddenUnits,
+                           .shorthand = true,
+                           .foreign = {{"units"},
+                                       {"dims"},
+                                       {"hidden_dims"},
+                                       {"hidden_sizes"},
+                                       {"layers"},
+                                       {"hidden_layers"},
+                                       {"dnn_hidden_units"},
+                                       {"hidden_size"}},
+                           .doc = "Outputs of each layer."});
+  v.Field(c.activation, {.name = "activation",
+                         .choices = {"relu", "leaky_relu", "gelu", "silu", "tanh", "sigmoid", "linear"},
+                         .foreign = {{"act"}, {"dnn_activation"}, {"hidden_activation"}},
+                         .doc = "After every layer."});
+  v.Field(c.dropout_ratio,
+          {.name = "dropout_ratio",
+           .min = 0,
+           .below = 1,
+           .foreign = {{"dropout"}, {"dropout_rate"}, {"dnn_dropout"}, {"drop_rate"}, {"dropout_prob"}},
+           .doc = "Share of units dropped in training: one number for all layers, or one a layer."});
+  v.Field(c.use_bn, {.name = "use_bn",
+                     .foreign = {{"bn"}, {"batch_norm"}, {"use_batch_norm"}, {"dnn_use_bn"}, {"batchnorm"}},
+                     .doc = "Batch norm before each activation, over the global batch in sync mode."});
+}
+
+template <class V>
+void Describe(V& v, ModelConfig& c) {
+  v.Title("model",
+          "The dense part: bottom, experts, gates and towers. Keys that the type has no use for are ignored, so "
+          "that `--set model.type=shared_bottom` compares rankers.");
+  v.Field(c.type,
+          {.name = "type",
+           .choices = {"single", "shared_bottom", "omoe", "mmoe"},
+           .foreign = {{"name"}, {"model_name"}, {"model_type"}, {"arch"}, {"architecture"}, {"model"}},
+           .doc = "single: an expert_mlp and a tower for each task, nothing shared; shared_bottom: one bottom, a "
+                  "tower a task; omoe: experts under one gate that all tasks share; mmoe: a gate a task (Ma et "
+                  "al., KDD 2018)."});
+  v.Field(c.bottom_mlp, {.name = "bottom_mlp",
+                         .foreign = {{"bottom"},
+                                     {"shared_mlp"},
+                                     {"shared_bottom"},
+                                     {"bottom_dnn_hidden_units", "bottom_mlp.hidden_units"},
+                                     {"dnn_hidden_units", "bottom_mlp.hidden_units"}},
+                         .doc = "Under the experts; of shared_bottom the bottom itself. null: none, shared_bottom: "
+                                "expert_mlp. Not single."});
+  v.Field(c.num_expert, {.name = "num_expert",
+                         .min = 1,
+                         .max = kMaxExperts,
+                         .foreign = {{"n_expert"}, {"num_experts"}, {"n_experts"}, {"expert_num"}, {"experts"}},
+                         .doc = "Experts that all tasks share. omoe, mmoe."});
+  v.Field(c.expert_mlp, {.name = "expert_mlp",
+                         .foreign = {{"expert"},
+                                     {"expert_params"},
+                                     {"expert_dnn_hidden_units", "expert_mlp.hidden_units"},
+                                     {"expert_hidden_units", "expert_mlp.hidden_units"}},
+                         .doc = "Each expert. omoe, mmoe; single: under each tower."});
+  v.Field(c.gate_mlp, {.name = "gate_mlp",
+                       .foreign = {{"gate"},
+                                   {"gate_params"},
+                                   {"gate_dnn_hidden_units", "gate_mlp.hidden_units"},
+                                   {"gate_hidden_units", "gate_mlp.hidden_units"}},
+                       .doc = "Under each gate's last linear map. null: the gate is one linear map. omoe, mmoe."});
+  v.Field(c.gate_bias, {.name = "gate_bias",
+                        .foreign = {{"use_gate_bias"}},
+                        .doc = "The gate's last linear map has a bias. omoe, mmoe."});
+  v.Field(c.tower_mlp,
+          {.name = "tower_mlp",
+           .foreign = {{"tower"},
+                       {"tower_params"},
+                       {"tower_params_list"},
+                       {"tower_dnn_hidden_units", "tower_mlp.hidden_units"},
+                       {"tower_hidden_units", "tower_mlp.hidden_units"}},
+           .doc = "Each task's tower, under its last linear map to one logit. A task's own `mlp` replaces it."});
+}
+
+template <class V>
+void Describe(V& v, TaskConfig& c) {
+  v.Title("task", "What is predicted, `tasks: {NAME: {...}}`; a map, so that `--set tasks.NAME.weight=2` works.");
+  v.Field(c.label_name, {.name = "label_name",
+                         .shorthand = true,
+                         .foreign = {{"label"}, {"target"}, {"label_column"}, {"label_col"}, {"y"}},
+                         .doc = "The label's column."});
+  v.Field(c.loss, {.name = "loss",
+                   .choices = {"bce", "mse"},
+                   .foreign = {{"loss_type"}, {"loss_fn"}, {"task_type"}, {"type"}, {"criterion"}},
+                   .doc = "bce: label 0 or 1, with logits; mse: label is a number."});
+  v.Field(c.weight, {.name = "weight",
+                     .min = 0,
+                     .max = 1e6,
+                     .foreign = {{"loss_weight"}, {"task_weight"}},
+                     .doc = "Of this task's loss in the sum."});
+  v.Field(c.mlp, {.name = "mlp",
+                  .foreign = {{"tower"}, {"tower_mlp"}, {"hidden_units", "mlp.hidden_units"}},
+                  .doc = "The task's tower instead of model.tower_mlp."});
+  v.Field(c.metrics, {.name = "metrics",
+                      .choices = {"auc", "logloss", "rmse", "mae"},
+                      .foreign = {{"metric"}, {"eval_metrics"}, {"metrics_set"}},
+                      .doc = "Over all workers' samples, exactly. By default bce: auc, logloss; mse: rmse, mae."});
+}
+
+// ---- training
+// --------------------------------------------------------------------------------------------------------
+template <class V>
+void Describe(V& v, DenseOptimizerConfig& c) {
+  v.Title("dense optimizer",
+          "Optimizer of experts, gates and towers, with PyTorch's formulas. `dense_optimizer: adamw` is "
+          "short for `{type: adamw}`.");
+  v.Field(c.type, {.name = "type",
+                   .choices = {"adam", "adamw", "adagrad", "sgd"},
+                   .shorthand = true,
+                   .foreign = {{"name"}, {"kind"}, {"optimizer"}},
+                   .doc = "As in PyTorch."});
+  v.Field(c.lr, {.name = "lr",
+                 .max = 1e6,
+                 .above = 0,
+                 .foreign = {{"learning_rate"}, {"lr_rate"}, {"rate"}, {"step_size"}},
+                 .doc = "Learning rate."});
+  v.Field(c.weight_decay, {.name = "weight_decay",
+                           .min = 0,
+                           .max = 1e6,
+                           .foreign = {{"l2"}, {"l2_reg"}, {"l2_reg_dnn"}, {"l2_reg_linear"}, {"wd"}, {"decay"}},
+                           .doc = "adamw: decoupled; others: times the parameter, added to the gradient."});
+  const bool is_adam = c.type == "adam" || c.type == "adamw";
+  if constexpr (V::kReads) c.eps = c.type == "adagrad" ? 1e-10 : 1e-8;
+  v.Field(c.beta1, {.name = "beta1",
+                    .min = 0,
+                    .below = 1,
+                    .applies = is_adam,
+                    .when = "type: adam, adamw",
+                    .foreign = {{"beta_1"}, {"betas"}},
+                    .doc = "Decay of the first moment."});
+  v.Field(c.beta2, {.name = "beta2",
+                    .min = 0,
+                    .below = 1,
+                    .applies = is_adam,
+                    .when = "type: adam, adamw",
+                    .foreign = {{"beta_2"}},
+                    .doc = "Decay of the second moment."});
+  v.Field(c.eps, {.name = "eps",
+                  .max = 1,
+                  .above = 0,
+                  .applies = c.type != "sgd",
+                  .when = "type: adam, adamw, adagrad",
+                  .foreign = {{"epsilon"}},
+                  .doc = "Added to the root; by default 1e-8, adagrad 1e-10."});
+  v.Field(c.momentum, {.name = "momentum",
+                       .min = 0,
+                       .below = 1,
+                       .applies = c.type == "sgd",
+                       .when = "type: sgd",
+                       .doc = "Share of the last update that is kept."});
+  v.Field(c.initial_accumulator, {.name = "initial_accumulator",
+                                  .min = 0,
+                                  .max = 1e6,
+                                  .applies = c.type == "adagrad",
+                                  .when = "type: adagrad",
+                                  .foreign = {{"initial_accumulator_value"}, {"init_accumulator"}},
+                                  .doc = "First value of the sum of squares."});
+}
+
+template <class V>
+void Describe(V& v, EarlyStoppingConfig& c) {
+  v.Title("early stopping", "Ends training when the validation part gets no better. The best checkpoint is kept.");
+  v.Field(c.monitor, {.name = "monitor",
+                      .foreign = {{"metric"}, {"watch"}, {"monitor_metric"}},
+                      .doc = "TASK.METRIC, mean(METRIC) over the tasks that have it, or loss."});
+  v.Field(c.patience, {.name = "patience",
+                       .min = 1,
+                       .max = 1'000'000,
+                       .foreign = {{"early_stop_patience"}, {"rounds"}, {"epochs"}},
+                       .doc = "Epochs without improvement before training stops."});
+  v.Field(c.min_delta, {.name = "min_delta",
+                        .min = 0,
+                        .max = 1e6,
+                        .foreign = {{"delta"}, {"tolerance"}},
+                        .doc = "A smaller change is no improvement."});
+}
+
+template <class V>
+void Describe(V& v, CheckpointConfig& c) {
+  v.Title("checkpoint", "When the run is saved. The best is always kept when there is a validation part.");
+  v.Field(c.every_epochs, {.name = "every_epochs",
+                           .min = 0,
+                           .max = 1'000'000,
+                           .foreign = {{"save_epochs"}, {"epochs"}, {"period"}},
+                           .doc = "0 = by steps, or only the last."});
+  v.Field(c.every_steps, {.name = "every_steps",
+                          .min = 0,
+                          .foreign = {{"save_steps"}, {"save_every"}, {"checkpoint_steps"}, {"steps"}, {"interval"}},
+                          .doc = "0 = by epochs only."});
+  v.Field(c.keep, {.name = "keep",
+                   .min = 1,
+                   .max = 1'000'000,
+                   .foreign = {{"max_to_keep"}, {"keep_last"}, {"save_total_limit"}},
+                   .doc = "The newest so many are kept, beside the best."});
+}
+
+template <class V>
+void Describe(V& v, TrainConfig& c) {
+  v.Title("train", "How it learns.");
+  v.Field(c.seed, {.name = "seed", .foreign = {{"random_seed"}, {"random_state"}}, .doc = "Of every random draw."});
+  v.Field(c.num_epochs, {.name = "num_epochs",
+                         .min = 1,
+                         .max = 1'000'000,
+                         .foreign = {{"epochs"}, {"epoch"}, {"n_epoch"}, {"n_epochs"}, {"max_epochs"}, {"num_epoch"}},
+                         .doc = "Times every sample is used."});
+  v.Field(c.max_steps, {.name = "max_steps",
+                        .min = 0,
+                        .foreign = {{"num_steps"}, {"total_steps"}, {"steps"}, {"max_iter"}},
+                        .doc = "Ends training after so many steps; 0 = no limit."});
+  v.Field(c.global_batch_size, {.name = "global_batch_size",
+                                .min = 1,
+                                .max = kMaxBatch,
+                                .foreign = {{"batch_size"}, {"batch"}, {"bs"}, {"train_batch_size"}, {"batchsize"}},
+                                .doc = "Samples a step, summed over workers."});
+  v.Field(c.eval_batch_size, {.name = "eval_batch_size",
+                              .min = 1,
+                              .max = kMaxBatch,
+                              .foreign = {{"test_batch_size"}, {"valid_batch_size"}, {"predict_batch_size"}},
+                              .doc = "Samples of each worker at a time in evaluation."});
+  v.Field(c.device, {.name = "device",
+                     .choices = {"auto", "cpu", "cuda"},
+                     .foreign = {{"gpu"}, {"use_gpu"}, {"accelerator"}, {"gpus"}},
+                     .doc = "auto: a GPU if there is one."});
+  v.Field(c.threads,
+          {.name = "threads",
+           .min = 1,
+           .max = 1024,
+           .foreign = {{"num_threads"}, {"n_threads"}, {"nthreads"}, {"num_workers"}, {"n_jobs"}},
+           .doc = "Compute threads of each worker. Never derived from the machine: other numbers give other bits."});
+  v.ConsistencyField(
+      c.consistency, c.staleness,
+      {.name = "consistency",
+       .foreign = {{"mode"}, {"sync"}, {"sync_mode"}, {"async"}, {"staleness", "consistency: {bounded: K}"}},
+       .doc = "sync: a step sees every push of the last; {bounded: K}: at most K steps behind; async: no "
+              "waiting."});
+  v.Field(c.dense_optimizer, {.name = "dense_optimizer",
+                              .foreign = {{"optimizer"}, {"dense_opt"}, {"optimizer_params"}, {"optimizer_fn"}},
+                              .doc = "Of experts, gates and towers."});
+  v.Field(c.sparse_optimizer, {.name = "sparse_optimizer",
+                               .foreign = {{"embedding_optimizer"}, {"sparse_opt"}},
+                               .doc = "Of embedding rows, but for tables with one of their own."});
+  v.Field(c.early_stopping, {.name = "early_stopping",
+                             .foreign = {{"early_stop"}, {"earlystop"}, {"earlystopping"}},
+                             .doc = "null: all epochs run."});
+  v.Field(c.checkpoint, {.name = "checkpoint",
+                         .foreign = {{"checkpoints"}, {"ckpt"}, {"save"}, {"saving"}},
+                         .doc = "When the run is saved."});
+  v.Field(c.log_every_steps, {.name = "log_every_steps",
+                              .min = 1,
+                              .max = 1'000'000'000,
+                              .foreign = {{"log_steps"}, {"log_interval"}, {"log_every"}, {"verbose"}},
+                              .doc = "Steps between lines of metrics.jsonl."});
+}
+
+template <class V>
+void Describe(V& v, PsConfig& c) {
+  v.Title("ps", "The parameter servers.");
+  v.Field(c.transport, {.name = "transport",
+                        .choices = {"auto", "inproc", "ipc", "tcp"},
+                        .foreign = {{"protocol"}, {"wire"}},
+                        .doc = "auto: inproc alone, ipc on one host, tcp between hosts."});
+  v.Field(c.encryption, {.name = "encryption",
+                         .choices = {"auto", "on", "off"},
+                         .foreign = {{"curve"}, {"tls"}, {"ssl"}},
+                         .doc = "CURVE over tcp; auto: between hosts."});
+  v.Field(c.threads, {.name = "threads",
+                      .min = 1,
+                      .max = 256,
+                      .foreign = {{"num_threads"}, {"shards"}, {"num_shards"}},
+                      .doc = "Shards of each server, a thread each."});
+  v.Field(c.deadline_ms, {.name = "deadline_ms",
+                          .min = 1,
+                          .max = 86'400'000,
+                          .foreign = {{"timeout"}, {"timeout_ms"}, {"deadline"}},
+                          .doc = "A request without an answer for so many milliseconds fails and names the server."});
+  v.Field(c.dir, {.name = "dir",
+                  .foreign = {{"path"}, {"working_dir"}, {"rocksdb_dir"}},
+                  .doc = "Working directory of RocksDB; \"\": RUN/ps."});
+}
+
+template <class V>
+void Describe(V& v, Config& c) {
+  v.Title("config", "The sections of a configuration.");
+  v.Field(c.data,
+          {.name = "data", .foreign = {{"dataset"}, {"datasets"}, {"input"}}, .doc = "Files and how to read them."});
+  v.Field(c.tables, {.name = "tables",
+                     .foreign = {{"embeddings"}, {"embedding_tables"}},
+                     .doc = "Embedding tables that are shared or not default, by name."});
+  v.Field(c.features, {.name = "features",
+                       .foreign = {{"slots"}, {"feature_columns"}, {"feature_config"}, {"inputs"}, {"fields"}},
+                       .doc = "What the model sees."});
+  v.Field(c.model, {.name = "model", .foreign = {{"network"}, {"net"}}, .doc = "The ranker."});
+  v.Field(c.tasks, {.name = "tasks",
+                    .foreign = {{"task"}, {"targets"}, {"labels"}, {"task_names"}, {"task_types"}, {"label_columns"}},
+                    .doc = "What is predicted, by name."});
+  v.Field(c.train,
+          {.name = "train", .foreign = {{"training"}, {"trainer"}, {"optimization"}}, .doc = "How it learns."});
+  v.Field(c.ps,
+          {.name = "ps", .foreign = {{"parameter_server"}, {"server"}, {"servers"}}, .doc = "The parameter servers."});
+}
+
+// A struct that Describe describes.
+struct NullVisitor {
+  static constexpr bool kReads = false;
+  void Title(std::string_view, std::string_view) {}
+  template <class T>
+  void Field(T&, const Key&) {}
+  void ConsistencyField(Consistency&, int&, const Key&) {}
+};
+template <class T>
+concept Section = requires(NullVisitor& v, T& c) {
+  Describe(v, c);
+};
+// Sections written as a map from their names.
+template <class T>
+concept NamedSection = Section<T> &&(std::same_as<T, TableConfig> || std::same_as<T, TaskConfig>);
+
+}  // namespace gatemill

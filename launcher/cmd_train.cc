@@ -1,0 +1,308 @@
+// gatemill train CONFIG: alone, or as every rank of an mpirun job.
+
+#include <ctime>
+#include <filesystem>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "common/config.h"
+#include "common/file.h"
+#include "common/log.h"
+#include "launcher/command.h"
+#include "launcher/job.h"
+#include "launcher/output.h"
+#include "launcher/session.h"
+#include "worker/train/checkpoint.h"
+#include "worker/train/evaluator.h"
+#include "worker/train/fit.h"
+
+namespace gatemill::launcher {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+struct TrainArgs {
+  std::string config_path;
+  std::vector<std::string> overrides;
+  std::string run_dir;
+  std::string resume = "never";
+  int servers = 0;
+  std::int64_t limit = 0;
+  bool json = false;
+};
+
+// One rank's part in a training job, from the command line to the result.
+class TrainCommand {
+ public:
+  TrainCommand(const TrainArgs& args, Job* job, Logger* log) : args_(args), job_(job), log_(log) {}
+
+  // What the user wrote, checked before anything starts: on failure nothing was written.
+  Status Prepare() {
+    std::vector<std::string> overrides = args_.overrides;
+    if (args_.limit > 0) overrides.push_back("data.limit=" + std::to_string(args_.limit));
+    GM_ASSIGN_OR_RETURN(config_, LoadConfig(args_.config_path, overrides));
+    GM_ASSIGN_OR_RETURN(const std::vector<std::string> columns, data::ReadColumnNames(config_.data));
+    GM_ASSIGN_OR_RETURN(schema_, data::ResolveSchema(config_, columns));
+    if (args_.resume != "never" && args_.resume != "auto") {
+      GM_ASSIGN_OR_RETURN(resume_from_, train::ResolveCheckpoint(args_.resume));
+    }
+    return Ok();
+  }
+
+  // Reads the data; the first mistakes in it are found here.
+  Status ReadData() {
+    GM_RETURN_IF_ERROR(LoadResumedCheckpoint());
+    if (!job_->is_worker()) return Ok();
+    const bool fit = !resumed_;
+    GM_ASSIGN_OR_RETURN(const bool in_memory, data::FitsInMemory(config_.data, config_.data.train));
+    if (in_memory) {
+      GM_ASSIGN_OR_RETURN(train_, data::ReadDataset(ReadOptions(), data::Part::kTrain, nullptr, fit, &statistics_));
+      if (train_->rows() == 0) return InvalidInput(args_.config_path + ": data.train has no rows left to train on");
+    } else if (fit) {
+      GM_ASSIGN_OR_RETURN(statistics_, data::FitStatistics(ReadOptions()));
+    }
+    if (!config_.data.valid.empty() || config_.data.split.ratio < 1.0) {
+      GM_ASSIGN_OR_RETURN(valid_, data::ReadDataset(ReadOptions(), data::Part::kValid, nullptr, false, &statistics_));
+    }
+    return Ok();
+  }
+
+  // The run directory, chosen and made by rank 0, known to all.
+  Status MakeRunDir() {
+    std::string mine;
+    Status made;
+    if (job_->rank() == 0) {
+      made = ChooseRunDir(&mine);
+      if (made.ok()) made = CheckWritableDir(mine + "/checkpoints");
+    }
+    const std::string message = std::string(1, static_cast<char>(made.code())) + (made.ok() ? mine : made.message());
+    GM_ASSIGN_OR_RETURN(const std::vector<std::string> all, job_->AllGather(message));
+    const auto code = static_cast<Code>(all[0][0]);
+    if (code != Code::kOk) return {code, job_->rank() == 0 ? all[0].substr(1) : std::string()};
+    run_dir_ = all[0].substr(1);
+    if (job_->rank() != 0) return Ok();
+    return WriteFileAtomic(run_dir_ + "/config.yaml", ResolvedYaml(config_));
+  }
+
+  Status Run() {
+    const std::string store = config_.ps.dir.empty() ? run_dir_ + "/ps" : config_.ps.dir;
+    GM_ASSIGN_OR_RETURN(session_, Session::Start({.config = &config_,
+                                                  .schema = &schema_,
+                                                  .job = job_,
+                                                  .log = log_,
+                                                  .store_dir = store + "-" + std::to_string(job_->rank())}));
+    if (!job_->is_worker()) return job_->WaitForWorkers([this] { return session_->server_health(); });
+    if (resumed_) GM_RETURN_IF_ERROR(session_->Restore(resume_from_, *resumed_, true));
+    GM_RETURN_IF_ERROR(Train());
+    GM_RETURN_IF_ERROR(session_->workers()->Barrier());
+    return job_->Leave();
+  }
+
+  void SetStart(std::int64_t start_ns) { start_ns_ = start_ns; }
+
+ private:
+  [[nodiscard]] bool leader() const { return job_->worker_index() == 0; }
+
+  data::ReadOptions ReadOptions() {
+    return {.schema = &schema_, .data = &config_.data, .log = log_, .seed = config_.train.seed, .stop = &job_->stop()};
+  }
+
+  Status ChooseRunDir(std::string* run_dir) {
+    *run_dir = args_.run_dir;
+    if (run_dir->empty()) {
+      const std::time_t now = std::time(nullptr);
+      std::tm local{};
+      ::localtime_r(&now, &local);
+      char stamp[32];
+      std::strftime(stamp, sizeof(stamp), "%Y%m%d-%H%M%S", &local);
+      const std::string base = "runs/" + fs::path(args_.config_path).stem().string() + "-" + stamp;
+      *run_dir = base;
+      for (int i = 2; FileExists(*run_dir); ++i) *run_dir = base + "-" + std::to_string(i);
+    } else if (args_.resume != "auto" && FileExists(*run_dir + "/config.yaml")) {
+      return InvalidInput(*run_dir + " holds a run already; go on with it by --resume auto, or name another --run-dir");
+    }
+    return Ok();
+  }
+
+  Status LoadResumedCheckpoint() {
+    if (args_.resume == "auto" && !args_.run_dir.empty()) {
+      const std::vector<std::string> all = train::ListCheckpoints(args_.run_dir + "/checkpoints");
+      for (auto it = all.rbegin(); it != all.rend() && resume_from_.empty(); ++it) {
+        const Status whole = train::CheckCheckpoint(*it, false);
+        if (whole.ok()) resume_from_ = *it;
+        if (!whole.ok() && job_->rank() == 0) log_->Warn("passed over " + *it + ": " + whole.message());
+      }
+    }
+    if (resume_from_.empty()) return Ok();
+    GM_ASSIGN_OR_RETURN(resumed_, train::LoadCheckpoint(resume_from_));
+    statistics_ = resumed_->statistics;
+    if (job_->rank() == 0) {
+      log_->Info("resuming from " + resume_from_ + " (step " + std::to_string(resumed_->cursor.step) + ")");
+    }
+    return Ok();
+  }
+
+  train::FitParts FitPartsOf() {
+    return {.trainer = {.config = &config_,
+                        .schema = &schema_,
+                        .client = session_->client(),
+                        .model = session_->model(),
+                        .workers = session_->workers(),
+                        .pool = session_->pool(),
+                        .clock = session_->clock(),
+                        .stop = &job_->stop()},
+            .read = ReadOptions(),
+            .train = train_,
+            .valid = valid_,
+            .statistics = statistics_,
+            .config_yaml = ResolvedYaml(config_),
+            .run_dir = run_dir_,
+            .log = log_,
+            .quiet = false,
+            .start = resumed_ ? resumed_->cursor : train::Cursor{}};
+  }
+
+  Status Train() {
+    if (leader()) {
+      log_->Info("training on " + session_->model()->device_name() + ", " +
+                 std::to_string(job_->num_workers()) + " worker(s), " + std::to_string(job_->num_servers()) +
+                 " server(s); run directory " + run_dir_);
+    }
+    GM_ASSIGN_OR_RETURN(train::FitResult fit, train::Fit(FitPartsOf()));
+    GM_RETURN_IF_ERROR(GoToBest(fit));
+    if (valid_ && fit.best_valid.empty()) GM_RETURN_IF_ERROR(EvaluatePart(valid_, &fit.best_valid, nullptr));
+    train::TaskMetrics test;
+    std::vector<double> unseen;
+    if (!config_.data.test.empty()) {
+      GM_ASSIGN_OR_RETURN(const auto dataset,
+                          data::ReadDataset(ReadOptions(), data::Part::kTest, nullptr, false, &statistics_));
+      GM_RETURN_IF_ERROR(EvaluatePart(dataset, &test, &unseen));
+    }
+    if (leader()) Report(fit, test, unseen);
+    return Ok();
+  }
+
+  // The best checkpoint's weights, unless they are the ones in place.
+  Status GoToBest(const train::FitResult& fit) {
+    GM_ASSIGN_OR_RETURN(const train::Checkpoint best, train::LoadCheckpoint(fit.best_checkpoint));
+    evaluated_step_ = best.cursor.step;
+    if (best.cursor.step == fit.cursor.step) return Ok();
+    return session_->Restore(fit.best_checkpoint, best, false);
+  }
+
+  Status EvaluatePart(const std::shared_ptr<const data::Dataset>& dataset, train::TaskMetrics* metrics,
+                      std::vector<double>* unseen) {
+    const train::EvaluatorParts parts{.schema = &schema_,
+                                      .client = session_->client(),
+                                      .model = session_->model(),
+                                      .workers = session_->workers(),
+                                      .pool = session_->pool(),
+                                      .next_step = evaluated_step_,
+                                      .batch_size = config_.train.eval_batch_size,
+                                      .deadline_ms = config_.ps.deadline_ms};
+    GM_ASSIGN_OR_RETURN(const train::Evaluation evaluation, train::Evaluate(parts, dataset, true));
+    *metrics = train::ComputeMetrics(config_.tasks, evaluation.predictions);
+    if (unseen != nullptr) *unseen = evaluation.unseen_share;
+    return Ok();
+  }
+
+  void Report(const train::FitResult& fit, const train::TaskMetrics& test, const std::vector<double>& unseen) {
+    const double seconds = static_cast<double>(session_->clock()->NowNs() - start_ns_) * 1e-9;
+    const double samples_per_s = fit.train_seconds > 0.0 ? static_cast<double>(fit.samples) / fit.train_seconds : 0.0;
+    std::vector<std::pair<std::string, train::TaskMetrics>> parts;
+    if (!fit.best_valid.empty()) parts.emplace_back("valid", fit.best_valid);
+    if (!test.empty()) parts.emplace_back("test", test);
+    std::string text = FormatMetrics(parts);
+    std::vector<std::string> names;
+    for (const auto& feature : schema_.sparse) names.push_back(feature.name);
+    if (!unseen.empty()) {
+      const std::string line = FormatUnseen(names, unseen);
+      if (!line.empty()) text += "values never seen in training, test part: " + line + "\n";
+    }
+    std::fprintf(stderr, "\n%s%llu steps, %llu samples, %.0f samples/s, %.1f s in all\nrun directory: %s\n", text.c_str(),
+                 static_cast<unsigned long long>(fit.cursor.step), static_cast<unsigned long long>(fit.cursor.samples),
+                 samples_per_s, seconds, run_dir_.c_str());
+    if (!args_.json) return;
+    json out = {{"steps", fit.cursor.step},
+                {"samples", fit.cursor.samples},
+                {"seconds", seconds},
+                {"train_seconds", fit.train_seconds},
+                {"samples_per_s", samples_per_s},
+                {"run_dir", run_dir_},
+                {"best_step", evaluated_step_},
+                {"tasks", json::parse(train::MetricsToJson(fit.best_valid))}};
+    if (!test.empty()) out["test"] = json::parse(train::MetricsToJson(test));
+    for (std::size_t f = 0; f < unseen.size(); ++f) out["unseen"][names[f]] = unseen[f];
+    PrintJsonLine(out.dump());
+  }
+
+  const TrainArgs& args_;
+  Job* job_;
+  Logger* log_;
+  std::int64_t start_ns_ = 0;
+  Config config_;
+  data::Schema schema_;
+  std::string resume_from_;
+  std::optional<train::Checkpoint> resumed_;
+  data::Statistics statistics_;
+  std::shared_ptr<const data::Dataset> train_;
+  std::shared_ptr<const data::Dataset> valid_;
+  std::string run_dir_;
+  std::unique_ptr<Session> session_;
+  std::uint64_t evaluated_step_ = 0;
+};
+
+// Every rank's status, at every rank: ok when all are, else the first failure, whose message only its first rank keeps, so
+// that it is printed once.
+Status Agree(const Status& mine, Job* job) {
+  const std::string message = std::string(1, static_cast<char>(mine.code())) + mine.message();
+  GM_ASSIGN_OR_RETURN(const std::vector<std::string> all, job->AllGather(message));
+  for (std::size_t rank = 0; rank < all.size(); ++rank) {
+    const auto code = static_cast<Code>(all[rank][0]);
+    if (code == Code::kOk) continue;
+    return {code, static_cast<int>(rank) == job->rank() ? mine.message() : std::string()};
+  }
+  return Ok();
+}
+
+Status RunTrain(const TrainArgs& args) {
+  const SystemClock clock;
+  const std::int64_t start_ns = clock.NowNs();
+  GM_ASSIGN_OR_RETURN(const std::unique_ptr<Job> job, Job::Start({.servers = args.servers}));
+  const std::unique_ptr<Logger> log = NewStderrLogger(job->name(), LogLevel::kInfo);
+  Status status;
+  {
+    TrainCommand command(args, job.get(), log.get());
+    command.SetStart(start_ns);
+    // What is wrong with the input is found by all ranks together, before anything is written or started.
+    GM_RETURN_IF_ERROR(Agree(command.Prepare(), job.get()));
+    GM_RETURN_IF_ERROR(Agree(command.ReadData(), job.get()));
+    GM_RETURN_IF_ERROR(command.MakeRunDir());
+    status = command.Run();
+    // From here on the others may be waiting for this rank: end them too, with the cause.
+    if (!status.ok() && job->size() > 1) job->Abort(status.exit_code(), status.message());
+  }
+  return status;
+}
+
+}  // namespace
+
+RunCommand AddTrain(CLI::App* app) {
+  auto args = std::make_shared<TrainArgs>();
+  app->add_option("config", args->config_path, "the configuration, see docs/config.md")->required();
+  app->add_option("--set", args->overrides, "replace a value: train.seed=2, tasks.income.weight=2")
+      ->allow_extra_args(false);
+  app->add_option("--run-dir", args->run_dir, "where the run is kept; default runs/NAME-TIME");
+  app->add_option("--resume", args->resume, "auto: from the newest checkpoint of --run-dir; never; or a checkpoint");
+  app->add_option("--servers", args->servers, "under mpirun: the first M ranks are servers only")
+      ->check(CLI::NonNegativeNumber);
+  app->add_option("--limit", args->limit, "only the first N rows of each part")->check(CLI::PositiveNumber);
+  app->add_flag("--json", args->json, "the result as one JSON object, last on standard output");
+  return [args] { return RunTrain(*args); };
+}
+
+}  // namespace gatemill::launcher

@@ -1,0 +1,54 @@
+#include "launcher/loaded_model.h"
+
+#include <filesystem>
+#include <utility>
+
+namespace gatemill::launcher {
+
+Result<std::unique_ptr<LoadedModel>> LoadedModel::Open(const std::string& path,
+                                                       const std::vector<std::string>& overrides) {
+  std::unique_ptr<LoadedModel> loaded(new LoadedModel());
+  loaded->log_ = NewStderrLogger("", LogLevel::kInfo);
+  GM_ASSIGN_OR_RETURN(loaded->checkpoint_dir_, train::ResolveCheckpoint(path));
+  const std::string& dir = loaded->checkpoint_dir_;
+  GM_ASSIGN_OR_RETURN(loaded->checkpoint_, train::LoadCheckpoint(dir));
+  std::vector<std::string> all = overrides;
+  all.emplace_back("ps.transport=inproc");
+  GM_ASSIGN_OR_RETURN(loaded->config_, ParseConfig(loaded->checkpoint_.config_yaml, dir + "/config.yaml", all));
+  GM_ASSIGN_OR_RETURN(loaded->schema_, data::ResolveSchema(loaded->config_, loaded->checkpoint_.columns));
+  GM_ASSIGN_OR_RETURN(loaded->job_, Job::Start({}));
+  GM_ASSIGN_OR_RETURN(loaded->session_, Session::Start({.config = &loaded->config_,
+                                                        .schema = &loaded->schema_,
+                                                        .job = loaded->job_.get(),
+                                                        .log = loaded->log_.get(),
+                                                        .store_dir = ""}));
+  GM_RETURN_IF_ERROR(loaded->session_->Restore(dir, loaded->checkpoint_, false));
+  return loaded;
+}
+
+Result<std::shared_ptr<const data::Dataset>> LoadedModel::Read(const std::vector<std::string>& files, bool labels) {
+  PartConfig part;
+  // The user's paths are relative to where the command runs, not to data.root.
+  for (const std::string& file : files) part.files.push_back(std::filesystem::absolute(file).string());
+  return data::ReadDataset({.schema = &schema_,
+                            .data = &config_.data,
+                            .log = log_.get(),
+                            .seed = config_.train.seed,
+                            .stop = &job_->stop(),
+                            .labels = labels},
+                           data::Part::kTest, &part, false, &checkpoint_.statistics);
+}
+
+Result<train::Evaluation> LoadedModel::Evaluate(std::shared_ptr<const data::Dataset> dataset, bool labelled) {
+  return train::Evaluate({.schema = &schema_,
+                          .client = session_->client(),
+                          .model = session_->model(),
+                          .workers = session_->workers(),
+                          .pool = session_->pool(),
+                          .next_step = checkpoint_.cursor.step,
+                          .batch_size = config_.train.eval_batch_size,
+                          .deadline_ms = config_.ps.deadline_ms},
+                         std::move(dataset), labelled);
+}
+
+}  // namespace gatemill::launcher

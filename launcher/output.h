@@ -1,0 +1,21 @@
+// What commands print: one JSON object on standard output with --json, else tables for a person on standard error.
+// Thread safety: free functions.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "worker/train/metrics.h"
+
+namespace gatemill::launcher {
+
+// Columns aligned, two spaces between; the first row is the heading.
+std::string FormatTable(const std::vector<std::vector<std::string>>& rows);
+// A row per task, a column per part and metric: {"valid", metrics}, {"test", metrics}.
+std::string FormatMetrics(const std::vector<std::pair<std::string, train::TaskMetrics>>& parts);
+// The shares of unseen values worth knowing (above 0.1%), as one line; "" when there is none.
+std::string FormatUnseen(const std::vector<std::string>& features, const std::vector<double>& shares);
+// The last line of standard output.
+void PrintJsonLine(const std::string& json);
+
+}  // namespace gatemill::launcher

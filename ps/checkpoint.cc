@@ -1,0 +1,212 @@
+#include "ps/checkpoint.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "common/file.h"
+#include "common/keys.h"
+
+namespace gatemill::ps {
+namespace {
+
+constexpr int kFormatVersion = 1;
+constexpr const char* kTablesFile = "/tables.json";
+
+Result<int> StateDim(const TableSpec& spec) {
+  GM_ASSIGN_OR_RETURN(const auto optimizer, NewSparseOptimizer(spec.optimizer));
+  return optimizer->state_dim(spec.dim);
+}
+
+nlohmann::ordered_json ToJson(const TableSpec& spec, int state_dim) {
+  const SparseOptimizerConfig& optimizer = spec.optimizer;
+  return {{"name", spec.name},
+          {"dim", spec.dim},
+          {"state_dim", state_dim},
+          {"oov_rows", spec.oov_rows},
+          {"initializer", {{"type", spec.initializer.type}, {"scale", spec.initializer.scale}}},
+          {"optimizer",
+           {{"type", optimizer.type},
+            {"lr", optimizer.lr},
+            {"eps", optimizer.eps},
+            {"initial_accumulator", optimizer.initial_accumulator},
+            {"beta1", optimizer.beta1},
+            {"beta2", optimizer.beta2},
+            {"l1", optimizer.l1},
+            {"l2", optimizer.l2},
+            {"beta", optimizer.beta}}}};
+}
+
+// Throws nlohmann::json::exception for what is missing or of another type.
+TableSpec SpecFromJson(const nlohmann::json& json) {
+  TableSpec spec;
+  json.at("name").get_to(spec.name);
+  json.at("dim").get_to(spec.dim);
+  json.at("oov_rows").get_to(spec.oov_rows);
+  json.at("initializer").at("type").get_to(spec.initializer.type);
+  json.at("initializer").at("scale").get_to(spec.initializer.scale);
+  const nlohmann::json& optimizer = json.at("optimizer");
+  optimizer.at("type").get_to(spec.optimizer.type);
+  optimizer.at("lr").get_to(spec.optimizer.lr);
+  optimizer.at("eps").get_to(spec.optimizer.eps);
+  optimizer.at("initial_accumulator").get_to(spec.optimizer.initial_accumulator);
+  optimizer.at("beta1").get_to(spec.optimizer.beta1);
+  optimizer.at("beta2").get_to(spec.optimizer.beta2);
+  optimizer.at("l1").get_to(spec.optimizer.l1);
+  optimizer.at("l2").get_to(spec.optimizer.l2);
+  optimizer.at("beta").get_to(spec.optimizer.beta);
+  return spec;
+}
+
+Result<CheckpointTables> TablesFromJson(const nlohmann::json& json, const std::string& path) {
+  const int version = json.at("format_version").get<int>();
+  if (version != kFormatVersion) {
+    return InvalidInput(path + ": format version " + std::to_string(version) + ", this program reads version " +
+                        std::to_string(kFormatVersion) + "; use the gatemill that wrote it");
+  }
+  CheckpointTables tables;
+  json.at("seed").get_to(tables.seed);
+  json.at("num_shards").get_to(tables.num_shards);
+  if (tables.num_shards < 1 || tables.num_shards > kNumVshards) {
+    return DataLoss(path + ": num_shards = " + std::to_string(tables.num_shards) + "; use another checkpoint");
+  }
+  for (const nlohmann::json& table : json.at("tables")) {
+    TableSpec spec = SpecFromJson(table);
+    const bool possible = spec.dim >= 1 && spec.dim <= kMaxDim;
+    const Result<int> state_dim = possible ? StateDim(spec) : Result<int>(InvalidInput("dim"));
+    if (!state_dim.ok() || *state_dim != table.at("state_dim").get<int>()) {
+      return DataLoss(path + ": table '" + spec.name + "' is described inconsistently; use another checkpoint");
+    }
+    tables.specs.push_back(std::move(spec));
+  }
+  return tables;
+}
+
+class ShardedReader final : public CheckpointReader {
+ public:
+  ShardedReader(CheckpointTables tables, std::vector<int> row_floats, std::vector<std::unique_ptr<RowStore>> stores)
+      : tables_(std::move(tables)), row_floats_(std::move(row_floats)), stores_(std::move(stores)) {}
+
+  const CheckpointTables& tables() const override { return tables_; }
+
+  Status Scan(std::uint32_t table, std::uint32_t first_vshard, std::uint32_t end_vshard,
+              const RowStore::VisitRow& visit) override {
+    GM_RETURN_IF_ERROR(CheckTable(table));
+    const auto checked = [&](std::uint64_t key, std::span<const float> values, const RowHeader& header) {
+      GM_RETURN_IF_ERROR(CheckRow(table, key, values));
+      return visit(key, values, header);
+    };
+    // Shards own contiguous ascending ranges of vshards, so shard after shard is vshard order.
+    end_vshard = std::min(end_vshard, kNumVshards);
+    std::uint32_t begin = first_vshard;
+    while (begin < end_vshard) {
+      const std::uint32_t shard = ShardOfVshard(begin, tables_.num_shards);
+      std::uint32_t end = begin + 1;
+      while (end < end_vshard && ShardOfVshard(end, tables_.num_shards) == shard) ++end;
+      GM_RETURN_IF_ERROR(stores_[shard]->Scan(table, begin, end, checked));
+      begin = end;
+    }
+    return Ok();
+  }
+
+  Result<bool> Get(std::uint32_t table, std::uint64_t key, std::vector<float>* values, RowHeader* header) override {
+    GM_RETURN_IF_ERROR(CheckTable(table));
+    const StoreKey store_key{.table = table, .key = key};
+    bool found = false;
+    Status row_status;
+    GM_RETURN_IF_ERROR(stores_[ShardOf(key, tables_.num_shards)]->MultiGet(
+        {&store_key, 1}, [&](std::size_t, std::span<const float> stored, const RowHeader& stored_header) {
+          found = true;
+          row_status = CheckRow(table, key, stored);
+          values->assign(stored.begin(), stored.end());
+          *header = stored_header;
+        }));
+    GM_RETURN_IF_ERROR(row_status);
+    return found;
+  }
+
+  Result<std::uint64_t> CountRows(std::uint32_t table) override {
+    std::uint64_t rows = 0;
+    GM_RETURN_IF_ERROR(Scan(table, 0, kNumVshards, [&](std::uint64_t, std::span<const float>, const RowHeader&) {
+      ++rows;
+      return Ok();
+    }));
+    return rows;
+  }
+
+ private:
+  [[nodiscard]] Status CheckTable(std::uint32_t table) const {
+    if (table < tables_.specs.size()) return Ok();
+    return InvalidInput("checkpoint: table number " + std::to_string(table) + " does not exist; it has " +
+                        std::to_string(tables_.specs.size()) + " tables");
+  }
+  [[nodiscard]] Status CheckRow(std::uint32_t table, std::uint64_t key, std::span<const float> values) const {
+    if (values.size() == static_cast<std::size_t>(row_floats_[table])) return Ok();
+    return DataLoss("checkpoint: table '" + tables_.specs[table].name + "', key " + std::to_string(key) + ": a row of " +
+                    std::to_string(values.size()) + " floats, expected " + std::to_string(row_floats_[table]) +
+                    "; use another checkpoint");
+  }
+
+  CheckpointTables tables_;
+  std::vector<int> row_floats_;  // dim + state_dim of each table
+  std::vector<std::unique_ptr<RowStore>> stores_;  // by shard
+};
+
+}  // namespace
+
+std::string ShardDirName(std::uint32_t shard, std::uint32_t num_shards) {
+  char name[40];
+  std::snprintf(name, sizeof(name), "shard-%04u-of-%04u", shard, num_shards);
+  return name;
+}
+
+Status WriteCheckpointTables(const std::string& ps_dir, const CheckpointTables& tables) {
+  try {
+    nlohmann::ordered_json json = {{"format_version", kFormatVersion},
+                                   {"seed", tables.seed},
+                                   {"num_shards", tables.num_shards},
+                                   {"tables", nlohmann::ordered_json::array()}};
+    for (const TableSpec& spec : tables.specs) {
+      GM_ASSIGN_OR_RETURN(const int state_dim, StateDim(spec));
+      json["tables"].push_back(ToJson(spec, state_dim));
+    }
+    return WriteFileAtomic(ps_dir + kTablesFile, json.dump(2) + "\n");
+  } catch (const nlohmann::json::exception& error) {
+    return InvalidInput(ps_dir + kTablesFile + ": " + error.what() + "; table names must be UTF-8");
+  }
+}
+
+Result<CheckpointTables> ReadCheckpointTables(const std::string& ps_dir) {
+  const std::string path = ps_dir + kTablesFile;
+  if (!FileExists(path)) {
+    return InvalidInput(ps_dir + " is not the ps part of a checkpoint (it has no tables.json); give a checkpoint's ps/");
+  }
+  GM_ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
+  try {
+    return TablesFromJson(nlohmann::json::parse(text), path);
+  } catch (const nlohmann::json::exception& error) {
+    return DataLoss(path + " is damaged: " + error.what() + "; use another checkpoint");
+  }
+}
+
+Result<std::unique_ptr<CheckpointReader>> CheckpointReader::Open(const std::string& ps_dir) {
+  GM_ASSIGN_OR_RETURN(CheckpointTables tables, ReadCheckpointTables(ps_dir));
+  std::vector<int> row_floats;
+  for (const TableSpec& spec : tables.specs) {
+    GM_ASSIGN_OR_RETURN(const int state_dim, StateDim(spec));
+    row_floats.push_back(spec.dim + state_dim);
+  }
+  std::vector<std::unique_ptr<RowStore>> stores;
+  for (std::uint32_t shard = 0; shard < tables.num_shards; ++shard) {
+    const std::string dir = ps_dir + "/" + ShardDirName(shard, tables.num_shards);
+    if (!FileExists(dir)) return DataLoss("checkpoint " + ps_dir + ": " + dir + " is missing; use another checkpoint");
+    auto store = OpenRowStoreReadOnly(dir);
+    if (!store.ok()) return DataLoss(store.status().message());
+    stores.push_back(std::move(store).value());
+  }
+  return std::unique_ptr<CheckpointReader>(
+      std::make_unique<ShardedReader>(std::move(tables), std::move(row_floats), std::move(stores)));
+}
+
+}  // namespace gatemill::ps

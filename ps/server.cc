@@ -1,0 +1,119 @@
+#include "ps/server.h"
+
+#include <atomic>
+#include <mutex>
+#include <thread>
+#include <utility>
+
+#include "common/file.h"
+#include "ps/checkpoint.h"
+
+namespace gatemill::ps {
+namespace {
+
+constexpr int kReceiveMs = 1000;  // between two looks at whether to stop; Wake makes it at once
+
+// "{}" replaced by the shard's number.
+std::string EndpointOf(const std::string& pattern, std::uint32_t shard) {
+  const std::size_t at = pattern.find("{}");
+  if (at == std::string::npos) return pattern;
+  return pattern.substr(0, at) + std::to_string(shard) + pattern.substr(at + 2);
+}
+
+class ServerImpl final : public Server {
+ public:
+  explicit ServerImpl(Logger* log) : log_(log) {}
+  ~ServerImpl() override {
+    stop_ = true;
+    for (ShardThread& thread : threads_) thread.listener->Wake();
+    for (ShardThread& thread : threads_) {
+      if (thread.thread.joinable()) thread.thread.join();
+    }
+  }
+
+  // Before Run.
+  Status AddShard(const ShardOptions& options, const std::vector<TableSpec>& specs, const std::string& store_dir,
+                  const std::string& endpoint, Transport* transport) {
+    const std::string dir = store_dir + "/" + ShardDirName(options.shard, options.num_shards);
+    ShardThread thread;
+    thread.name = "shard " + std::to_string(options.shard);
+    GM_ASSIGN_OR_RETURN(std::unique_ptr<RowStore> store, CreateRowStore(dir));
+    GM_ASSIGN_OR_RETURN(thread.shard, Shard::Create(options, specs, std::move(store)));
+    GM_ASSIGN_OR_RETURN(thread.listener, transport->Listen(endpoint));
+    endpoints_.push_back(thread.listener->endpoint());
+    threads_.push_back(std::move(thread));
+    return Ok();
+  }
+
+  void Run() {
+    for (ShardThread& thread : threads_) {
+      thread.thread = std::thread([this, &thread] { Serve(&thread); });
+    }
+  }
+
+  [[nodiscard]] const std::vector<std::string>& endpoints() const override { return endpoints_; }
+
+  [[nodiscard]] Status health() const override {
+    const std::lock_guard lock(mutex_);
+    return health_;
+  }
+
+ private:
+  struct ShardThread {
+    std::string name;
+    std::unique_ptr<Shard> shard;
+    std::unique_ptr<Listener> listener;
+    std::thread thread;
+  };
+
+  void Serve(ShardThread* self) {
+    std::vector<OutgoingReply> replies;
+    while (!stop_) {
+      Result<std::optional<Incoming>> received = self->listener->Receive(kReceiveMs);
+      if (!received.ok()) {
+        Fail(received.status().Annotate(self->name));
+        return;
+      }
+      if (!received->has_value()) continue;
+      Incoming& incoming = **received;
+      replies.clear();
+      self->shard->Handle(incoming.from, std::move(incoming.request), &replies);
+      for (OutgoingReply& reply : replies) {
+        const Status sent = self->listener->Send(std::move(reply));
+        // The client asks again, or is gone.
+        if (!sent.ok()) log_->Warn(self->name + ": a reply was not sent: " + sent.message());
+      }
+    }
+  }
+
+  void Fail(const Status& why) {
+    log_->Error(why.message());
+    const std::lock_guard lock(mutex_);
+    if (health_.ok()) health_ = why;
+  }
+
+  Logger* log_;
+  std::vector<ShardThread> threads_;  // not resized once they run
+  std::vector<std::string> endpoints_;
+  std::atomic<bool> stop_{false};
+  mutable std::mutex mutex_;
+  Status health_;  // guarded by mutex_
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, const std::vector<TableSpec>& specs,
+                                              Transport* transport, Logger* log) {
+  if (options.threads < 1) return InvalidInput("ps.threads must be at least 1");
+  GM_RETURN_IF_ERROR(MakeDirs(options.store_dir));
+  auto server = std::make_unique<ServerImpl>(log);
+  ShardOptions shard = options.shard;
+  for (std::uint32_t i = 0; i < options.threads; ++i, ++shard.shard) {
+    const std::string endpoint = EndpointOf(options.endpoint_pattern, shard.shard);
+    GM_RETURN_IF_ERROR(server->AddShard(shard, specs, options.store_dir, endpoint, transport));
+  }
+  server->Run();
+  return std::unique_ptr<Server>(std::move(server));
+}
+
+}  // namespace gatemill::ps

@@ -1,0 +1,545 @@
+#include "ps/shard.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <list>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <utility>
+
+#include "common/file.h"
+#include "common/keys.h"
+#include "ps/checkpoint.h"
+#include "ps/gradient_sum.h"
+#include "ps/request_check.h"
+
+namespace gatemill::ps {
+namespace {
+
+constexpr std::uint64_t kMaxStepsAhead = 1024;      // of a worker's request before its own next push
+constexpr std::uint64_t kMaxStep = 0xFFFFFFFFULL;   // a row's header keeps steps in 32 bits
+
+// Which steps one worker has pushed: all before `next`, and those in `beyond`.
+struct WorkerPushes {
+  std::uint64_t next = 0;
+  std::set<std::uint64_t> beyond;
+
+  [[nodiscard]] bool Taken(std::uint64_t step) const { return step < next || beyond.contains(step); }
+  void Take(std::uint64_t step) {
+    beyond.insert(step);
+    while (beyond.erase(next) != 0) ++next;
+  }
+};
+
+struct Waiting {
+  Peer from;
+  Request request;
+  std::uint64_t bytes = 0;
+};
+
+// A checkpoint, restore or clear that was done: a request sent again gets the same answer and does nothing.
+struct DoneControl {
+  Stamp stamp;
+  std::string text;
+  Reply reply;
+};
+
+std::uint64_t FrameBytes(const Request& request) {
+  std::uint64_t bytes = 0;
+  for (const TablePart& part : request.parts) bytes += part.keys.size() + part.rows.size();
+  return bytes;
+}
+
+// The frame itself when it keeps its bytes alive, else a copy.
+Frame Keep(const Frame& frame) {
+  if (frame.owned()) return frame;
+  return Frame::Own(std::vector<std::byte>(frame.bytes().begin(), frame.bytes().end()));
+}
+
+void KeepFrames(std::vector<TablePart>* parts) {
+  for (TablePart& part : *parts) {
+    part.keys = Keep(part.keys);
+    part.rows = Keep(part.rows);
+  }
+}
+
+// A frame to be written once through `values`, without being cleared first.
+template <typename T>
+Frame NewFrame(std::size_t count, std::span<T>* values) {
+  std::shared_ptr<T[]> owner = std::make_shared_for_overwrite<T[]>(count);
+  *values = {owner.get(), count};
+  const std::span<const std::byte> bytes = std::as_bytes(*values);
+  return Frame::Own(std::shared_ptr<const void>(std::move(owner)), bytes);
+}
+
+class StepShard final : public Shard {
+ public:
+  StepShard(const ShardOptions& options, std::vector<TableSpec> specs, std::vector<std::unique_ptr<Table>> tables,
+            std::unique_ptr<RowStore> store, RequestChecker checker)
+      : options_(options),
+        specs_(std::move(specs)),
+        tables_(std::move(tables)),
+        store_(std::move(store)),
+        checker_(std::move(checker)),
+        pushes_(options.num_workers) {}
+
+  void Handle(const Peer& from, Request request, std::vector<OutgoingReply>* out) override {
+    Status status = checker_.Check(from, request);
+    if (status.ok()) status = CheckStep(request);
+    if (request.op == Op::kPrefetch) return;  // everything is in memory, and a prefetch has no reply
+    if (!status.ok()) return Answer(from, request, status, out);
+    if (const DoneControl* done = FindDone(request)) {
+      out->push_back({.to = from, .reply = done->reply});
+    } else if (request.op == Op::kPush) {
+      TakePush(from, &request, out);
+    } else if (IsReady(request)) {
+      Run(from, request, out);
+      RunWaiting(out);
+    } else {
+      Wait(from, std::move(request), out);
+    }
+  }
+
+  std::uint64_t next_step() const override { return next_step_; }
+
+ private:
+  // ---- replies ---------------------------------------------------------------------------------------------------
+  [[nodiscard]] Reply NewReply(const Request& request) const {
+    Reply reply;
+    reply.id = request.id;
+    reply.op = request.op;
+    reply.shard = options_.shard;
+    return reply;
+  }
+  void Answer(const Peer& to, const Request& request, const Status& status, std::vector<OutgoingReply>* out) const {
+    Reply reply = NewReply(request);
+    reply.code = status.code();
+    if (!status.ok()) reply.error = "shard " + std::to_string(options_.shard) + ": " + status.message();
+    out->push_back({.to = to, .reply = std::move(reply)});
+  }
+
+  // ---- steps -----------------------------------------------------------------------------------------------------
+  // Is the request's step neither over nor absurdly new?
+  [[nodiscard]] Status CheckStep(const Request& request) const {
+    const std::uint64_t step = request.stamp.step;
+    const bool train_pull = request.op == Op::kPull && request.mode == ReadMode::kTrain;
+    if (request.op == Op::kRestore || request.op == Op::kClear) {
+      return step <= kMaxStep ? Ok() : InvalidInput("step " + std::to_string(step) + " is not possible");
+    }
+    if (!train_pull && request.op != Op::kPush && request.op != Op::kCheckpoint) return Ok();
+    if (step < first_step_) {
+      return InvalidInput("step " + std::to_string(step) + " is older than step " + std::to_string(first_step_) +
+                          ", at which the tables were restored or cleared");
+    }
+    if (step > kMaxStep || step > pushes_[request.stamp.worker].next + kMaxStepsAhead) {
+      return InvalidInput("step " + std::to_string(step) + " is too new; worker " +
+                          std::to_string(request.stamp.worker) + "'s next push is of step " +
+                          std::to_string(pushes_[request.stamp.worker].next));
+    }
+    const bool done = request.op == Op::kCheckpoint && FindDone(request) != nullptr;
+    if (options_.consistency == Consistency::kSync && request.op != Op::kPush && step < next_step_ && !done) {
+      return InvalidInput("step " + std::to_string(step) + " is over; step " + std::to_string(next_step_) +
+                          " is awaited");
+    }
+    return Ok();
+  }
+
+  [[nodiscard]] bool IsReady(const Request& request) const {
+    const std::uint64_t step = request.stamp.step;
+    switch (request.op) {
+      case Op::kPull:
+        if (request.mode == ReadMode::kEval) return buffered_.empty() || buffered_.begin()->first >= step;
+        if (options_.consistency == Consistency::kSync) return next_step_ >= step;
+        if (options_.consistency == Consistency::kBounded) return next_step_ + options_.staleness >= step;
+        return true;
+      case Op::kCheckpoint:
+        return next_step_ >= step;
+      case Op::kRestore:
+      case Op::kClear:
+        return AtStepBoundary();
+      default:
+        return true;
+    }
+  }
+
+  // Every worker has pushed the same steps, and all of them are applied.
+  [[nodiscard]] bool AtStepBoundary() const {
+    return buffered_.empty() && std::all_of(pushes_.begin(), pushes_.end(), [this](const WorkerPushes& worker) {
+             return worker.next == next_step_ && worker.beyond.empty();
+           });
+  }
+
+  void StartAt(std::uint64_t step) {
+    first_step_ = step;
+    next_step_ = step;
+    for (WorkerPushes& worker : pushes_) worker = {.next = step, .beyond = {}};
+  }
+
+  // ---- pushes ----------------------------------------------------------------------------------------------------
+  void TakePush(const Peer& from, Request* request, std::vector<OutgoingReply>* out) {
+    WorkerPushes& worker = pushes_[request->stamp.worker];
+    const std::uint64_t step = request->stamp.step;
+    if (worker.Taken(step)) return Answer(from, *request, Ok(), out);
+    if (done_.has_value() && done_->stamp.worker == request->stamp.worker) done_.reset();
+    const bool alone = options_.num_workers == 1 && step == next_step_;
+    Status status = CheckRoom(*request);
+    if (options_.consistency != Consistency::kSync || alone) {
+      if (status.ok()) ApplyAlone(*request);
+    } else if (status.ok()) {
+      status = Buffer(request);
+    }
+    if (status.ok()) worker.Take(step);
+    Answer(from, *request, status, out);
+    if (status.ok()) Advance(out);
+  }
+
+  // Row numbers must not run out, whatever the other workers' pushes of the step hold.
+  [[nodiscard]] Status CheckRoom(const Request& request) const {
+    for (const TablePart& part : request.parts) {
+      if (tables_[part.table]->stats().rows + part.count * options_.num_workers <= kMaxTableRows) continue;
+      return InvalidInput("table '" + specs_[part.table].name + "' is full: a shard holds " +
+                          std::to_string(kMaxTableRows) + " rows of a table; use more servers or hash_buckets");
+    }
+    return Ok();
+  }
+
+  // The keys of one push are all different: nothing to sum.
+  void ApplyAlone(const Request& request) {
+    for (const TablePart& part : request.parts) Update(part, request.stamp.step);
+  }
+
+  void Update(const TablePart& part, std::uint64_t step) {
+    tables_[part.table]->Update(part.keys.View<std::uint64_t>(&keys_), part.rows.View<float>(&floats_), step);
+  }
+
+  Status Buffer(Request* request) {
+    const std::uint64_t bytes = FrameBytes(*request);
+    GM_RETURN_IF_ERROR(CheckBuffer(bytes));
+    KeepFrames(&request->parts);
+    std::vector<std::vector<TablePart>>& workers = buffered_[request->stamp.step];
+    workers.resize(options_.num_workers);
+    workers[request->stamp.worker] = std::move(request->parts);
+    buffered_bytes_ += bytes;
+    return Ok();
+  }
+
+  [[nodiscard]] Status CheckBuffer(std::uint64_t bytes) const {
+    if (buffered_bytes_ + bytes <= options_.max_buffered_bytes) return Ok();
+    return Unavailable("requests that wait would take " + std::to_string(buffered_bytes_ + bytes) + " bytes, limit " +
+                       std::to_string(options_.max_buffered_bytes) + "; use smaller batches or more servers");
+  }
+
+  // Goes on to the step that now is awaited, and answers whoever waited for it.
+  void Advance(std::vector<OutgoingReply>* out) {
+    std::uint64_t pushed = ~0ULL;  // every worker has pushed all steps before it
+    for (const WorkerPushes& worker : pushes_) pushed = std::min(pushed, worker.next);
+    if (options_.consistency == Consistency::kSync) {
+      while (next_step_ < pushed) {
+        ApplyBuffered(next_step_);
+        ++next_step_;
+        RunWaiting(out);
+      }
+    } else {
+      next_step_ = pushed;
+      RunWaiting(out);
+    }
+  }
+
+  // The pushes of one step: table by table, summed in worker order.
+  void ApplyBuffered(std::uint64_t step) {
+    const auto found = buffered_.find(step);
+    if (found == buffered_.end()) return;  // applied when it came
+    std::vector<std::vector<const TablePart*>> by_table(tables_.size());
+    for (const std::vector<TablePart>& worker : found->second) {
+      for (const TablePart& part : worker) {
+        if (part.count != 0) by_table[part.table].push_back(&part);
+        buffered_bytes_ -= part.keys.size() + part.rows.size();
+      }
+    }
+    for (const std::vector<const TablePart*>& parts : by_table) {
+      if (parts.size() == 1) Update(*parts[0], step);
+      if (parts.size() > 1) UpdateSummed(parts, step);
+    }
+    buffered_.erase(found);
+  }
+
+  void UpdateSummed(const std::vector<const TablePart*>& parts, std::uint64_t step) {
+    std::uint64_t max_keys = 0;
+    for (const TablePart* part : parts) max_keys += part->count;
+    const std::uint32_t table = parts[0]->table;
+    sum_.Reset(static_cast<std::size_t>(specs_[table].dim), max_keys);
+    for (const TablePart* part : parts) {
+      sum_.Add(part->keys.View<std::uint64_t>(&keys_), part->rows.View<float>(&floats_));
+    }
+    tables_[table]->Update(sum_.keys(), sum_.grads(), step);
+  }
+
+  // ---- requests that wait ----------------------------------------------------------------------------------------
+  void Wait(const Peer& from, Request request, std::vector<OutgoingReply>* out) {
+    const auto same = [&](const Waiting& waiting) {
+      return waiting.from.route == from.route && waiting.request.stamp.worker == request.stamp.worker &&
+             waiting.request.op == request.op && waiting.request.id == request.id;
+    };
+    if (std::any_of(waiting_.begin(), waiting_.end(), same)) return;  // sent again
+    const std::uint64_t bytes = FrameBytes(request);
+    const Status status = CheckBuffer(bytes);
+    if (!status.ok()) return Answer(from, request, status, out);
+    KeepFrames(&request.parts);
+    buffered_bytes_ += bytes;
+    waiting_.push_back({.from = from, .request = std::move(request), .bytes = bytes});
+  }
+
+  void RunWaiting(std::vector<OutgoingReply>* out) {
+    auto at = waiting_.begin();
+    while (at != waiting_.end()) {
+      if (!IsReady(at->request)) {
+        ++at;
+        continue;
+      }
+      const Waiting ready = std::move(*at);
+      waiting_.erase(at);
+      buffered_bytes_ -= ready.bytes;
+      Run(ready.from, ready.request, out);
+      at = waiting_.begin();  // a restore changes what is ready
+    }
+  }
+
+  // ---- requests --------------------------------------------------------------------------------------------------
+  void Run(const Peer& from, const Request& request, std::vector<OutgoingReply>* out) {
+    Reply reply = NewReply(request);
+    Status status;
+    switch (request.op) {
+      case Op::kHello:
+        reply.text = SpecDigest(specs_, options_.seed);
+        break;
+      case Op::kPull:
+        for (const TablePart& part : request.parts) reply.parts.push_back(Pull(part, request.mode));
+        break;
+      case Op::kReadStored:
+        for (const TablePart& part : request.parts) reply.parts.push_back(ReadStored(part));
+        break;
+      case Op::kStats:
+        reply.text = Stats();
+        break;
+      case Op::kCheckpoint:
+        status = WriteCheckpoint(request.text, &reply.text);
+        break;
+      case Op::kRestore:
+        status = Restore(request.text, request.stamp.step);
+        break;
+      case Op::kClear:
+        status = Clear(request.stamp.step);
+        break;
+      case Op::kPush:
+      case Op::kPrefetch:
+        break;  // never come here
+    }
+    if (!status.ok()) return Answer(from, request, status, out);
+    if (IsControl(request.op)) done_ = {.stamp = request.stamp, .text = request.text, .reply = reply};
+    out->push_back({.to = from, .reply = std::move(reply)});
+  }
+
+  static bool IsControl(Op op) { return op == Op::kCheckpoint || op == Op::kRestore || op == Op::kClear; }
+
+  [[nodiscard]] const DoneControl* FindDone(const Request& request) const {
+    if (!done_.has_value() || !IsControl(request.op)) return nullptr;
+    const bool same = done_->reply.op == request.op && done_->reply.id == request.id &&
+                      done_->stamp.worker == request.stamp.worker && done_->stamp.step == request.stamp.step &&
+                      done_->text == request.text;
+    return same ? &*done_ : nullptr;
+  }
+
+  TablePart Pull(const TablePart& asked, ReadMode mode) {
+    const auto dim = static_cast<std::size_t>(specs_[asked.table].dim);
+    TablePart part{.table = asked.table, .count = asked.count, .keys = {}, .rows = {}, .found = {}, .headers = {}};
+    std::span<float> rows;
+    std::span<std::uint8_t> found;
+    part.rows = NewFrame(asked.count * dim, &rows);
+    if (mode == ReadMode::kEval) part.found = NewFrame(asked.count, &found);
+    tables_[asked.table]->Read(asked.keys.View<std::uint64_t>(&keys_), mode, rows, found);
+    return part;
+  }
+
+  TablePart ReadStored(const TablePart& asked) {
+    const Table& table = *tables_[asked.table];
+    const auto floats = static_cast<std::size_t>(table.spec().dim + table.state_dim());
+    TablePart part{.table = asked.table, .count = asked.count, .keys = {}, .rows = {}, .found = {}, .headers = {}};
+    std::vector<float> rows(asked.count * floats, 0.0F);
+    std::vector<std::uint8_t> found(asked.count, 0);
+    std::vector<RowHeader> headers(asked.count);
+    const std::span<const std::uint64_t> keys = asked.keys.View<std::uint64_t>(&keys_);
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+      found[i] = table.ReadStored(keys[i], std::span(rows).subspan(i * floats, floats), &headers[i]) ? 1 : 0;
+    }
+    part.rows = Frame::Own(std::move(rows));
+    part.found = Frame::Own(std::move(found));
+    part.headers = Frame::Own(std::move(headers));
+    return part;
+  }
+
+  [[nodiscard]] std::string Stats() const {
+    nlohmann::ordered_json tables = nlohmann::ordered_json::array();
+    for (const auto& table : tables_) {
+      const TableStats stats = table->stats();
+      tables.push_back({{"name", table->spec().name},
+                        {"rows", stats.rows},
+                        {"dirty_rows", stats.dirty_rows},
+                        {"memory_bytes", stats.memory_bytes}});
+    }
+    const nlohmann::ordered_json json = {{"shard", options_.shard},
+                                         {"next_step", next_step_},
+                                         {"buffered_bytes", buffered_bytes_},
+                                         {"waiting_requests", waiting_.size()},
+                                         {"tables", std::move(tables)}};
+    // A table name that is not UTF-8 is shown as well as it can be.
+    return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+  }
+
+  // ---- checkpoints -----------------------------------------------------------------------------------------------
+  Status WriteCheckpoint(const std::string& ps_dir, std::string* report) {
+    if (ps_dir.empty()) return InvalidInput("a checkpoint needs a directory; name one");
+    GM_RETURN_IF_ERROR(MakeDirs(ps_dir));
+    GM_ASSIGN_OR_RETURN(const auto writer, store_->NewBulkWriter());
+    std::uint64_t rows = 0;
+    for (std::uint32_t number = 0; number < tables_.size(); ++number) {
+      Status status;
+      tables_[number]->ForEach(true, [&](std::uint64_t key, std::span<const float> values, const RowHeader& header) {
+        if (status.ok()) status = writer->Add({.table = number, .key = key}, values, header);
+        ++rows;
+      });
+      GM_RETURN_IF_ERROR(status);
+    }
+    GM_RETURN_IF_ERROR(writer->Finish());
+    const std::string dir = ps_dir + "/" + ShardDirName(options_.shard, options_.num_shards);
+    GM_RETURN_IF_ERROR(store_->Checkpoint(dir));
+    for (const auto& table : tables_) table->ClearDirty();
+    const nlohmann::ordered_json json = {{"shard", options_.shard}, {"rows_written", rows}};
+    *report = json.dump();
+    return Ok();
+  }
+
+  // Reads into new tables and a bulk write, so that a checkpoint that turns out damaged changes nothing.
+  Status Restore(const std::string& ps_dir, std::uint64_t step) {
+    GM_ASSIGN_OR_RETURN(const auto reader, CheckpointReader::Open(ps_dir));
+    GM_ASSIGN_OR_RETURN(const std::vector<std::uint32_t> numbers, MatchTables(reader->tables(), ps_dir));
+    GM_ASSIGN_OR_RETURN(const auto writer, store_->NewBulkWriter());
+    std::vector<std::unique_ptr<Table>> restored;
+    for (std::uint32_t number = 0; number < specs_.size(); ++number) {
+      GM_ASSIGN_OR_RETURN(auto table, Table::Create(specs_[number], options_.seed));
+      const auto take = [&](std::uint64_t key, std::span<const float> values, const RowHeader& header) {
+        table->PutStored(key, values, header);
+        return writer->Add({.table = number, .key = key}, values, header);
+      };
+      GM_RETURN_IF_ERROR(reader->Scan(numbers[number], FirstVshard(options_.shard), FirstVshard(options_.shard + 1),
+                                      take));
+      restored.push_back(std::move(table));
+    }
+    GM_RETURN_IF_ERROR(store_->DropAll());
+    GM_RETURN_IF_ERROR(writer->Finish());
+    tables_ = std::move(restored);
+    StartAt(step);
+    return Ok();
+  }
+
+  // The smallest vshard v with ShardOfVshard(v) >= shard.
+  [[nodiscard]] std::uint32_t FirstVshard(std::uint32_t shard) const {
+    return (shard * kNumVshards + options_.num_shards - 1) / options_.num_shards;
+  }
+
+  // The checkpoint's number of each of our tables, or a list of everything that differs.
+  [[nodiscard]] Result<std::vector<std::uint32_t>> MatchTables(const CheckpointTables& saved,
+                                                               const std::string& ps_dir) const {
+    std::map<std::string, std::uint32_t> saved_numbers;
+    for (std::uint32_t i = 0; i < saved.specs.size(); ++i) saved_numbers[saved.specs[i].name] = i;
+    std::vector<std::uint32_t> numbers;
+    std::string differences;
+    for (const TableSpec& spec : specs_) {
+      const auto found = saved_numbers.find(spec.name);
+      if (found == saved_numbers.end()) {
+        differences += "\n  table '" + spec.name + "' is not in the checkpoint";
+        continue;
+      }
+      const TableSpec& other = saved.specs[found->second];
+      numbers.push_back(found->second);
+      if (other.dim != spec.dim) {
+        differences += "\n  table '" + spec.name + "': embedding_dim is " + std::to_string(other.dim) +
+                       " in the checkpoint, " + std::to_string(spec.dim) + " here";
+      }
+      if (other.optimizer.type != spec.optimizer.type) {
+        differences += "\n  table '" + spec.name + "': the optimizer is " + other.optimizer.type +
+                       " in the checkpoint, " + spec.optimizer.type + " here";
+      }
+      saved_numbers.erase(found);
+    }
+    for (const auto& [name, number] : saved_numbers) differences += "\n  table '" + name + "' is only in the checkpoint";
+    if (differences.empty()) return numbers;
+    return InvalidInput("checkpoint " + ps_dir + " is of other tables; use its own config:" + differences);
+  }
+
+  Status Clear(std::uint64_t step) {
+    GM_RETURN_IF_ERROR(store_->DropAll());
+    for (const auto& table : tables_) table->Clear();
+    StartAt(step);
+    return Ok();
+  }
+
+  ShardOptions options_;
+  std::vector<TableSpec> specs_;
+  std::vector<std::unique_ptr<Table>> tables_;  // by number
+  std::unique_ptr<RowStore> store_;             // every row that is not dirty, and older versions of dirty ones
+  RequestChecker checker_;
+
+  std::uint64_t first_step_ = 0;  // at which the tables were restored or cleared
+  std::uint64_t next_step_ = 0;
+  std::vector<WorkerPushes> pushes_;                                      // by worker
+  std::map<std::uint64_t, std::vector<std::vector<TablePart>>> buffered_;  // sync: step -> worker -> parts
+  std::list<Waiting> waiting_;                                            // in the order they came
+  std::uint64_t buffered_bytes_ = 0;                                      // of buffered_ and waiting_
+  std::optional<DoneControl> done_;  // the last one, until its worker pushes again
+
+  GradientSum sum_;
+  std::vector<std::uint64_t> keys_;  // aligned copies, where frames are not
+  std::vector<float> floats_;
+};
+
+Status CheckOptions(const ShardOptions& options, const std::vector<TableSpec>& specs) {
+  if (options.num_shards < 1 || options.num_shards > kNumVshards || options.shard >= options.num_shards) {
+    return InvalidInput("shard " + std::to_string(options.shard) + " of " + std::to_string(options.num_shards) +
+                        " is not possible; a job has 1 to " + std::to_string(kNumVshards) + " shards");
+  }
+  if (options.num_workers < 1) return InvalidInput("a job without workers; give it one");
+  if (specs.size() > kMaxTablesPerRequest) {
+    return InvalidInput(std::to_string(specs.size()) + " tables, at most " + std::to_string(kMaxTablesPerRequest) +
+                        " are possible; let features share tables");
+  }
+  std::set<std::string> names;
+  for (const TableSpec& spec : specs) {
+    if (!names.insert(spec.name).second) return InvalidInput("two tables are named '" + spec.name + "'; rename one");
+  }
+  return Ok();
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Shard>> Shard::Create(const ShardOptions& options, std::vector<TableSpec> specs,
+                                             std::unique_ptr<RowStore> store) {
+  GM_RETURN_IF_ERROR(CheckOptions(options, specs));
+  std::vector<std::unique_ptr<Table>> tables;
+  std::vector<RequestChecker::TableShape> shapes;
+  for (const TableSpec& spec : specs) {
+    GM_ASSIGN_OR_RETURN(auto table, Table::Create(spec, options.seed));
+    shapes.push_back({.name = spec.name,
+                      .dim = static_cast<std::uint64_t>(spec.dim),
+                      .state_dim = static_cast<std::uint64_t>(table->state_dim())});
+    tables.push_back(std::move(table));
+  }
+  return std::unique_ptr<Shard>(std::make_unique<StepShard>(options, std::move(specs), std::move(tables),
+                                                            std::move(store),
+                                                            RequestChecker(options, std::move(shapes))));
+}
+
+}  // namespace gatemill::ps

@@ -1,0 +1,104 @@
+// The row store in memory: a sorted map with the behaviour of the one on disk.
+#include <algorithm>
+#include <cstddef>
+#include <map>
+#include <memory>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "common/file.h"
+#include "common/keys.h"
+#include "ps/store/row_store.h"
+
+namespace gatemill::ps {
+namespace {
+
+using Order = std::tuple<std::uint32_t, std::uint32_t, std::uint64_t>;  // table, vshard, key
+struct Row {
+  std::vector<float> values;
+  RowHeader header;
+};
+using Rows = std::map<Order, Row>;
+
+Order OrderOf(StoreKey key) { return {key.table, VshardOf(key.key), key.key}; }
+
+class MemoryBulkWriter final : public RowStore::BulkWriter {
+ public:
+  explicit MemoryBulkWriter(Rows* rows) : rows_(rows) {}
+
+  Status Add(StoreKey key, std::span<const float> values, const RowHeader& header) override {
+    const Order order = OrderOf(key);
+    if (!added_.empty() && added_.rbegin()->first >= order) {
+      return Internal("row store: rows added out of (table, vshard, key) order");
+    }
+    added_.emplace_hint(added_.end(), order, Row{{values.begin(), values.end()}, header});
+    return Ok();
+  }
+  Status Finish() override {
+    for (auto& [order, row] : added_) (*rows_)[order] = std::move(row);
+    added_.clear();
+    return Ok();
+  }
+
+ private:
+  Rows* rows_;
+  Rows added_;
+};
+
+class MemoryRowStore final : public RowStore {
+ public:
+  Result<std::unique_ptr<BulkWriter>> NewBulkWriter() override {
+    return std::unique_ptr<BulkWriter>(std::make_unique<MemoryBulkWriter>(&rows_));
+  }
+
+  Status MultiGet(std::span<const StoreKey> keys, const VisitFound& visit) override {
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+      const auto found = rows_.find(OrderOf(keys[i]));
+      if (found != rows_.end()) visit(i, found->second.values, found->second.header);
+    }
+    return Ok();
+  }
+
+  Status Scan(std::uint32_t table, std::uint32_t first_vshard, std::uint32_t end_vshard,
+              const VisitRow& visit) override {
+    const auto end = rows_.lower_bound({table, end_vshard, 0});
+    for (auto at = rows_.lower_bound({table, first_vshard, 0}); at != end && first_vshard < end_vshard; ++at) {
+      GM_RETURN_IF_ERROR(visit(std::get<2>(at->first), at->second.values, at->second.header));
+    }
+    return Ok();
+  }
+
+  // The same files as a store on disk writes: its rows go through one.
+  Status Checkpoint(const std::string& dir) override {
+    const std::string scratch = dir + ".scratch";
+    Status status = CheckpointThrough(scratch, dir);
+    const Status removed = RemoveTree(scratch);
+    return status.ok() ? removed : status;
+  }
+
+  Status DropAll() override {
+    rows_.clear();
+    return Ok();
+  }
+
+ private:
+  Status CheckpointThrough(const std::string& scratch, const std::string& dir) {
+    GM_ASSIGN_OR_RETURN(auto store, CreateRowStore(scratch));
+    GM_ASSIGN_OR_RETURN(auto writer, store->NewBulkWriter());
+    for (const auto& [order, row] : rows_) {
+      GM_RETURN_IF_ERROR(
+          writer->Add({.table = std::get<0>(order), .key = std::get<2>(order)}, row.values, row.header));
+    }
+    GM_RETURN_IF_ERROR(writer->Finish());
+    return store->Checkpoint(dir);
+  }
+
+  Rows rows_;
+};
+
+}  // namespace
+
+std::unique_ptr<RowStore> NewMemoryRowStore() { return std::make_unique<MemoryRowStore>(); }
+
+}  // namespace gatemill::ps

@@ -1,0 +1,269 @@
+// The row store on disk: the one file that includes RocksDB.
+//
+// Layout of a store's directory: db/ is RocksDB's, ingest/ holds SST files that are being written. A checkpoint is a
+// copy of db/ by hard links. Nothing is ever put: rows arrive only as ingested files, so there is no memtable to lose.
+#include <rocksdb/cache.h>
+#include <rocksdb/db.h>
+#include <rocksdb/env.h>
+#include <rocksdb/filter_policy.h>
+#include <rocksdb/options.h>
+#include <rocksdb/sst_file_writer.h>
+#include <rocksdb/table.h>
+#include <rocksdb/utilities/checkpoint.h>
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "common/file.h"
+#include "common/keys.h"
+#include "ps/store/record_format.h"
+#include "ps/store/row_store.h"
+
+namespace gatemill::ps {
+namespace {
+
+constexpr std::size_t kBlockCacheBytes = 16U << 20;
+constexpr double kBloomBitsPerKey = 10.0;
+constexpr std::size_t kMultiGetKeys = 512;               // one RocksDB call
+constexpr std::size_t kScanReadaheadBytes = 2U << 20;
+constexpr std::uint32_t kVshardsPerFileGroup = 16;       // a file ends only where such a group (or a table) ends
+constexpr std::uint64_t kMinFileBytes = 16ULL << 20;     // smaller ones go on into the next group
+
+// RocksDB would write its log beside the data, into checkpoints too.
+class SilentLogger final : public rocksdb::Logger {
+ public:
+  using rocksdb::Logger::Logv;
+  void Logv(const char* /*format*/, va_list /*arguments*/) override {}
+};
+
+rocksdb::Options StoreOptions() {
+  rocksdb::BlockBasedTableOptions table;
+  table.block_cache = rocksdb::NewLRUCache(kBlockCacheBytes);
+  table.filter_policy.reset(rocksdb::NewBloomFilterPolicy(kBloomBitsPerKey));
+  rocksdb::Options options;
+  options.create_if_missing = true;
+  options.compression = rocksdb::kNoCompression;  // floats of trained rows do not compress
+  options.info_log = std::make_shared<SilentLogger>();
+  options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
+  return options;
+}
+
+Status FromRocks(const rocksdb::Status& status, const std::string& path) {
+  if (status.ok()) return Ok();
+  const std::string message = "row store " + path + ": " + status.ToString();
+  if (status.IsCorruption()) return DataLoss(message + "; the files are damaged, use another checkpoint");
+  if (status.IsNoSpace()) return Internal(message + "; free disk space");
+  return Internal(message);
+}
+
+Status Unreadable(const std::string& path) {
+  return DataLoss("row store " + path + ": a record is damaged or of an unknown format; use another checkpoint");
+}
+
+rocksdb::Slice SliceOf(const RecordKey& key) { return {key.data(), key.size()}; }
+
+// Owned by a store; replaced as a whole by DropAll, which writers must survive.
+struct Database {
+  std::unique_ptr<rocksdb::DB> db;
+};
+
+class RocksBulkWriter final : public RowStore::BulkWriter {
+ public:
+  // Files are named `prefix`-0.sst, ...
+  RocksBulkWriter(Database* database, rocksdb::Options options, std::string prefix)
+      : database_(database), options_(std::move(options)), prefix_(std::move(prefix)) {}
+
+  ~RocksBulkWriter() override {
+    writer_.reset();
+    // What is left was not ingested; a file that stays behind goes with the scratch directory.
+    for (const std::string& file : files_) (void)RemoveTree(file);
+  }
+
+  Status Add(StoreKey key, std::span<const float> values, const RowHeader& header) override {
+    const RecordKey record_key = EncodeRecordKey(key);
+    const std::uint64_t group =
+        (static_cast<std::uint64_t>(key.table) << 32) | (VshardOf(key.key) / kVshardsPerFileGroup);
+    if (rows_ != 0 && SliceOf(last_key_).compare(SliceOf(record_key)) >= 0) {
+      return Internal("row store: rows added out of (table, vshard, key) order");
+    }
+    if (writer_ != nullptr && group != group_ && writer_->FileSize() >= kMinFileBytes) {
+      GM_RETURN_IF_ERROR(CloseFile());
+    }
+    if (writer_ == nullptr) GM_RETURN_IF_ERROR(OpenFile());
+    EncodeRecord(values, header, &record_);
+    GM_RETURN_IF_ERROR(FromRocks(writer_->Put(SliceOf(record_key), record_), files_.back()));
+    group_ = group;
+    last_key_ = record_key;
+    ++rows_;
+    return Ok();
+  }
+
+  Status Finish() override {
+    if (rows_ == 0) return Ok();
+    if (writer_ != nullptr) GM_RETURN_IF_ERROR(CloseFile());
+    if (database_->db == nullptr) return Internal("row store " + prefix_ + ": closed by an earlier failure");
+    rocksdb::IngestExternalFileOptions ingest;
+    ingest.move_files = true;
+    ingest.write_global_seqno = false;  // files stay as written: checkpoints link to them
+    GM_RETURN_IF_ERROR(FromRocks(database_->db->IngestExternalFile(files_, ingest), prefix_));
+    files_.clear();
+    rows_ = 0;
+    return Ok();
+  }
+
+ private:
+  Status OpenFile() {
+    files_.push_back(prefix_ + "-" + std::to_string(files_.size()) + ".sst");
+    writer_ = std::make_unique<rocksdb::SstFileWriter>(rocksdb::EnvOptions(), options_);
+    return FromRocks(writer_->Open(files_.back()), files_.back());
+  }
+  Status CloseFile() {
+    const Status status = FromRocks(writer_->Finish(), files_.back());
+    writer_.reset();
+    return status;
+  }
+
+  Database* database_;
+  rocksdb::Options options_;
+  std::string prefix_;
+  std::unique_ptr<rocksdb::SstFileWriter> writer_;
+  std::vector<std::string> files_;
+  std::uint64_t rows_ = 0;
+  std::uint64_t group_ = 0;
+  RecordKey last_key_{};
+  std::string record_;
+};
+
+class RocksRowStore final : public RowStore {
+ public:
+  // An empty `ingest_dir` makes the store read-only.
+  RocksRowStore(std::string db_dir, std::string ingest_dir)
+      : db_dir_(std::move(db_dir)), ingest_dir_(std::move(ingest_dir)), options_(StoreOptions()) {}
+
+  Status Open() {
+    rocksdb::DB* db = nullptr;
+    const rocksdb::Status status = ingest_dir_.empty() ? rocksdb::DB::OpenForReadOnly(options_, db_dir_, &db)
+                                                       : rocksdb::DB::Open(options_, db_dir_, &db);
+    database_.db.reset(db);
+    // A file that the store's own list names cannot be read: to a reader that is damage, whatever the system calls it.
+    if (ingest_dir_.empty() && !status.ok()) {
+      return DataLoss("row store " + db_dir_ + ": " + status.ToString() + "; use another checkpoint");
+    }
+    return FromRocks(status, db_dir_);
+  }
+
+  Result<std::unique_ptr<BulkWriter>> NewBulkWriter() override {
+    GM_RETURN_IF_ERROR(CheckWritable());
+    return std::unique_ptr<BulkWriter>(std::make_unique<RocksBulkWriter>(
+        &database_, options_, ingest_dir_ + "/" + std::to_string(next_writer_++)));
+  }
+
+  Status MultiGet(std::span<const StoreKey> keys, const VisitFound& visit) override {
+    GM_RETURN_IF_ERROR(CheckOpen());
+    std::vector<RecordKey> record_keys(kMultiGetKeys);
+    std::vector<rocksdb::Slice> slices(kMultiGetKeys);
+    std::vector<rocksdb::PinnableSlice> records(kMultiGetKeys);
+    std::vector<rocksdb::Status> statuses(kMultiGetKeys);
+    std::vector<float> values;
+    RowHeader header;
+    for (std::size_t begin = 0; begin < keys.size(); begin += kMultiGetKeys) {
+      const std::size_t count = std::min(kMultiGetKeys, keys.size() - begin);
+      for (std::size_t i = 0; i < count; ++i) {
+        record_keys[i] = EncodeRecordKey(keys[begin + i]);
+        slices[i] = SliceOf(record_keys[i]);
+        records[i].Reset();
+      }
+      database_.db->MultiGet(rocksdb::ReadOptions(), database_.db->DefaultColumnFamily(), count, slices.data(),
+                             records.data(), statuses.data());
+      for (std::size_t i = 0; i < count; ++i) {
+        if (statuses[i].IsNotFound()) continue;
+        GM_RETURN_IF_ERROR(FromRocks(statuses[i], db_dir_));
+        if (!DecodeRecord(records[i].ToStringView(), &values, &header)) return Unreadable(db_dir_);
+        visit(begin + i, values, header);
+      }
+    }
+    return Ok();
+  }
+
+  Status Scan(std::uint32_t table, std::uint32_t first_vshard, std::uint32_t end_vshard,
+              const VisitRow& visit) override {
+    GM_RETURN_IF_ERROR(CheckOpen());
+    if (first_vshard >= end_vshard) return Ok();
+    const RecordKey begin = FirstRecordKey(table, first_vshard);
+    const RecordKey end = FirstRecordKey(table, end_vshard);
+    const rocksdb::Slice upper = SliceOf(end);
+    rocksdb::ReadOptions read;
+    read.iterate_upper_bound = &upper;
+    read.readahead_size = kScanReadaheadBytes;
+    read.fill_cache = false;
+    const std::unique_ptr<rocksdb::Iterator> at(database_.db->NewIterator(read));
+    std::vector<float> values;
+    RowHeader header;
+    for (at->Seek(SliceOf(begin)); at->Valid(); at->Next()) {
+      StoreKey key;
+      if (!DecodeRecordKey(at->key().ToStringView(), &key) ||
+          !DecodeRecord(at->value().ToStringView(), &values, &header)) {
+        return Unreadable(db_dir_);
+      }
+      GM_RETURN_IF_ERROR(visit(key.key, values, header));
+    }
+    return FromRocks(at->status(), db_dir_);
+  }
+
+  Status Checkpoint(const std::string& dir) override {
+    GM_RETURN_IF_ERROR(CheckWritable());
+    GM_RETURN_IF_ERROR(CheckOpen());
+    if (FileExists(dir)) return InvalidInput("checkpoint directory " + dir + " exists already; give a new one");
+    rocksdb::Checkpoint* made = nullptr;
+    GM_RETURN_IF_ERROR(FromRocks(rocksdb::Checkpoint::Create(database_.db.get(), &made), dir));
+    const std::unique_ptr<rocksdb::Checkpoint> checkpoint(made);
+    return FromRocks(checkpoint->CreateCheckpoint(dir), dir);
+  }
+
+  // A new database: cheaper than deleting row by row, and the space is free at once (checkpoints keep their links).
+  Status DropAll() override {
+    GM_RETURN_IF_ERROR(CheckWritable());
+    database_.db.reset();
+    GM_RETURN_IF_ERROR(RemoveTree(db_dir_));
+    return Open();
+  }
+
+ private:
+  [[nodiscard]] Status CheckWritable() const {
+    return ingest_dir_.empty() ? Internal("row store " + db_dir_ + " is open for reading only") : Ok();
+  }
+  [[nodiscard]] Status CheckOpen() const {
+    return database_.db == nullptr ? Internal("row store " + db_dir_ + ": closed by an earlier failure") : Ok();
+  }
+
+  std::string db_dir_;
+  std::string ingest_dir_;
+  rocksdb::Options options_;
+  Database database_;
+  std::uint64_t next_writer_ = 0;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<RowStore>> CreateRowStore(const std::string& dir) {
+  GM_RETURN_IF_ERROR(RemoveTree(dir));
+  GM_RETURN_IF_ERROR(MakeDirs(dir + "/ingest"));
+  auto store = std::make_unique<RocksRowStore>(dir + "/db", dir + "/ingest");
+  GM_RETURN_IF_ERROR(store->Open());
+  return std::unique_ptr<RowStore>(std::move(store));
+}
+
+Result<std::unique_ptr<RowStore>> OpenRowStoreReadOnly(const std::string& dir) {
+  if (!FileExists(dir + "/CURRENT")) {
+    return InvalidInput(dir + " is no row store (it has no file CURRENT); give the directory of a checkpoint's shard");
+  }
+  auto store = std::make_unique<RocksRowStore>(dir, "");
+  GM_RETURN_IF_ERROR(store->Open());
+  return std::unique_ptr<RowStore>(std::move(store));
+}
+
+}  // namespace gatemill::ps

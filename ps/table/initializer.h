@@ -1,0 +1,32 @@
+// The first value of a row, as a pure function of (seed, table name, key).
+//
+// Element i of a row comes from the 64 random bits that (seed, table, key, i) name (uniform: a half of those of i / 2).
+// The normal distribution is Box and Muller's (1958) over logarithm and cosine series of our own: the C library's differ
+// in the last bit between instruction sets. Thread safety: const members touch only `row`.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include "common/config.h"
+#include "common/status.h"
+
+namespace gatemill::ps {
+
+class RowInitializer {
+ public:
+  // kInvalidInput for an unknown type or a scale that is negative or not finite.
+  static Status Check(const InitializerConfig& config);
+  // `config` has passed Check.
+  RowInitializer(const InitializerConfig& config, std::string_view table_name, std::uint64_t seed);
+  void Fill(std::uint64_t key, std::span<float> row) const;
+
+ private:
+  enum class Type { kZeros, kUniform, kNormal };
+  Type type_;
+  float scale_;
+  std::uint64_t stream_;  // of (seed, table name)
+};
+
+}  // namespace gatemill::ps

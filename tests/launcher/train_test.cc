@@ -1,0 +1,334 @@
+// Whole commands on small data: train, eval, predict, inspect, export; alone and under mpirun.
+
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "common/file.h"
+#include "tests/launcher/process.h"
+#include "tests/launcher/small_data.h"
+#include "worker/train/metrics.h"
+
+namespace gatemill::launcher {
+namespace {
+
+using nlohmann::json;
+
+constexpr int kSeconds = 120;
+
+struct Trained {
+  Finished done;
+  json result;
+};
+
+Trained Train(const std::vector<std::string>& prefix, const std::string& config, const std::string& run_dir,
+              const std::vector<std::string>& more = {}) {
+  std::vector<std::string> command = prefix;
+  for (const std::string& word : {Binary(), std::string("train"), config, std::string("--run-dir"), run_dir,
+                                  std::string("--json")}) {
+    command.push_back(word);
+  }
+  command.insert(command.end(), more.begin(), more.end());
+  Trained trained{.done = RunProgram(command, kSeconds), .result = {}};
+  trained.result = json::parse(LastLine(trained.done.out), nullptr, false);
+  return trained;
+}
+
+std::vector<std::string> MpirunPrefix(int ranks) { return Mpirun(ranks, {}); }
+
+json RunJson(const std::vector<std::string>& command) {
+  const Finished done = RunProgram(command, kSeconds);
+  EXPECT_EQ(done.exit_code, 0) << done.err;
+  return json::parse(LastLine(done.out), nullptr, false);
+}
+
+std::string Export(const std::string& run, const std::string& output) {
+  const Finished done = RunProgram(
+      {Binary(), "export", run, "--format", "safetensors", "--tables", "all", "--output", output}, kSeconds);
+  EXPECT_EQ(done.exit_code, 0) << done.err;
+  return *ReadFile(output);
+}
+
+TEST(Train, OneProcessTrainsAndTheRunCanBeUsed) {
+  const TestDir dir;
+  const std::string config = WriteSmallJob(dir);
+  const std::string run = dir.path() + "/run";
+  const Trained trained = Train({}, config, run);
+  ASSERT_EQ(trained.done.exit_code, 0) << trained.done.err;
+  const json& result = trained.result;
+  EXPECT_EQ(result.at("steps"), 3 * 32);
+  EXPECT_EQ(result.at("samples"), 3 * 2000);
+  EXPECT_EQ(result.at("run_dir"), run);
+  EXPECT_GT(result.at("samples_per_s").get<double>(), 0.0);
+  EXPECT_GT(result.at("tasks").at("click").at("auc").get<double>(), 0.75);
+  EXPECT_GT(result.at("test").at("buy").at("auc").get<double>(), 0.75);
+  for (const char* file : {"/config.yaml", "/metrics.jsonl", "/checkpoints/best/manifest.json"}) {
+    EXPECT_TRUE(FileExists(run + file)) << file;
+  }
+
+  const json eval = RunJson({Binary(), "eval", run, "--data", dir.path() + "/test.csv", "--json"});
+  EXPECT_EQ(eval.at("samples"), 500);
+  EXPECT_EQ(eval.at("tasks"), result.at("test"));
+
+  // predict writes the digits that eval judges.
+  const std::string output = dir.path() + "/scores.csv";
+  RunJson({Binary(), "predict", run, "--data", dir.path() + "/test.csv", "--output", output, "--columns", "click",
+           "--json"});
+  std::ifstream scores(output);
+  std::string line;
+  std::getline(scores, line);
+  EXPECT_EQ(line, "click,click,buy");
+  std::vector<float> predicted;
+  std::vector<float> labels;
+  while (std::getline(scores, line)) {
+    float label = 0;
+    float score = 0;
+    ASSERT_EQ(std::sscanf(line.c_str(), "%f,%f", &label, &score), 2);
+    labels.push_back(label);
+    predicted.push_back(score);
+  }
+  ASSERT_EQ(predicted.size(), 500U);
+  EXPECT_DOUBLE_EQ(*train::Auc(predicted, labels), eval.at("tasks").at("click").at("auc").get<double>());
+  EXPECT_DOUBLE_EQ(train::LogLoss(predicted, labels), eval.at("tasks").at("click").at("logloss").get<double>());
+
+  const json row = RunJson({Binary(), "inspect", run, "row", "--feature", "user", "--value", "u7", "--json"});
+  EXPECT_TRUE(row.at("found").get<bool>());
+  EXPECT_EQ(row.at("embedding").size(), 4U);
+  EXPECT_GT(row.at("updates").get<int>(), 10);
+  const json unseen = RunJson({Binary(), "inspect", run, "row", "--feature", "user", "--value", "nobody", "--json"});
+  EXPECT_FALSE(unseen.at("found").get<bool>());
+  const json summary = RunJson({Binary(), "inspect", run, "summary", "--json"});
+  EXPECT_EQ(summary.at("tables").at(0).at("table"), "user");
+  EXPECT_EQ(summary.at("tables").at(0).at("rows"), 40);
+
+  // A run is never overwritten.
+  const Trained again = Train({}, config, run);
+  EXPECT_EQ(again.done.exit_code, 2);
+  EXPECT_NE(again.done.err.find("holds a run already"), std::string::npos) << again.done.err;
+}
+
+TEST(Train, ParquetPredictionsHoldTheSameDigits) {
+  const TestDir dir;
+  const std::string config = WriteSmallJob(dir);
+  const std::string run = dir.path() + "/run";
+  ASSERT_EQ(Train({}, config, run, {"--set", "train.num_epochs=1"}).done.exit_code, 0);
+  const std::string output = dir.path() + "/scores.parquet";
+  const json result =
+      RunJson({Binary(), "predict", run, "--data", dir.path() + "/test.csv", "--output", output, "--json"});
+  EXPECT_EQ(result.at("samples"), 500);
+  const std::string bytes = *ReadFile(output);
+  ASSERT_GT(bytes.size(), 8U);
+  EXPECT_EQ(bytes.substr(0, 4), "PAR1");
+  EXPECT_EQ(bytes.substr(bytes.size() - 4), "PAR1");
+}
+
+TEST(Train, ResumedRunEndsWithTheBitsOfAnUndisturbedOne) {
+  const TestDir dir;
+  const std::string config = WriteSmallJob(dir);
+  const Trained whole = Train({}, config, dir.path() + "/whole");
+  ASSERT_EQ(whole.done.exit_code, 0) << whole.done.err;
+  const Trained half = Train({}, config, dir.path() + "/half", {"--set", "train.max_steps=45"});
+  ASSERT_EQ(half.done.exit_code, 0) << half.done.err;
+  EXPECT_EQ(half.result.at("steps"), 45);
+  // Going on past a finished run's end: the checkpoint says how far it came, the configuration how far to go.
+  const Trained rest = Train({}, config, dir.path() + "/rest",
+                             {"--resume", dir.path() + "/half/checkpoints/step-000000045"});
+  ASSERT_EQ(rest.done.exit_code, 0) << rest.done.err;
+  EXPECT_EQ(rest.result.at("steps"), 3 * 32);
+  EXPECT_EQ(Export(dir.path() + "/rest/checkpoints/step-000000096", dir.path() + "/rest.safetensors"),
+            Export(dir.path() + "/whole/checkpoints/step-000000096", dir.path() + "/whole.safetensors"));
+}
+
+TEST(Train, ManyRanksAgreeWithOneProcess) {
+  const TestDir dir;
+  const std::string config = WriteSmallJob(dir);
+  const Trained one = Train({}, config, dir.path() + "/one");
+  ASSERT_EQ(one.done.exit_code, 0) << one.done.err;
+  const Trained both = Train(MpirunPrefix(4), config, dir.path() + "/both");
+  ASSERT_EQ(both.done.exit_code, 0) << both.done.err;
+  const Trained split = Train(MpirunPrefix(5), config, dir.path() + "/split", {"--servers", "2"});
+  ASSERT_EQ(split.done.exit_code, 0) << split.done.err;
+  for (const Trained* many : {&both, &split}) {
+    EXPECT_EQ(many->result.at("steps"), one.result.at("steps"));
+    EXPECT_EQ(many->result.at("samples"), one.result.at("samples"));
+    for (const char* task : {"click", "buy"}) {
+      EXPECT_NEAR(many->result.at("test").at(task).at("auc").get<double>(),
+                  one.result.at("test").at(task).at("auc").get<double>(), 0.01);
+    }
+  }
+}
+
+TEST(Train, SyncBitsDoNotDependOnServersOrTransport) {
+  const TestDir dir;
+  const std::string config = WriteSmallJob(dir, 1000);
+  std::string first;
+  for (const char* transport : {"ipc", "tcp"}) {
+    for (int servers : {1, 2, 3}) {
+      const std::string name = std::string("/") + transport + std::to_string(servers);
+      const Trained trained =
+          Train(MpirunPrefix(3 + servers), config, dir.path() + name,
+                {"--servers", std::to_string(servers), "--set", std::string("ps.transport=") + transport, "--set",
+                 "train.num_epochs=1"});
+      ASSERT_EQ(trained.done.exit_code, 0) << trained.done.err;
+      const std::string exported = Export(dir.path() + name, dir.path() + name + ".safetensors");
+      ASSERT_GT(exported.size(), 1000U);
+      if (first.empty()) first = exported;
+      EXPECT_EQ(exported, first) << name;
+    }
+  }
+}
+
+TEST(Train, EncryptedTcpTrains) {
+  const TestDir dir;
+  const std::string config = WriteSmallJob(dir, 500);
+  const Trained trained = Train(MpirunPrefix(2), config, dir.path() + "/run",
+                                {"--set", "ps.transport=tcp", "--set", "ps.encryption=on", "--set", "train.num_epochs=1"});
+  EXPECT_EQ(trained.done.exit_code, 0) << trained.done.err;
+}
+
+TEST(Train, BoundedAndAsyncTrain) {
+  const TestDir dir;
+  const std::string config = WriteSmallJob(dir);
+  for (const char* consistency : {"async", "{bounded: 2}"}) {
+    const std::string run = dir.path() + "/" + std::string(consistency).substr(0, 2);
+    const Trained trained =
+        Train(MpirunPrefix(3), config, run, {"--set", std::string("train.consistency=") + consistency});
+    ASSERT_EQ(trained.done.exit_code, 0) << trained.done.err;
+    EXPECT_GT(trained.result.at("test").at("click").at("auc").get<double>(), 0.75);
+  }
+}
+
+TEST(Train, EveryModelTypeAndOptimizerTrains) {
+  const TestDir dir;
+  const std::string config = WriteSmallJob(dir);
+  const auto auc = [&](const std::string& name, const std::vector<std::string>& sets) {
+    std::vector<std::string> more;
+    for (const std::string& set : sets) {
+      more.emplace_back("--set");
+      more.push_back(set);
+    }
+    const Trained trained = Train({}, config, dir.path() + "/" + name, more);
+    EXPECT_EQ(trained.done.exit_code, 0) << trained.done.err;
+    return trained.done.exit_code == 0 ? trained.result.at("test").at("click").at("auc").get<double>() : 0.0;
+  };
+  for (const char* type : {"single", "shared_bottom", "omoe", "mmoe"}) {
+    EXPECT_GT(auc(type, {std::string("model.type=") + type}), 0.75) << type;
+  }
+  EXPECT_GT(auc("bn", {"model.expert_mlp.use_bn=true", "model.gate_mlp={hidden_units: [8]}"}), 0.75);
+  for (const char* sparse : {"{type: sgd, lr: 1.0}", "{type: adagrad, lr: 0.05}", "{type: adam, lr: 0.005}",
+                             "{type: ftrl, lr: 0.3}"}) {
+    const std::string name = std::string(sparse).substr(7, 4);
+    EXPECT_GT(auc("sparse-" + name, {std::string("train.sparse_optimizer=") + sparse}), 0.75) << sparse;
+  }
+  for (const char* dense : {"{type: sgd, lr: 0.3}", "{type: adagrad, lr: 0.02}", "{type: adamw, lr: 0.005}"}) {
+    const std::string name = std::string(dense).substr(7, 5);
+    EXPECT_GT(auc("dense-" + name, {std::string("train.dense_optimizer=") + dense}), 0.75) << dense;
+  }
+}
+
+TEST(Train, BatchOfOneAndUnevenTailsTrain) {
+  const TestDir dir;
+  const std::string config = WriteSmallJob(dir, 65);
+  const Trained trained = Train(MpirunPrefix(3), config, dir.path() + "/run",
+                                {"--set", "train.num_epochs=2", "--set", "model.expert_mlp.use_bn=true"});
+  ASSERT_EQ(trained.done.exit_code, 0) << trained.done.err;
+  EXPECT_EQ(trained.result.at("samples"), 130);
+  EXPECT_EQ(trained.result.at("steps"), 4);
+}
+
+TEST(Train, OneClassAucIsNullAndWarnedAbout) {
+  const TestDir dir;
+  const std::string config = WriteSmallJob(dir);
+  std::string valid = "user,item,tags,price,click,buy\n";
+  for (int i = 0; i < 50; ++i) valid += "u" + std::to_string(i) + ",1,,5," + std::to_string(i % 2) + ",0\n";
+  (void)dir.Write("valid.csv", valid);
+  const Trained trained = Train({}, config, dir.path() + "/run");
+  ASSERT_EQ(trained.done.exit_code, 0) << trained.done.err;
+  EXPECT_TRUE(trained.result.at("tasks").at("buy").at("auc").is_null());
+  EXPECT_FALSE(trained.result.at("tasks").at("click").at("auc").is_null());
+  EXPECT_NE(trained.done.err.find("task buy: the valid part has one class only"), std::string::npos);
+}
+
+TEST(Train, ALossThatIsNoNumberStopsTheRunAndNamesTheFeature) {
+  const TestDir dir;
+  const std::string config = WriteSmallJob(dir);
+  const Trained trained =
+      Train({}, config, dir.path() + "/run",
+            {"--set", "train.dense_optimizer={type: sgd, lr: 1.0e+30}", "--set", "train.sparse_optimizer={type: sgd, lr: 1.0e+30}"});
+  EXPECT_EQ(trained.done.exit_code, 1);
+  EXPECT_NE(trained.done.err.find("the loss of task "), std::string::npos) << trained.done.err;
+  EXPECT_NE(trained.done.err.find("step "), std::string::npos);
+  EXPECT_NE(trained.done.err.find("largest gradient belongs to feature "), std::string::npos);
+}
+
+// What a job may leave behind in the temporary directory.
+std::vector<std::string> Leftovers() {
+  std::vector<std::string> found;
+  for (const auto& entry : std::filesystem::directory_iterator(std::filesystem::temp_directory_path())) {
+    const std::string name = entry.path().filename().string();
+    if (name.starts_with("gatemill-") && !name.starts_with("gatemill-test-")) found.push_back(name);
+  }
+  return found;
+}
+
+std::vector<pid_t> RanksOf(const std::string& run_dir) {
+  std::vector<pid_t> ranks;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
+    const std::string name = entry.path().filename().string();
+    if (name.find_first_not_of("0123456789") != std::string::npos) continue;
+    std::ifstream file(entry.path() / "cmdline", std::ios::binary);
+    std::stringstream text;
+    text << file.rdbuf();
+    const std::string command = text.str();
+    if (command.starts_with(Binary()) && command.find(run_dir) != std::string::npos) ranks.push_back(std::stoi(name));
+  }
+  return ranks;
+}
+
+TEST(Train, WhenARankDiesAllEndWithTheCauseAndLeaveNothing) {
+  const std::vector<std::string> before = Leftovers();
+  const TestDir dir;
+  const std::string config = WriteSmallJob(dir);
+  const std::string run = dir.path() + "/run";
+  const TestDir output;
+  Process job(Mpirun(4, {Binary(), "train", config, "--run-dir", run, "--servers", "1", "--set", "train.num_epochs=100000"}),
+              output.path());
+  ASSERT_TRUE(job.WaitForErr("epoch 2 valid", 60)) << job.Err();
+  const std::vector<pid_t> ranks = RanksOf(run);
+  ASSERT_EQ(ranks.size(), 4U);
+  ::kill(ranks[2], SIGKILL);
+  const auto killed = std::chrono::steady_clock::now();
+  const Finished done = job.Wait(20);
+  EXPECT_LT(std::chrono::steady_clock::now() - killed, std::chrono::seconds(10));
+  EXPECT_GT(done.exit_code, 0) << done.err;
+  EXPECT_TRUE(done.err.find("gone") != std::string::npos || done.err.find("signal 9") != std::string::npos) << done.err;
+  EXPECT_TRUE(RanksOf(run).empty());
+  EXPECT_EQ(Leftovers(), before);
+}
+
+TEST(Train, CtrlCStopsCleanly) {
+  const std::vector<std::string> before = Leftovers();
+  for (const int ranks : {1, 3}) {
+    const TestDir dir;
+    const std::string config = WriteSmallJob(dir);
+    const std::string run = dir.path() + "/run";
+    const TestDir output;
+    const std::vector<std::string> train{Binary(), "train", config, "--run-dir", run, "--set", "train.num_epochs=100000"};
+    Process job(ranks == 1 ? train : Mpirun(ranks, train), output.path());
+    ASSERT_TRUE(job.WaitForErr("epoch 2 valid", 60)) << job.Err();
+    job.Signal(SIGINT);
+    const Finished done = job.Wait(10);
+    EXPECT_GT(done.exit_code, 0) << done.err;
+    EXPECT_TRUE(RanksOf(run).empty());
+    EXPECT_TRUE(FileExists(run + "/checkpoints/best/manifest.json"));
+    EXPECT_EQ(Leftovers(), before);
+  }
+}
+
+}  // namespace
+}  // namespace gatemill::launcher
