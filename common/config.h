@@ -217,6 +217,14 @@ struct Config {
 // Reads `path`, applies overrides ("train.seed=2", "tasks.income.weight=2", "model.gate_mlp=null"; the value is YAML)
 // and checks everything that can be checked without the data. kInvalidInput lists every mistake.
 Result<Config> LoadConfig(const std::string& path, const std::vector<std::string>& overrides);
+// What was read beside what is wrong with it, for `check`, which goes on to the data: a value with a mistake has its
+// default. `readable`: the file is a YAML map at all.
+struct ConfigReading {
+  Config config;
+  Status status;
+  bool readable = false;
+};
+ConfigReading ReadConfig(const std::string& path, const std::vector<std::string>& overrides);
 // The same from text; `path` is only named in messages.
 Result<Config> ParseConfig(const std::string& yaml, const std::string& path, const std::vector<std::string>& overrides);
 // The whole configuration with every default written out; ParseConfig of it gives an equal Config.

@@ -100,6 +100,9 @@ class Checker {
       CheckColumns(feature, key);
       CheckBucketize(feature, key);
       CheckDistinct(feature.transform, key + ".transform");
+      const auto log1p = std::find(feature.transform.begin(), feature.transform.end(), "log1p");
+      Require(log1p == feature.transform.end() || log1p == feature.transform.begin(), key + ".transform",
+              "log1p must come first: it is for the numbers as they are in the data");
       if (feature.type == FeatureType::kSparse) CheckTableUse(feature, key);
     }
   }
@@ -162,10 +165,10 @@ class Checker {
       if (feature.embedding_dim > 0) ClaimDim(feature, name, table, key);
       uses_[name].key = key;
       if (table != nullptr && feature.table.empty()) {
-        Require(feature.hash_buckets == 0 || table->hash_buckets == 0 || feature.hash_buckets == table->hash_buckets,
-                key + ".hash_buckets", Differs("hash_buckets", name, feature.hash_buckets, table->hash_buckets));
-        Require(feature.oov_buckets == 0 || table->oov_buckets == 0 || feature.oov_buckets == table->oov_buckets,
-                key + ".oov_buckets", Differs("oov_buckets", name, feature.oov_buckets, table->oov_buckets));
+        Require(feature.hash_buckets == 0 || feature.hash_buckets == table->hash_buckets, key + ".hash_buckets",
+                Differs("hash_buckets", name, feature.hash_buckets, table->hash_buckets));
+        Require(feature.oov_buckets == 0 || feature.oov_buckets == table->oov_buckets, key + ".oov_buckets",
+                Differs("oov_buckets", name, feature.oov_buckets, table->oov_buckets));
       }
     }
     Require(!tables.empty() || feature.embedding_dim > 0 || feature.columns.empty(), key + ".embedding_dim",
@@ -244,12 +247,8 @@ class Checker {
     const bool has_experts = model.type == "mmoe" || model.type == "omoe";
     Require(!has_experts || !model.expert_mlp.hidden_units.empty(), "model.expert_mlp.hidden_units",
             "is empty; an expert has at least one layer");
-    Require(model.type != "shared_bottom" || (model.bottom_mlp && !model.bottom_mlp->hidden_units.empty()),
-            "model.bottom_mlp",
-            "is missing; shared_bottom is nothing without it, write bottom_mlp: {hidden_units: [64, 32]}");
-    Require(model.type != "single" || config_.tasks.size() <= 1, "model.type",
-            "single is for one task, the configuration has " + std::to_string(config_.tasks.size()) +
-                "; choose shared_bottom, omoe or mmoe, or keep one task");
+    Require(model.type != "single" || !model.bottom_mlp, "model.bottom_mlp",
+            "single shares nothing between tasks; remove it, or choose shared_bottom");
   }
 
   void CheckMlp(const MlpConfig& mlp, const std::string& key) {

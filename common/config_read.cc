@@ -449,10 +449,22 @@ void FillDefaults(Config* config) {
   for (FeatureConfig& feature : config->features) std::erase(feature.transform, "none");
 }
 
-}  // namespace
+// The part of reading that goes on after mistakes.
+Status ReadDocument(YamlNode root, const std::string& path, const std::vector<std::string>& overrides, Config* config) {
+  Mistakes mistakes(path);
+  FindDuplicates(root, "", &mistakes);
+  for (const std::string& text : overrides) ApplyOverride(text, &root, &mistakes);
+  config->path = path;
+  SectionReader reader(root, "", &mistakes);
+  Describe(reader, *config);
+  reader.Finish();
+  FillDefaults(config);
+  CheckConfig(
+      *config, [&](const std::string& key) { return LocateKey(root, key); }, &mistakes);
+  return mistakes.ToStatus();
+}
 
-Result<Config> ParseConfig(const std::string& yaml, const std::string& path,
-                           const std::vector<std::string>& overrides) {
+Result<YamlNode> ParseDocument(const std::string& yaml, const std::string& path) {
   GM_ASSIGN_OR_RETURN(YamlNode root, ParseYaml(yaml, path));
   if (root.kind == Kind::kNull) {
     return InvalidInput(path + ": is empty; `gatemill init FILE --labels a,b` drafts a configuration from a data file");
@@ -460,26 +472,37 @@ Result<Config> ParseConfig(const std::string& yaml, const std::string& path,
   if (root.kind != Kind::kMap) {
     return InvalidInput(path + ":1:1: must be a map with data, features, model, tasks and train, found " + Found(root));
   }
-  Mistakes mistakes(path);
-  FindDuplicates(root, "", &mistakes);
-  for (const std::string& text : overrides) ApplyOverride(text, &root, &mistakes);
+  return root;
+}
 
+Result<std::string> ReadText(const std::string& path) {
+  Result<std::string> text = ReadFile(path);
+  if (!text.ok()) return InvalidInput(text.status().message() + "; give the path of a configuration");
+  return text;
+}
+
+}  // namespace
+
+Result<Config> ParseConfig(const std::string& yaml, const std::string& path,
+                           const std::vector<std::string>& overrides) {
+  GM_ASSIGN_OR_RETURN(YamlNode root, ParseDocument(yaml, path));
   Config config;
-  config.path = path;
-  SectionReader reader(root, "", &mistakes);
-  Describe(reader, config);
-  reader.Finish();
-  FillDefaults(&config);
-  CheckConfig(
-      config, [&](const std::string& key) { return LocateKey(root, key); }, &mistakes);
-  GM_RETURN_IF_ERROR(mistakes.ToStatus());
+  GM_RETURN_IF_ERROR(ReadDocument(std::move(root), path, overrides, &config));
   return config;
 }
 
 Result<Config> LoadConfig(const std::string& path, const std::vector<std::string>& overrides) {
-  Result<std::string> text = ReadFile(path);
-  if (!text.ok()) return InvalidInput(text.status().message() + "; give the path of a configuration");
-  return ParseConfig(*text, path, overrides);
+  GM_ASSIGN_OR_RETURN(const std::string text, ReadText(path));
+  return ParseConfig(text, path, overrides);
+}
+
+ConfigReading ReadConfig(const std::string& path, const std::vector<std::string>& overrides) {
+  ConfigReading reading;
+  const Result<std::string> text = ReadText(path);
+  Result<YamlNode> root = text.ok() ? ParseDocument(*text, path) : Result<YamlNode>(text.status());
+  reading.readable = root.ok();
+  reading.status = root.ok() ? ReadDocument(std::move(*root), path, overrides, &reading.config) : root.status();
+  return reading;
 }
 
 }  // namespace gatemill

@@ -302,7 +302,9 @@ void Describe(V& v, BucketizeConfig& c) {
 
 template <class V>
 void Describe(V& v, FeatureConfig& c) {
-  v.Title("feature", "An entry of the list `features:`; it may stand for many columns. Their order is the order of x.");
+  v.Title("feature",
+          "An entry of the list `features:`; it may stand for many columns. x is the embeddings, in this "
+          "order, then the numbers, in this order.");
   v.Field(c.type, {.name = "type",
                    .foreign = {{"feature_type"}, {"kind"}, {"feature_class"}},
                    .doc = "sparse: ids, each with an embedding; dense: numbers."});
@@ -371,7 +373,7 @@ void Describe(V& v, FeatureConfig& c) {
            .applies = !is_sparse,
            .when = "type: dense",
            .foreign = {{"transforms"}, {"normalize"}, {"normalizer"}, {"scaler"}, {"preprocess"}, {"norm"}},
-           .doc = "In order; statistics are the training part's. log1p: sign(v) log(1 + |v|); minmax: to "
+           .doc = "In order; statistics are the training part's. log1p: log(1 + v), first of all; minmax: to "
                   "[0, 1], clipped to the range seen in training; zscore: (v - mean) / deviation."});
 }
 
@@ -419,15 +421,17 @@ void Describe(V& v, ModelConfig& c) {
           {.name = "type",
            .choices = {"single", "shared_bottom", "omoe", "mmoe"},
            .foreign = {{"name"}, {"model_name"}, {"model_type"}, {"arch"}, {"architecture"}, {"model"}},
-           .doc = "single: one task, bottom and tower; shared_bottom: one bottom, a tower a task; omoe: experts under "
-                  "one gate that all tasks share; mmoe: a gate a task (Ma et al., KDD 2018)."});
+           .doc = "single: an expert_mlp and a tower for each task, nothing shared; shared_bottom: one bottom, a "
+                  "tower a task; omoe: experts under one gate that all tasks share; mmoe: a gate a task (Ma et "
+                  "al., KDD 2018)."});
   v.Field(c.bottom_mlp, {.name = "bottom_mlp",
                          .foreign = {{"bottom"},
                                      {"shared_mlp"},
                                      {"shared_bottom"},
                                      {"bottom_dnn_hidden_units", "bottom_mlp.hidden_units"},
                                      {"dnn_hidden_units", "bottom_mlp.hidden_units"}},
-                         .doc = "Under the experts; of shared_bottom the bottom itself. null: none."});
+                         .doc = "Under the experts; of shared_bottom the bottom itself. null: none, shared_bottom: "
+                                "expert_mlp. Not single."});
   v.Field(c.num_expert, {.name = "num_expert",
                          .min = 1,
                          .max = kMaxExperts,
@@ -438,7 +442,7 @@ void Describe(V& v, ModelConfig& c) {
                                      {"expert_params"},
                                      {"expert_dnn_hidden_units", "expert_mlp.hidden_units"},
                                      {"expert_hidden_units", "expert_mlp.hidden_units"}},
-                         .doc = "Each expert. omoe, mmoe."});
+                         .doc = "Each expert. omoe, mmoe; single: under each tower."});
   v.Field(c.gate_mlp, {.name = "gate_mlp",
                        .foreign = {{"gate"},
                                    {"gate_params"},

@@ -45,7 +45,7 @@ class RandomConfig {
     c.data.shuffle = Flip();
     for (int i = 0; i < 3; ++i) AddFeature(&c, i);
     c.model = Model();
-    for (int i = 0; i < (c.model.type == "single" ? 1 : 3); ++i) AddTask(&c, i);
+    for (int i = 0; i < 3; ++i) AddTask(&c, i);
     c.train = Train(!c.data.valid.empty() || c.data.split.ratio < 1);
     c.ps.transport = Pick({"auto", "inproc", "ipc", "tcp"});
     c.ps.deadline_ms = 1 + static_cast<int>(Below(1000));
@@ -75,7 +75,7 @@ class RandomConfig {
   ModelConfig Model() {
     ModelConfig model;
     model.type = Pick({"single", "shared_bottom", "omoe", "mmoe"});
-    if (Flip() || model.type == "shared_bottom") model.bottom_mlp = Mlp();
+    if (Flip() && model.type != "single") model.bottom_mlp = Mlp();
     if (Flip()) model.gate_mlp = Mlp();
     model.num_expert = 1 + static_cast<int>(Below(16));
     model.expert_mlp = Mlp();

@@ -230,6 +230,20 @@ TEST(ConfigReadTest, DocumentsThatAreNone) {
   ExpectSays(missing.status().message(), "/nowhere/c.yaml");
 }
 
+TEST(ConfigReadTest, ReadConfigKeepsWhatIsRight) {
+  const std::string path = testing::TempDir() + "/config_read_test_partly.yaml";
+  ASSERT_TRUE(WriteFileAtomic(path, SmallYaml("model: {num_expert: many, type: omoe}\n")).ok());
+  const ConfigReading reading = ReadConfig(path, {});
+  EXPECT_TRUE(reading.readable);
+  ExpectSays(reading.status.message(), "must be a whole number, found many");
+  EXPECT_EQ(reading.config.model.num_expert, 8);
+  EXPECT_EQ(reading.config.model.type, "omoe");
+  EXPECT_EQ(reading.config.features.size(), 2U);
+  std::filesystem::remove(path);
+  EXPECT_FALSE(ReadConfig(path, {}).readable);
+  EXPECT_EQ(ReadConfig(path, {}).status.code(), Code::kInvalidInput);
+}
+
 TEST(ConfigReadTest, LoadsAFile) {
   const std::string path = testing::TempDir() + "/config_read_test.yaml";
   ASSERT_TRUE(WriteFileAtomic(path, SmallYaml()).ok());

@@ -1,0 +1,423 @@
+// gatemill check CONFIG: what would be trained, and every mistake in it at once. gatemill check CHECKPOINT: is it
+// whole?
+
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "common/config.h"
+#include "common/file.h"
+#include "launcher/command.h"
+#include "launcher/output.h"
+#include "ps/table/optimizer.h"
+#include "worker/data/part_reader.h"
+#include "worker/data/profile.h"
+#include "worker/data/schema.h"
+#include "worker/model/dense_model.h"
+#include "worker/train/checkpoint.h"
+
+namespace gatemill::launcher {
+namespace {
+
+using nlohmann::json;
+
+// Beside its numbers a row in memory has a key, a header and its share of the index.
+constexpr std::int64_t kRowOverheadBytes = 32;
+
+struct CheckArgs {
+  std::string path;
+  std::vector<std::string> overrides;
+  bool data = false;
+  bool json = false;
+};
+
+std::string BytesText(double bytes) {
+  static constexpr const char* kUnits[] = {"bytes", "KiB", "MiB", "GiB", "TiB"};
+  std::size_t unit = 0;
+  for (; bytes >= 1024.0 && unit + 1 < std::size(kUnits); ++unit) bytes /= 1024.0;
+  char text[32];
+  std::snprintf(text, sizeof(text), unit == 0 ? "%.0f %s" : "%.1f %s", bytes, kUnits[unit]);
+  return text;
+}
+
+std::string WithCommas(std::int64_t number) {
+  std::string text = std::to_string(number);
+  for (std::size_t at = text.size(); at > 3; at -= 3) text.insert(at - 3, ",");
+  return text;
+}
+
+std::string ShapeText(const std::vector<std::int64_t>& shape) {
+  std::string text;
+  for (const std::int64_t size : shape) text += (text.empty() ? "" : " x ") + std::to_string(size);
+  return text;
+}
+
+// The lines of `message` that only the data can tell: what the configuration alone shows is in its own mistakes.
+std::string ColumnMistakes(const std::string& message) {
+  std::string kept;
+  for (std::size_t begin = 0; begin < message.size();) {
+    const std::size_t end = std::min(message.find('\n', begin), message.size());
+    const std::string line = message.substr(begin, end - begin);
+    if (line.find("no column") != std::string::npos) kept += "\n" + line;
+    begin = end + 1;
+  }
+  return kept;
+}
+
+// Everything that is known before training starts.
+struct Plan {
+  Config config;
+  data::Schema schema;
+  std::vector<model::Parameter> parameters;
+  std::int64_t numbers = 0;  // in all parameters
+};
+
+Result<Plan> MakePlan(const CheckArgs& args) {
+  ConfigReading reading = ReadConfig(args.path, args.overrides);
+  if (!reading.readable) return reading.status;
+  std::string mistakes = reading.status.message();
+  const auto add = [&](const std::string& text) {
+    if (!text.empty()) mistakes += (mistakes.empty() || text[0] == '\n' ? "" : "\n") + text;
+  };
+  Plan plan;
+  if (!reading.config.data.train.empty()) {
+    const Result<std::vector<std::string>> columns = data::ReadColumnNames(reading.config.data);
+    if (!columns.ok()) {
+      add(columns.status().message());
+    } else {
+      Result<data::Schema> schema = data::ResolveSchema(reading.config, *columns);
+      if (!schema.ok()) {
+        add(reading.status.ok() ? schema.status().message() : ColumnMistakes(schema.status().message()));
+      } else {
+        plan.schema = std::move(*schema);
+      }
+    }
+  }
+  for (const auto& [part, name] :
+       {std::pair{&reading.config.data.valid, "data.valid"}, {&reading.config.data.test, "data.test"}}) {
+    if (part->empty()) continue;
+    const Result<std::vector<std::string>> files = data::ExpandFiles(reading.config.data, *part, name);
+    if (!files.ok()) add(files.status().message());
+  }
+  if (!mistakes.empty()) return InvalidInput(mistakes);
+  plan.config = std::move(reading.config);
+  model::ModelSpec spec;
+  spec.x_dim = plan.schema.x_dim();
+  spec.model = plan.config.model;
+  spec.tasks = plan.config.tasks;
+  spec.optimizer = plan.config.train.dense_optimizer;
+  plan.parameters = model::DescribeParameters(spec);
+  for (const model::Parameter& parameter : plan.parameters) {
+    std::int64_t size = 1;
+    for (const std::int64_t side : parameter.shape) size *= side;
+    plan.numbers += size;
+  }
+  if (plan.numbers == 0)
+    return InvalidInput(args.path + ": model: these sizes make no model; use fewer or smaller layers");
+  return plan;
+}
+
+// ---- what it says ---------------------------------------------------------------------------------------------------
+
+// State floats that the dense optimizer keeps for each parameter.
+int DenseStateDim(const DenseOptimizerConfig& optimizer) {
+  if (optimizer.type == "adam" || optimizer.type == "adamw") return 2;
+  return optimizer.type == "adagrad" || optimizer.momentum > 0.0 ? 1 : 0;
+}
+
+Result<json> DataJson(const Config& config) {
+  json files = json::array();
+  const std::pair<const PartConfig*, std::string> parts[] = {
+      {&config.data.train, "train"}, {&config.data.valid, "valid"}, {&config.data.test, "test"}};
+  for (const auto& [part, name] : parts) {
+    if (part->empty()) continue;
+    GM_ASSIGN_OR_RETURN(const std::vector<std::string> paths, data::ExpandFiles(config.data, *part, "data." + name));
+    for (const std::string& path : paths) {
+      GM_ASSIGN_OR_RETURN(const std::uint64_t bytes, FileSize(path));
+      files.push_back({{"part", name}, {"path", path}, {"bytes", bytes}, {"where", part->where}});
+    }
+  }
+  return files;
+}
+
+json FeaturesJson(const data::Schema& schema) {
+  json features = json::array();
+  for (const data::SparseFeature& feature : schema.sparse) {
+    const std::string kind = !feature.bucketize.empty() ? "bucket" : feature.separator.empty() ? "id" : "list";
+    features.push_back({{"name", feature.name},
+                        {"column", feature.column},
+                        {"kind", kind},
+                        {"table", schema.tables[feature.table].name},
+                        {"dim", feature.dim},
+                        {"x", feature.x_offset}});
+  }
+  for (const data::DenseFeature& feature : schema.dense) {
+    features.push_back({{"name", feature.name},
+                        {"column", feature.column},
+                        {"kind", feature.bucketize.empty() ? "number" : "one-hot"},
+                        {"table", nullptr},
+                        {"dim", feature.width},
+                        {"x", feature.x_offset}});
+  }
+  return features;
+}
+
+Result<json> TablesJson(const data::Schema& schema) {
+  json tables = json::array();
+  for (std::size_t t = 0; t < schema.tables.size(); ++t) {
+    const ps::TableSpec& spec = schema.server_tables[t];
+    GM_ASSIGN_OR_RETURN(const auto optimizer, ps::NewSparseOptimizer(spec.optimizer));
+    const int state_dim = optimizer->state_dim(spec.dim);
+    tables.push_back({{"name", spec.name},
+                      {"dim", spec.dim},
+                      {"optimizer", spec.optimizer.type},
+                      {"state_dim", state_dim},
+                      {"bytes_per_row", 4 * (spec.dim + state_dim) + kRowOverheadBytes},
+                      {"hash_buckets", schema.tables[t].hash_buckets},
+                      {"oov_buckets", schema.tables[t].oov_buckets}});
+  }
+  return tables;
+}
+
+json MemoryJson(const Plan& plan, const json& tables) {
+  const std::int64_t dense = plan.numbers * 4 * (2 + DenseStateDim(plan.config.train.dense_optimizer));
+  const std::int64_t batch = 2 * 4 * plan.config.train.global_batch_size * plan.schema.x_dim();
+  double row_bytes = 0.0;
+  for (const json& table : tables) row_bytes += table["bytes_per_row"].get<double>();
+  return {{"dense_bytes", dense}, {"batch_bytes", batch}, {"bytes_per_million_rows_each", row_bytes * 1e6}};
+}
+
+Result<json> PlanJson(const CheckArgs& args, const Plan& plan) {
+  GM_ASSIGN_OR_RETURN(json files, DataJson(plan.config));
+  GM_ASSIGN_OR_RETURN(json tables, TablesJson(plan.schema));
+  json shapes = json::array();
+  for (const model::Parameter& parameter : plan.parameters) {
+    shapes.push_back({{"name", parameter.name}, {"shape", parameter.shape}});
+  }
+  json tasks = json::array();
+  for (const TaskConfig& task : plan.config.tasks) {
+    tasks.push_back({{"name", task.name}, {"label", task.label_name}, {"loss", task.loss}, {"metrics", task.metrics}});
+  }
+  json memory = MemoryJson(plan, tables);
+  return json{{"config", args.path},
+              {"model", plan.config.model.type},
+              {"tasks", std::move(tasks)},
+              {"data", std::move(files)},
+              {"features", FeaturesJson(plan.schema)},
+              {"tables", std::move(tables)},
+              {"x_dim", plan.schema.x_dim()},
+              {"parameters", plan.numbers},
+              {"shapes", std::move(shapes)},
+              {"memory", std::move(memory)},
+              {"warnings", json::array()}};
+}
+
+using Rows = std::vector<std::vector<std::string>>;
+
+// One cell of a table of text: text as it is, null as nothing.
+std::string CellText(const json& value) {
+  if (value.is_null()) return "";
+  return value.is_string() ? value.get<std::string>() : value.dump();
+}
+
+std::string TableText(const json& items, const std::vector<std::string>& keys) {
+  Rows rows{keys};
+  for (const json& item : items) {
+    std::vector<std::string> row;
+    for (const std::string& key : keys) {
+      row.push_back(key == "bytes" ? BytesText(item[key].get<double>()) : CellText(item[key]));
+    }
+    rows.push_back(std::move(row));
+  }
+  return FormatTable(rows) + "\n";
+}
+
+std::string PlanText(const Plan& plan, const json& said) {
+  std::string text = said["config"].get<std::string>() + ": " + plan.config.model.type + ", " +
+                     std::to_string(plan.config.tasks.size()) + " tasks, " + std::to_string(said["features"].size()) +
+                     " features, " + std::to_string(said["tables"].size()) + " tables\n\n";
+  text += TableText(said["data"], {"part", "bytes", "where", "path"});
+  text += TableText(said["features"], {"name", "column", "kind", "table", "dim", "x"});
+  text += TableText(said["tables"], {"name", "dim", "optimizer", "bytes_per_row", "hash_buckets", "oov_buckets"});
+  Rows tasks{{"task", "label", "loss", "metrics"}};
+  for (const TaskConfig& task : plan.config.tasks) {
+    std::string metrics;
+    for (const std::string& metric : task.metrics) metrics += (metrics.empty() ? "" : ", ") + metric;
+    tasks.push_back({task.name, task.label_name, task.loss, metrics});
+  }
+  text += FormatTable(tasks) + "\n";
+  Rows shapes{{"parameter", "shape"}};
+  for (const model::Parameter& parameter : plan.parameters)
+    shapes.push_back({parameter.name, ShapeText(parameter.shape)});
+  text += FormatTable(shapes) + "\n";
+  const json& memory = said["memory"];
+  text += "x: " + std::to_string(plan.schema.x_dim()) + " columns, " + std::to_string(plan.schema.sparse_dim) +
+          " of embeddings and " + std::to_string(plan.schema.dense_dim) + " of numbers\n";
+  text += "dense parameters: " + WithCommas(plan.numbers) + "\n";
+  text += "memory: " + BytesText(memory["dense_bytes"]) + " for the dense part with gradients and optimizer, " +
+          BytesText(memory["batch_bytes"]) + " for x and its gradient over a global batch, about " +
+          BytesText(memory["bytes_per_million_rows_each"]) + " a million rows in every table\n";
+  return text;
+}
+
+// ---- --data ---------------------------------------------------------------------------------------------------------
+
+// What a sample of the training part shows: mistakes end in kInvalidInput, the rest are warnings.
+class DataCheck {
+ public:
+  explicit DataCheck(const Plan& plan) : plan_(plan) {
+    for (const data::SparseFeature& feature : plan.schema.sparse) features_.insert(feature.column);
+    for (const data::DenseFeature& feature : plan.schema.dense) features_.insert(feature.column);
+  }
+
+  Status Run() {
+    const DataConfig& data = plan_.config.data;
+    GM_ASSIGN_OR_RETURN(profile_, data::ProfileData(data, data.train, data::kProfileRows));
+    CheckNumbers();
+    CheckLabels();
+    if (!mistakes_.empty()) return InvalidInput(mistakes_);
+    WarnOfUseless();
+    return WarnOfLeaks();
+  }
+  [[nodiscard]] const std::vector<std::string>& warnings() const { return warnings_; }
+  [[nodiscard]] const json& leaks() const { return leaks_; }
+
+ private:
+  void Mistake(const std::string& what) {
+    mistakes_ += (mistakes_.empty() ? "" : "\n") + plan_.config.path + ": " + what;
+  }
+  [[nodiscard]] const data::ColumnProfile* Find(const std::string& column) const {
+    for (const data::ColumnProfile& profile : profile_.columns) {
+      if (profile.name == column) return &profile;
+    }
+    return nullptr;
+  }
+  static bool IsText(const data::ColumnProfile* profile) {
+    return profile != nullptr && !profile->numeric && profile->distinct > 0;
+  }
+
+  void CheckNumbers() {
+    for (const data::DenseFeature& feature : plan_.schema.dense) {
+      const data::ColumnProfile* profile = Find(feature.column);
+      if (IsText(profile)) {
+        Mistake("feature " + feature.name + " is dense, but column " + feature.column + " has text such as \"" +
+                profile->examples.front() + "\"; make it sparse, or add the text to data.missing");
+      }
+    }
+  }
+
+  void CheckLabels() {
+    for (const TaskConfig& task : plan_.config.tasks) {
+      const data::ColumnProfile* profile = Find(task.label_name);
+      if (profile == nullptr) continue;
+      const std::string label = "label " + task.label_name + " of task " + task.name;
+      if (IsText(profile)) {
+        Mistake(label + " has text such as \"" + profile->examples.front() + "\"; a label is a number");
+      } else if (profile->missing_share > 0.0) {
+        Mistake(label + " is missing in some rows; keep the others with `where`");
+      } else if (task.loss == "bce" && (profile->min < 0.0 || profile->max > 1.0 || profile->distinct > 2)) {
+        Mistake(label + " has values other than 0 and 1; use loss: mse, or another column");
+      } else if (profile->distinct == 1) {
+        warnings_.push_back(label + " has one value in the sample: nothing to learn from it, and its AUC is undefined");
+      }
+    }
+  }
+
+  void WarnOfUseless() {
+    for (const data::ColumnProfile& profile : profile_.columns) {
+      if (!features_.contains(profile.name)) continue;
+      if (profile.kind == data::ColumnKind::kConstant) {
+        warnings_.push_back("column " + profile.name + " has one value in the sample: it tells nothing");
+      } else if (profile.kind == data::ColumnKind::kUnique) {
+        warnings_.push_back("column " + profile.name + " hardly ever repeats: nothing is learned about its values");
+      }
+    }
+  }
+
+  Status WarnOfLeaks() {
+    const DataConfig& data = plan_.config.data;
+    std::vector<std::string> labels;
+    for (const TaskConfig& task : plan_.config.tasks) {
+      if (std::find(labels.begin(), labels.end(), task.label_name) == labels.end()) labels.push_back(task.label_name);
+    }
+    std::vector<std::string> columns;
+    for (const std::string& column : plan_.schema.columns) {
+      if (std::find(labels.begin(), labels.end(), column) == labels.end() && column != data.sample_weight) {
+        columns.push_back(column);
+      }
+    }
+    GM_ASSIGN_OR_RETURN(const auto scores, data::ScoreColumns(data, data.train, labels, columns, data::kProfileRows));
+    for (const data::ColumnScore& score : scores) {
+      if (score.leaks) AddLeak(score);
+    }
+    return Ok();
+  }
+
+  void AddLeak(const data::ColumnScore& score) {
+    const bool is_feature = features_.contains(score.column);
+    char auc[16];
+    std::snprintf(auc, sizeof(auc), "%.3f", score.auc);
+    leaks_.push_back({{"label", score.label}, {"column", score.column}, {"auc", score.auc}, {"feature", is_feature}});
+    warnings_.push_back("column " + score.column + " predicts " + score.label + " almost alone (AUC " + auc + "): " +
+                        (is_feature ? "it seems to be known only after the label; take it out of features"
+                                    : "it is no feature, and should stay none"));
+  }
+
+  const Plan& plan_;
+  std::set<std::string> features_;  // columns
+  data::DataProfile profile_;
+  std::string mistakes_;
+  std::vector<std::string> warnings_;
+  json leaks_ = json::array();
+};
+
+Status CheckConfiguration(const CheckArgs& args) {
+  GM_ASSIGN_OR_RETURN(const Plan plan, MakePlan(args));
+  GM_ASSIGN_OR_RETURN(json said, PlanJson(args, plan));
+  if (!args.json) std::fprintf(stderr, "%s", PlanText(plan, said).c_str());
+  if (args.data) {
+    DataCheck check(plan);
+    GM_RETURN_IF_ERROR(check.Run());
+    for (const std::string& warning : check.warnings()) std::fprintf(stderr, "warning: %s\n", warning.c_str());
+    said["warnings"] = check.warnings();
+    said["leaks"] = check.leaks();
+  }
+  if (args.json) PrintJsonLine(said.dump());
+  return Ok();
+}
+
+Status CheckSaved(const CheckArgs& args) {
+  GM_ASSIGN_OR_RETURN(const std::string dir, train::ResolveCheckpoint(args.path));
+  GM_RETURN_IF_ERROR(train::CheckCheckpoint(dir, true));
+  std::fprintf(stderr, "%s is whole: every file has its size and checksum\n", dir.c_str());
+  if (args.json) PrintJsonLine(json{{"checkpoint", dir}, {"whole", true}}.dump());
+  return Ok();
+}
+
+Status RunCheck(const CheckArgs& args) {
+  std::error_code error;
+  if (!std::filesystem::is_directory(args.path, error)) return CheckConfiguration(args);
+  if (args.data || !args.overrides.empty()) {
+    return InvalidInput(args.path + " is a run or a checkpoint; --data and --set are for a configuration");
+  }
+  return CheckSaved(args);
+}
+
+}  // namespace
+
+RunCommand AddCheck(CLI::App* app) {
+  auto args = std::make_shared<CheckArgs>();
+  app->add_option("path", args->path, "a configuration; or a run directory or checkpoint to verify")->required();
+  app->add_flag("--data", args->data, "also read a sample of the training part and warn of columns that leak a label");
+  app->add_option("--set", args->overrides, "replace a value of the configuration: a.b=v")->allow_extra_args(false);
+  app->add_flag("--json", args->json, "the result as one JSON object, last on standard output");
+  return [args] { return RunCheck(*args); };
+}
+
+}  // namespace gatemill::launcher
