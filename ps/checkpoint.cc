@@ -201,7 +201,7 @@ Result<std::unique_ptr<CheckpointReader>> CheckpointReader::Open(const std::stri
   std::vector<std::unique_ptr<RowStore>> stores;
   for (std::uint32_t shard = 0; shard < tables.num_shards; ++shard) {
     const std::string dir = ps_dir + "/" + ShardDirName(shard, tables.num_shards);
-    if (!FileExists(dir)) return DataLoss("checkpoint " + ps_dir + ": " + dir + " is missing; use another checkpoint");
+    if (!FileExists(dir)) return DataLoss("checkpoint: " + dir + " is missing; use another checkpoint");
     auto store = OpenRowStoreReadOnly(dir);
     if (!store.ok()) return DataLoss(store.status().message());
     stores.push_back(std::move(store).value());

@@ -366,7 +366,7 @@ class StepShard final : public Shard {
 
   TablePart ReadStored(const TablePart& asked) {
     const Table& table = *tables_[asked.table];
-    const auto floats = static_cast<std::size_t>(table.spec().dim + table.state_dim());
+    const auto floats = static_cast<std::size_t>(table.spec().dim) + static_cast<std::size_t>(table.state_dim());
     TablePart part{.table = asked.table, .count = asked.count, .keys = {}, .rows = {}, .found = {}, .headers = {}};
     std::vector<float> rows(asked.count * floats, 0.0F);
     std::vector<std::uint8_t> found(asked.count, 0);

@@ -122,7 +122,7 @@ class RocksBulkWriter final : public RowStore::BulkWriter {
     return FromRocks(writer_->Open(files_.back()), files_.back());
   }
   Status CloseFile() {
-    const Status status = FromRocks(writer_->Finish(), files_.back());
+    Status status = FromRocks(writer_->Finish(), files_.back());
     writer_.reset();
     return status;
   }
