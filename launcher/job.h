@@ -2,15 +2,17 @@
 // worker/collective/mpi.cc that speaks MPI.
 //
 // Without mpirun a job has one rank that is both roles; MPI is not initialized. Under mpirun (found by OpenMPI's and
-// PMI's environment variables) MPI is initialized, ranks learn each other's host and role, and small things (job id, end
-// points, public keys) travel over it.
+// PMI's environment variables) MPI is initialized, ranks learn each other's host and role, and small things (job id,
+// end points, public keys) travel over it.
 //
 // Roles: `servers` = 0: every rank is server and worker. M > 0: the first M ranks are servers only, the rest workers
 // only; at least one worker must remain.
 //
 // When a rank fails it says why on standard error and calls Abort: MPI_Abort, then _exit two seconds later. A watchdog
-// thread on each rank listens for the others: a rank whose process is gone is named on standard error, and the job ends.
-// SIGINT and SIGTERM set `stop`; a second one ends the process at once.
+// thread on each rank listens for the others: a rank whose process is gone is named on standard error, and the job
+// ends. SIGINT and SIGTERM set `stop`; a second one ends the process at once. SIGUSR1 only sets `stop`: mpirun passes
+// it on and, unlike after SIGINT and SIGTERM, does not kill the ranks a second later. Signals arrive in a thread, so
+// Start must be called before the process makes other threads, which inherit its signal mask.
 //
 // Thread safety: one thread, except stop(), which any may read.
 #pragma once
@@ -33,6 +35,12 @@ struct JobOptions {
   int deadline_ms = 60000;  // for every exchange over MPI
 };
 
+// The rank that mpirun gave this process, 0 without mpirun. Known before Start: what all ranks see alike (a mistake in
+// the configuration) is told by rank 0 alone.
+int RankFromEnvironment();
+// "Open MPI v4.1.4": the MPI that this program was built with. Needs no MPI job.
+std::string MpiLibraryVersion();
+
 class Job {
  public:
   static Result<std::unique_ptr<Job>> Start(const JobOptions& options);
@@ -42,8 +50,8 @@ class Job {
   [[nodiscard]] virtual int size() const = 0;
   [[nodiscard]] virtual bool is_server() const = 0;
   [[nodiscard]] virtual bool is_worker() const = 0;
-  [[nodiscard]] virtual int server_index() const = 0;   // -1 when no server
-  [[nodiscard]] virtual int worker_index() const = 0;   // -1 when no worker
+  [[nodiscard]] virtual int server_index() const = 0;  // -1 when no server
+  [[nodiscard]] virtual int worker_index() const = 0;  // -1 when no worker
   [[nodiscard]] virtual int num_servers() const = 0;
   [[nodiscard]] virtual int num_workers() const = 0;
   [[nodiscard]] virtual bool several_hosts() const = 0;
@@ -55,13 +63,16 @@ class Job {
   virtual Status Barrier() = 0;
   // Collective of the workers (a server-only rank gets null). Valid while the job lives.
   virtual Result<std::unique_ptr<collective::Collective>> WorkerCollective() = 0;
-  // A server-only rank waits here until all workers called Leave (ok), a rank is gone, or stop is set.
+  // A server-only rank waits here until all workers called Leave (ok); a rank that is gone ends the process, see above.
+  // `stop` does not end the wait: workers that stop still need their rows for a checkpoint.
   // `tick` runs a few times a second; a bad status from it ends the wait with it.
   virtual Status WaitForWorkers(const std::function<Status()>& tick) = 0;
   // A worker is done with the servers.
   virtual Status Leave() = 0;
   [[nodiscard]] virtual const std::atomic<bool>& stop() const = 0;
-  // A scratch directory of this rank that must not outlive the job: removed when the job ends by Abort or a second signal.
+  // A scratch directory of this rank that must not outlive the job: removed when the job ends by Abort, by the death of
+  // a rank (this one included: the others on its host do it) or by a second signal, and, under mpirun, 0.7 s after a
+  // SIGTERM, for mpirun kills at one second.
   virtual void RemoveAtAbort(const std::string& dir) = 0;
   // Ends every rank with `exit_code`; does not return.
   [[noreturn]] virtual void Abort(int exit_code, const std::string& why) = 0;

@@ -83,6 +83,12 @@ const char* NameOf(Op op) {
   return "unknown";
 }
 
+// A shard puts its number in front of its errors; ShardName says more.
+std::string WithoutShard(const std::string& error, std::uint32_t shard) {
+  const std::string prefix = "shard " + std::to_string(shard) + ": ";
+  return error.starts_with(prefix) ? error.substr(prefix.size()) : error;
+}
+
 // A checkpoint, a restore or a clear that came again after the steps that followed it would undo them.
 bool MaySendAgain(Op op) { return op != Op::kCheckpoint && op != Op::kRestore && op != Op::kClear; }
 
@@ -419,7 +425,7 @@ class ClientImpl final : public Client {
   }
 
   Status Take(const Pending& pending, const Reply& reply) {
-    if (reply.code != Code::kOk) return {reply.code, reply.error};
+    if (reply.code != Code::kOk) return {reply.code, WithoutShard(reply.error, pending.shard)};
     if (reply.op != pending.request.op || reply.shard != pending.shard) {
       return Internal("answered as shard " + std::to_string(reply.shard) + " to a " + NameOf(reply.op) +
                       "; are the end points in shard order?");

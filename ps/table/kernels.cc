@@ -1,6 +1,7 @@
 #include "ps/table/kernels.h"
 
 #include <cmath>
+#include <initializer_list>
 
 #if defined(__x86_64__)
 #define GM_X86 1

@@ -28,7 +28,8 @@ enum class Op : std::uint16_t {
   kPull = 2,        // parts: keys -> parts: rows (and found in ReadMode::kEval)
   kPush = 3,        // parts: keys, rows (= gradients). One a step to every shard, empty or not
   kPrefetch = 4,    // parts: keys. No reply
-  kCheckpoint = 5,  // text: directory to write, once every push of `step` is applied; answers with JSON in `text`
+  kCheckpoint = 5,  // text: the checkpoint's ps directory, written to once every push before `step` is applied; answers
+                    // with JSON in `text`
   kRestore = 6,     // text: directory of a checkpoint's ps/ part. Rows are replaced; `step` is the next to be pushed
   kStats = 7,       // answers with JSON in `text`: rows, bytes and dirty rows per table
   kReadStored = 8,  // parts: keys -> parts: rows [n, dim + state_dim], headers, found: for inspection and export

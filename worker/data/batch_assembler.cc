@@ -10,6 +10,7 @@
 namespace gatemill::data {
 namespace {
 
+constexpr std::size_t kCacheLineBytes = 64;
 constexpr std::uint64_t kShuffleDraws = 0x73687566666c65ULL;  // "shuffle"
 constexpr std::uint64_t kOovDraws = 0x6f6f76ULL;              // "oov"
 
@@ -26,6 +27,7 @@ std::vector<std::uint32_t> EpochOrder(const BatchOptions& options, std::uint64_t
 
 void BatchAssembler::Assemble(const Columns& columns, std::span<const std::uint32_t> rows, Batch* batch) {
   Reset(columns);
+  PrefetchRows(columns, rows);
   batch->epoch = options_.epoch;
   batch->rows = rows.size();
   batch->sparse.resize(columns.schema_.sparse.size());
@@ -45,6 +47,19 @@ void BatchAssembler::Assemble(const Columns& columns, std::span<const std::uint3
   }
   AddNumbers(columns, rows, batch);
   AddLabels(columns, rows, batch);
+}
+
+// Shuffled rows are scattered in memory: ask for all of them before the first is used.
+void BatchAssembler::PrefetchRows(const Columns& columns, std::span<const std::uint32_t> rows) {
+  const auto fetch = [](const auto& matrix, std::size_t row, std::size_t width) {
+    const auto* begin = reinterpret_cast<const char*>(matrix.data() + row * width);
+    for (std::size_t byte = 0; byte < width * sizeof(matrix[0]); byte += kCacheLineBytes) __builtin_prefetch(begin + byte);
+  };
+  for (const std::uint32_t row : rows) {
+    fetch(columns.codes_, row, columns.single_features_.size());
+    fetch(columns.numbers_, row, columns.schema_.dense.size());
+    fetch(columns.labels_, row, columns.schema_.tasks.size());
+  }
 }
 
 void BatchAssembler::Reset(const Columns& columns) {
@@ -76,11 +91,13 @@ void BatchAssembler::AddSingle(const Columns& columns, std::size_t single, std::
                                Batch* batch) {
   FeatureInput input = InputOf(columns, columns.single_features_[single], batch);
   batch->sparse[input.feature].offsets.clear();
-  input.slots.clear();
-  input.slots.reserve(rows.size());
+  input.slots.resize(rows.size());
   const std::size_t stride = columns.single_features_.size();
   const std::uint32_t* codes = columns.codes_.data() + single;
-  for (std::size_t i = 0; i < rows.size(); ++i) AddValue(&input, codes[rows[i] * stride], batch->samples[i], 0);
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    const std::uint32_t code = codes[rows[i] * stride];
+    input.slots[i] = SlotOf(&input, code, batch->samples[i], {i, 0});
+  }
 }
 
 void BatchAssembler::AddList(const Columns& columns, std::size_t list, std::span<const std::uint32_t> rows,
@@ -93,17 +110,18 @@ void BatchAssembler::AddList(const Columns& columns, std::size_t list, std::span
   for (std::size_t i = 0; i < rows.size(); ++i) {
     const std::uint64_t begin = column.offsets[rows[i]];
     const std::uint64_t end = column.offsets[rows[i] + 1];
-    for (std::uint64_t v = begin; v < end; ++v) AddValue(&input, column.codes[v], batch->samples[i], v - begin);
+    for (std::uint64_t v = begin; v < end; ++v) {
+      const Place place{input.slots.size(), v - begin};
+      input.slots.push_back(SlotOf(&input, column.codes[v], batch->samples[i], place));
+    }
     offsets.push_back(static_cast<std::uint32_t>(input.slots.size()));
   }
 }
 
-inline void BatchAssembler::AddValue(FeatureInput* input, std::uint32_t code, std::uint64_t sample,
-                                     std::uint64_t position) {
-  if (input->drops && Drops(*input, sample, position)) {
-    oov_uses_.push_back({input->feature, input->slots.size(), OovSlot(*input, input->keys[code])});
-    input->slots.push_back(0);
-    return;
+inline std::uint32_t BatchAssembler::SlotOf(FeatureInput* input, std::uint32_t code, std::uint64_t sample, Place place) {
+  if (input->drops && Drops(*input, sample, place.of_sample)) {
+    oov_uses_.push_back({input->feature, place.of_feature, OovSlot(*input, input->keys[code])});
+    return 0;
   }
   Mark& mark = input->marks[code];
   if (mark.stamp != stamp_) {
@@ -112,7 +130,7 @@ inline void BatchAssembler::AddValue(FeatureInput* input, std::uint32_t code, st
     input->out.counts.push_back(0);
   }
   ++input->out.counts[mark.slot];
-  input->slots.push_back(mark.slot);
+  return mark.slot;
 }
 
 bool BatchAssembler::Drops(const FeatureInput& input, std::uint64_t sample, std::uint64_t position) const {

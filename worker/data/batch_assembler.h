@@ -34,6 +34,10 @@ class BatchAssembler {
     std::size_t position;
     std::uint32_t oov;
   };
+  struct Place {  // of a value
+    std::size_t of_feature;   // among the feature's values in the batch
+    std::uint64_t of_sample;  // among the sample's values of the feature
+  };
   // What one feature's values go through.
   struct FeatureInput {
     std::size_t feature;
@@ -45,10 +49,12 @@ class BatchAssembler {
     bool drops;
   };
   void Reset(const Columns& columns);
+  static void PrefetchRows(const Columns& columns, std::span<const std::uint32_t> rows);
   [[nodiscard]] FeatureInput InputOf(const Columns& columns, std::size_t feature, Batch* batch);
   void AddSingle(const Columns& columns, std::size_t single, std::span<const std::uint32_t> rows, Batch* batch);
   void AddList(const Columns& columns, std::size_t list, std::span<const std::uint32_t> rows, Batch* batch);
-  void AddValue(FeatureInput* input, std::uint32_t code, std::uint64_t sample, std::uint64_t position);
+  // The value's slot in its table; 0 for a dropped id, filled in at the end.
+  std::uint32_t SlotOf(FeatureInput* input, std::uint32_t code, std::uint64_t sample, Place place);
   [[nodiscard]] bool Drops(const FeatureInput& input, std::uint64_t sample, std::uint64_t position) const;
   std::uint32_t OovSlot(const FeatureInput& input, std::uint64_t key);
   void AddNumbers(const Columns& columns, std::span<const std::uint32_t> rows, Batch* batch) const;

@@ -1,0 +1,52 @@
+// LoadModelLibrary and DescribeParameters: what the binary knows of the dense model without LibTorch.
+#include <dlfcn.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <string>
+
+#include "worker/model/dense_model.h"
+#include "worker/model/network_plan.h"
+
+namespace gatemill::model {
+namespace {
+
+constexpr const char* kLibraryFile = "libgatemill_model.so";
+constexpr const char* kEntry = "gatemill_model_library";
+
+std::string LibraryPath() {
+  const char* dir = std::getenv("GATEMILL_LIBRARY_DIR");
+  if (dir != nullptr && *dir != '\0') return (std::filesystem::path(dir) / kLibraryFile).string();
+  std::error_code error;
+  const auto binary = std::filesystem::read_symlink("/proc/self/exe", error);
+  return (binary.parent_path() / kLibraryFile).string();
+}
+
+Result<ModelLibrary*> Open(const std::string& path) {
+  void* handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (handle == nullptr) {
+    return Internal("cannot open the model library " + path + ": " + dlerror() +
+                    "; build the target gatemill_model, or set GATEMILL_LIBRARY_DIR to its folder");
+  }
+  using Entry = ModelLibrary* (*)();
+  const auto entry = reinterpret_cast<Entry>(dlsym(handle, kEntry));
+  if (entry == nullptr) return Internal(path + " is not gatemill's model library: it has no " + kEntry);
+  return entry();
+}
+
+}  // namespace
+
+Result<ModelLibrary*> LoadModelLibrary() {
+  static const Result<ModelLibrary*> library = Open(LibraryPath());
+  return library;
+}
+
+std::vector<Parameter> DescribeParameters(const ModelSpec& spec) {
+  std::vector<Parameter> described;
+  const Result<NetworkPlan> plan = PlanNetwork(spec);
+  if (!plan.ok()) return described;
+  for (const ParameterPlan& parameter : plan->parameters) described.push_back({parameter.name, parameter.shape});
+  return described;
+}
+
+}  // namespace gatemill::model
