@@ -60,7 +60,8 @@ Status SystemError(const std::string& path, const std::string& what) {
   return Internal(path + ": cannot " + what + ": " + std::strerror(errno));
 }
 
-Status WriteAt(const File& file, const std::string& path, const char* bytes, std::uint64_t count, std::uint64_t offset) {
+Status WriteAt(const File& file, const std::string& path, const char* bytes, std::uint64_t count,
+               std::uint64_t offset) {
   while (count > 0) {
     const ssize_t written = ::pwrite(file.get(), bytes, count, static_cast<off_t>(offset));
     if (written < 0 && errno == EINTR) continue;
@@ -138,8 +139,11 @@ std::string HeaderText(const std::vector<TensorInfo>& tensors, const std::vector
 class FileWriter final : public SafetensorsWriter {
  public:
   FileWriter(const std::string& path, std::vector<TensorInfo> tensors)
-      : path_(path), temporary_(path + ".tmp"), file_(temporary_, O_WRONLY | O_CREAT | O_TRUNC),
-        tensors_(std::move(tensors)), parts_(tensors_.size()) {}
+      : path_(path),
+        temporary_(path + ".tmp"),
+        file_(temporary_, O_WRONLY | O_CREAT | O_TRUNC),
+        tensors_(std::move(tensors)),
+        parts_(tensors_.size()) {}
 
   ~FileWriter() override {
     if (file_.get() >= 0 && !finished_) ::unlink(temporary_.c_str());

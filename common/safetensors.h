@@ -1,5 +1,5 @@
-// The safetensors file format: named tensors of raw numbers behind a JSON header. For dense parameters in checkpoints and
-// for `export`, where tables larger than memory are written as they are scanned.
+// The safetensors file format: named tensors of raw numbers behind a JSON header. For dense parameters in checkpoints
+// and for `export`, where tables larger than memory are written as they are scanned.
 //
 // A file: uint64 length of the header | the header, a JSON object padded with spaces to 8 bytes:
 //   {"__metadata__": {TEXT: TEXT}, NAME: {"dtype": "F32", "shape": [2, 3], "data_offsets": [begin, end]}, ...}
@@ -58,8 +58,8 @@ class SafetensorsWriter {
                                                            const std::map<std::string, std::string>& metadata = {});
   virtual ~SafetensorsWriter() = default;  // without Finish nothing of the file is kept
 
-  // The next elements of tensor number `tensor` (in the order given to Create). Tensors may be filled in turns; each has
-  // a buffer of its own. kInternal: another type than announced, or more elements than the shape holds.
+  // The next elements of tensor number `tensor` (in the order given to Create). Tensors may be filled in turns; each
+  // has a buffer of its own. kInternal: another type than announced, or more elements than the shape holds.
   template <typename T>
   Status Append(std::size_t tensor, std::span<const T> values) {
     return AppendBytes(tensor, TensorTypeOf<T>(), std::as_bytes(values));

@@ -5,7 +5,7 @@ set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
-"$root/examples/setup.sh" --target gatemill --target gatemill_model
+"$root/examples/setup.sh" --target gatemill
 
 gatemill=build/release/gatemill
 work=build/quickstart

@@ -4,10 +4,12 @@
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -188,9 +190,14 @@ Result<json> TablesJson(const data::Schema& schema) {
 json MemoryJson(const Plan& plan, const json& tables) {
   const std::int64_t dense = plan.numbers * 4 * (2 + DenseStateDim(plan.config.train.dense_optimizer));
   const std::int64_t batch = 2 * 4 * plan.config.train.global_batch_size * plan.schema.x_dim();
-  double row_bytes = 0.0;
-  for (const json& table : tables) row_bytes += table["bytes_per_row"].get<double>();
-  return {{"dense_bytes", dense}, {"batch_bytes", batch}, {"bytes_per_million_rows_each", row_bytes * 1e6}};
+  std::int64_t lowest = 0;
+  std::int64_t highest = 0;
+  for (const json& table : tables) {
+    const auto bytes = table["bytes_per_row"].get<std::int64_t>();
+    lowest = lowest == 0 ? bytes : std::min(lowest, bytes);
+    highest = std::max(highest, bytes);
+  }
+  return {{"dense_bytes", dense}, {"batch_bytes", batch}, {"row_bytes", {lowest, highest}}};
 }
 
 Result<json> PlanJson(const CheckArgs& args, const Plan& plan) {
@@ -238,6 +245,26 @@ std::string TableText(const json& items, const std::vector<std::string>& keys) {
   return FormatTable(rows) + "\n";
 }
 
+// The experts are alike, so one line stands for all of them.
+std::string ShapesText(const std::vector<model::Parameter>& parameters) {
+  static constexpr std::string_view kExperts = "experts.";
+  Rows rows{{"parameter", "shape", "times"}};
+  std::map<std::string, std::size_t> row_of;
+  for (const model::Parameter& parameter : parameters) {
+    std::string name = parameter.name;
+    if (name.starts_with(kExperts)) {
+      name.replace(kExperts.size(), name.find('.', kExperts.size()) - kExperts.size(), "*");
+    }
+    const auto [row, is_new] = row_of.emplace(name, rows.size());
+    if (is_new) {
+      rows.push_back({name, ShapeText(parameter.shape), "1"});
+    } else {
+      rows[row->second][2] = std::to_string(std::stoi(rows[row->second][2]) + 1);
+    }
+  }
+  return FormatTable(rows);
+}
+
 std::string PlanText(const Plan& plan, const json& said) {
   std::string text = said["config"].get<std::string>() + ": " + plan.config.model.type + ", " +
                      std::to_string(plan.config.tasks.size()) + " tasks, " + std::to_string(said["features"].size()) +
@@ -252,17 +279,14 @@ std::string PlanText(const Plan& plan, const json& said) {
     tasks.push_back({task.name, task.label_name, task.loss, metrics});
   }
   text += FormatTable(tasks) + "\n";
-  Rows shapes{{"parameter", "shape"}};
-  for (const model::Parameter& parameter : plan.parameters)
-    shapes.push_back({parameter.name, ShapeText(parameter.shape)});
-  text += FormatTable(shapes) + "\n";
+  text += ShapesText(plan.parameters) + "\n";
   const json& memory = said["memory"];
   text += "x: " + std::to_string(plan.schema.x_dim()) + " columns, " + std::to_string(plan.schema.sparse_dim) +
           " of embeddings and " + std::to_string(plan.schema.dense_dim) + " of numbers\n";
   text += "dense parameters: " + WithCommas(plan.numbers) + "\n";
   text += "memory: " + BytesText(memory["dense_bytes"]) + " for the dense part with gradients and optimizer, " +
-          BytesText(memory["batch_bytes"]) + " for x and its gradient over a global batch, about " +
-          BytesText(memory["bytes_per_million_rows_each"]) + " a million rows in every table\n";
+          BytesText(memory["batch_bytes"]) + " for x and its gradient over a global batch, " +
+          memory["row_bytes"][0].dump() + " to " + memory["row_bytes"][1].dump() + " bytes a row of a table\n";
   return text;
 }
 

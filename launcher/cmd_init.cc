@@ -157,7 +157,7 @@ class Draft {
                                 Number(leak->second.auc, "%.3f") + " in a sample); known only after the label?");
     } else if (column.kind == data::ColumnKind::kConstant) {
       LeaveOut(column.name, "has one value in a sample");
-    } else if (column.kind == data::ColumnKind::kUnique) {
+    } else if (column.kind == data::ColumnKind::kUnique && !column.name.ends_with("id")) {
       LeaveOut(column.name, "hardly ever repeats; the name of a row");
     } else if (column.kind == data::ColumnKind::kNumber) {
       groups_[DenseEntry(column)].push_back(column.name);
@@ -175,7 +175,7 @@ class Draft {
 
   static std::string SparseEntry(const data::ColumnProfile& column) {
     const bool is_small = column.distinct <= kSmallVocabulary;
-    const bool is_large = column.distinct > kMediumVocabulary;
+    const bool is_large = column.distinct > kMediumVocabulary || column.kind == data::ColumnKind::kUnique;
     std::string entry = "sparse\n";
     if (!column.separator.empty()) entry += "    separator: " + Yaml(column.separator) + "\n    pooling: mean\n";
     entry += "    embedding_dim: " + std::string(is_small ? "4" : is_large ? "16" : "8") + "\n";
@@ -186,7 +186,9 @@ class Draft {
 
   [[nodiscard]] std::string Header() const {
     std::string yaml = "# Drafted by `gatemill init` from the first " + std::to_string(profile_.rows) + " rows of " +
-                       args_.file + ".\n# Look it through, then: gatemill check FILE --data; gatemill train FILE\n";
+                       args_.file +
+                       ".\n# Look it through, above all for columns that are known only after the labels; then: "
+                       "gatemill check FILE --data; gatemill train FILE\n";
     yaml += "data:\n  train: " + Yaml(args_.file) + "\n";
     if (!data_.header) yaml += "  header: false\n" + WrappedList("  column_names: ", data_.column_names);
     yaml += "  missing: " + YamlList(data_.missing) + "\n";

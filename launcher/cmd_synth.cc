@@ -22,10 +22,10 @@ std::string Shown(const std::optional<double>& auc) {
 }
 
 void Print(const ClickLogOptions& options, const ClickLogReport& report) {
-  std::printf("%s: %lld rows to train, %lld to validate, %lld to test; %lld users, %lld items\n", options.output.c_str(),
-              static_cast<long long>(report.train_rows), static_cast<long long>(report.valid_rows),
-              static_cast<long long>(report.test_rows), static_cast<long long>(report.users),
-              static_cast<long long>(report.items));
+  std::printf("%s: %lld rows to train, %lld to validate, %lld to test; %lld users, %lld items\n",
+              options.output.c_str(), static_cast<long long>(report.train_rows),
+              static_cast<long long>(report.valid_rows), static_cast<long long>(report.test_rows),
+              static_cast<long long>(report.users), static_cast<long long>(report.items));
   std::printf("%.1f%% of the rows are clicked, %.1f%% of the clicks end in a purchase\n", 100.0 * report.click_rate,
               100.0 * report.purchase_rate);
   std::printf("best attainable test AUC: click %s, purchase %s\n", Shown(report.best_click_auc).c_str(),
@@ -47,10 +47,12 @@ Status Run(const Options& options) {
 RunCommand AddSynth(CLI::App* app) {
   auto options = std::make_shared<Options>();
   app->require_subcommand(1);
-  CLI::App* click_log = app->add_subcommand("clicklog", "A click log with a known best AUC: Zipf users and items, "
-                                                        "clicks and purchases");
+  CLI::App* click_log = app->add_subcommand("clicklog",
+                                            "A click log with a known best AUC: Zipf users and items, "
+                                            "clicks and purchases");
   ClickLogOptions& log = options->click_log;
-  click_log->add_option("--output", log.output, "Directory for train.csv, valid.csv, test.csv and truth.json")->required();
+  click_log->add_option("--output", log.output, "Directory for train.csv, valid.csv, test.csv and truth.json")
+      ->required();
   click_log->add_option("--rows", log.rows, "Rows to train")->capture_default_str();
   click_log->add_option("--valid-rows", log.valid_rows, "Rows to validate (0: a tenth of --rows)");
   click_log->add_option("--test-rows", log.test_rows, "Rows to test (0: a fifth of --rows)");

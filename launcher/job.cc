@@ -102,8 +102,8 @@ class MpiRuntime {
     ::_exit(exit_code);  // mpirun ends the others when a rank leaves without MPI_Finalize
   }
 
-  // The ranks with the same `worker`, as collective::NewMpiCollective takes it. All ranks call it, right behind a barrier:
-  // MPI has no form of it that could be polled.
+  // The ranks with the same `worker`, as collective::NewMpiCollective takes it. All ranks call it, right behind a
+  // barrier: MPI has no form of it that could be polled.
   int Split(bool worker) {
     MPI_Comm part = MPI_COMM_NULL;
     MPI_Comm_split(MPI_COMM_WORLD, worker ? 1 : 0, rank_, &part);
@@ -140,9 +140,9 @@ Status CheckRoles(int servers, int size) {
   const std::string asked = "--servers " + std::to_string(servers);
   if (servers < 0) return InvalidInput(asked + ": must be 0 (every rank is server and worker) or more");
   if (servers == 0 || servers < size) return Ok();
-  return InvalidInput(asked + " leaves no worker among " + std::to_string(size) +
-                      (size == 1 ? " rank" : " ranks") + "; start at least " + std::to_string(servers + 1) +
-                      " ranks (mpirun -np " + std::to_string(servers + 1) + " gatemill ...) or ask for fewer servers");
+  return InvalidInput(asked + " leaves no worker among " + std::to_string(size) + (size == 1 ? " rank" : " ranks") +
+                      "; start at least " + std::to_string(servers + 1) + " ranks (mpirun -np " +
+                      std::to_string(servers + 1) + " gatemill ...) or ask for fewer servers");
 }
 
 // What every rank tells the others at the start, one line each.

@@ -2,17 +2,17 @@
 // worker/collective/mpi.cc that speaks MPI.
 //
 // Without mpirun a job has one rank that is both roles; MPI is not initialized. Under mpirun (found by OpenMPI's and
-// PMI's environment variables) MPI is initialized, ranks learn each other's host and role, and small things (job id, end
-// points, public keys) travel over it.
+// PMI's environment variables) MPI is initialized, ranks learn each other's host and role, and small things (job id,
+// end points, public keys) travel over it.
 //
 // Roles: `servers` = 0: every rank is server and worker. M > 0: the first M ranks are servers only, the rest workers
 // only; at least one worker must remain.
 //
 // When a rank fails it says why on standard error and calls Abort: MPI_Abort, then _exit two seconds later. A watchdog
-// thread on each rank listens for the others: a rank whose process is gone is named on standard error, and the job ends.
-// SIGINT and SIGTERM set `stop`; a second one ends the process at once. SIGUSR1 only sets `stop`: mpirun passes it on and,
-// unlike after SIGINT and SIGTERM, does not kill the ranks a second later. Signals arrive in a thread, so Start must be
-// called before the process makes other threads, which inherit its signal mask.
+// thread on each rank listens for the others: a rank whose process is gone is named on standard error, and the job
+// ends. SIGINT and SIGTERM set `stop`; a second one ends the process at once. SIGUSR1 only sets `stop`: mpirun passes
+// it on and, unlike after SIGINT and SIGTERM, does not kill the ranks a second later. Signals arrive in a thread, so
+// Start must be called before the process makes other threads, which inherit its signal mask.
 //
 // Thread safety: one thread, except stop(), which any may read.
 #pragma once
@@ -50,8 +50,8 @@ class Job {
   [[nodiscard]] virtual int size() const = 0;
   [[nodiscard]] virtual bool is_server() const = 0;
   [[nodiscard]] virtual bool is_worker() const = 0;
-  [[nodiscard]] virtual int server_index() const = 0;   // -1 when no server
-  [[nodiscard]] virtual int worker_index() const = 0;   // -1 when no worker
+  [[nodiscard]] virtual int server_index() const = 0;  // -1 when no server
+  [[nodiscard]] virtual int worker_index() const = 0;  // -1 when no worker
   [[nodiscard]] virtual int num_servers() const = 0;
   [[nodiscard]] virtual int num_workers() const = 0;
   [[nodiscard]] virtual bool several_hosts() const = 0;

@@ -61,10 +61,24 @@ struct Weights {
   double age;
   std::array<double, 4> device;
 };
-constexpr Weights kClick{.constant = -2.5, .user_bias = 0.25, .item_bias = 0.4, .taste = 0.4, .category = 0.8,
-                         .hour = 0.5, .price = -0.4, .age = 0.5, .device = {0.2, -0.3, 0.4, -1.0}};
-constexpr Weights kConversion{.constant = -2.0, .user_bias = 0.1, .item_bias = 0.2, .taste = 0.1, .category = 0.6,
-                              .hour = 0.1, .price = -0.8, .age = 0.5, .device = {-0.3, 0.6, 0.2, -1.2}};
+constexpr Weights kClick{.constant = -2.5,
+                         .user_bias = 0.25,
+                         .item_bias = 0.4,
+                         .taste = 0.4,
+                         .category = 0.8,
+                         .hour = 0.5,
+                         .price = -0.4,
+                         .age = 0.5,
+                         .device = {0.2, -0.3, 0.4, -1.0}};
+constexpr Weights kConversion{.constant = -2.0,
+                              .user_bias = 0.1,
+                              .item_bias = 0.2,
+                              .taste = 0.1,
+                              .category = 0.6,
+                              .hour = 0.1,
+                              .price = -0.8,
+                              .age = 0.5,
+                              .device = {-0.3, 0.6, 0.2, -1.2}};
 
 struct Biases {
   double click = 0.0;
@@ -144,8 +158,8 @@ std::vector<User> DrawUsers(const ClickLogOptions& options) {
   for (User& user : users) {
     user.bias = DrawBiases(kClick.user_bias, kConversion.user_bias, &random);
     user.age = kYoungest + static_cast<int>(random.Below(kOldest - kYoungest + 1));
-    user.taste = Mix(generations[static_cast<std::size_t>((user.age - kYoungest) / kGenerationYears)],
-                     DrawTaste(&random));
+    user.taste =
+        Mix(generations[static_cast<std::size_t>((user.age - kYoungest) / kGenerationYears)], DrawTaste(&random));
   }
   return users;
 }
@@ -199,10 +213,13 @@ struct Impression {
 class Truth {
  public:
   explicit Truth(const ClickLogOptions& options)
-      : seed_(options.seed), users_(DrawUsers(options)), items_(DrawItems(options)),
+      : seed_(options.seed),
+        users_(DrawUsers(options)),
+        items_(DrawItems(options)),
         user_ids_(ShuffledIds(options.users, options.seed, kUserIds)),
         item_ids_(ShuffledIds(options.items, options.seed, kItemIds)),
-        user_ranks_(options.users, options.zipf), item_ranks_(options.items, options.zipf) {}
+        user_ranks_(options.users, options.zipf),
+        item_ranks_(options.items, options.zipf) {}
 
   [[nodiscard]] Impression Draw(std::int64_t row) const {
     RandomStream random(seed_, kRowStreams + static_cast<std::uint64_t>(row));
@@ -239,8 +256,8 @@ class Truth {
                       const Impression& shown) {
     const double daytime = std::sin((shown.hour - 14) * (6.283185307179586 / 24.0));
     return weights.constant + biases + weights.taste * Dot(user.taste, item.style) + weights.hour * daytime +
-           weights.price * (std::log(shown.price + 0.01) - 3.0) + weights.age * (shown.age - 0.5 * (kYoungest + kOldest)) / 15.0 +
-           weights.device[shown.device];
+           weights.price * (std::log(shown.price + 0.01) - 3.0) +
+           weights.age * (shown.age - 0.5 * (kYoungest + kOldest)) / 15.0 + weights.device[shown.device];
   }
 
   std::uint64_t seed_;
@@ -258,7 +275,8 @@ class Truth {
 class TextFile {
  public:
   TextFile(std::string path, bool gzip)
-      : path_(std::move(path)), temporary_(path_ + ".tmp"),
+      : path_(std::move(path)),
+        temporary_(path_ + ".tmp"),
         file_(gzopen(temporary_.c_str(), gzip ? "wb1" : "wbT")) {  // T: as it is, not compressed
     buffer_.reserve(kWriteBytes);
   }

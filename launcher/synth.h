@@ -1,14 +1,15 @@
-// A synthetic click log with a known answer: what a perfect model would predict is known for every row, so the best AUC that
-// any model can reach on the test part is known too.
+// A synthetic click log with a known answer: what a perfect model would predict is known for every row, so the best AUC
+// that any model can reach on the test part is known too.
 //
-// Who and what: users and items are drawn from Zipf's law, so a few are seen often and many hardly ever. Each impression
-// (row) has a true probability of a click and, after a click, of a purchase:
+// Who and what: users and items are drawn from Zipf's law, so a few are seen often and many hardly ever. Each
+// impression (row) has a true probability of a click and, after a click, of a purchase:
 //   logit = constant + user bias + item bias + <user taste, item style> + effects of category, device, hour, price, age
-// with few and gentle terms, so that a ranker can learn most of it from some 60 rows a user. The label of `purchase` is 1
-// only where `click` is 1; its true probability is P(click) * P(purchase | click).
+// with few and gentle terms, so that a ranker can learn most of it from some 60 rows a user. The label of `purchase` is
+// 1 only where `click` is 1; its true probability is P(click) * P(purchase | click).
 //
 // Files, in `output`: train.csv, valid.csv, test.csv (.csv.gz with `gzip`) with the columns of kClickLogHeader, and
-// truth.json with what SynthReport says. Each row's draws are a function of (seed, row), so equal options give equal files.
+// truth.json with what SynthReport says. Each row's draws are a function of (seed, row), so equal options give equal
+// files.
 //
 // Thread safety: free functions, safe on different directories.
 #pragma once

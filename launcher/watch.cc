@@ -24,7 +24,7 @@ namespace {
 using SteadyClock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
-constexpr int kTellEndMs = 500;
+constexpr int kTellMs = 500;       // longest wait for rank 0 to take note of something
 constexpr int kMaxStrangers = 64;  // connections that have not said hello yet
 
 sigset_t WatchedSignals() {
@@ -57,6 +57,8 @@ class Watch::Impl {
   void StartThread() {
     thread_ = std::thread([this] { Run(); });
   }
+
+  void ShareScratch(const std::string& dir);
 
   void Post(Frame frame) {
     {
@@ -136,6 +138,8 @@ class Watch::Impl {
   std::condition_variable changed_;
   std::vector<Frame> outbox_;     // guarded by mutex_
   std::vector<Scratch> scratch_;  // guarded by mutex_
+  int shared_ = 0;                // guarded by mutex_; how many of them are this rank's
+  int receipts_ = 0;              // guarded by mutex_; how many of those rank 0 knows
   std::vector<bool> here_;        // guarded by mutex_; rank 0: who is connected
 
   // The thread's own.
@@ -241,7 +245,6 @@ void Watch::Impl::TakeOutbox() {
     } else if (hub()) {
       HandleAtHub(frame, nullptr);
     } else {
-      if (frame.type == FrameType::kScratch) KeepScratch(frame);
       SendToAll(frame);
     }
   }
@@ -311,7 +314,7 @@ void Watch::Impl::HandleAtHub(const Frame& frame, Peer* from) {
       break;
     case FrameType::kScratch:
       KeepScratch(frame);
-      SendToAll(frame, from);
+      SendToAll(frame);
       break;
     case FrameType::kLeave:
       if (++left_ != options_.leavers) break;
@@ -357,9 +360,28 @@ void Watch::Impl::HandleAtSpoke(const Frame& frame) {
   }
 }
 
+// A rank knows its own directories already: for it the frame is rank 0's receipt.
 void Watch::Impl::KeepScratch(const Frame& frame) {
   const std::scoped_lock lock(mutex_);
-  scratch_.push_back({.rank = frame.rank, .dir = frame.text});
+  if (frame.rank == options_.rank) {
+    ++receipts_;
+  } else {
+    scratch_.push_back({.rank = frame.rank, .dir = frame.text});
+  }
+  changed_.notify_all();
+}
+
+// Returns when rank 0 knows it, so that it will be removed even if this process is killed right after.
+void Watch::Impl::ShareScratch(const std::string& dir) {
+  int receipts = 0;
+  {
+    const std::scoped_lock lock(mutex_);
+    scratch_.push_back({.rank = options_.rank, .dir = dir});
+    receipts = ++shared_;
+  }
+  Post({.type = FrameType::kScratch, .rank = options_.rank, .value = 0, .text = dir});
+  std::unique_lock lock(mutex_);
+  (void)changed_.wait_for(lock, milliseconds(kTellMs), [&] { return receipts_ >= receipts; });
 }
 
 void Watch::Impl::Lose(const Peer& peer, const std::string& how) {
@@ -395,9 +417,7 @@ Status Watch::AwaitEverybody(int deadline_ms) {
   return DeadlineExceeded("rank 0 did not see all ranks" + limit);
 }
 
-void Watch::ShareScratch(const std::string& dir) {
-  impl_->Post({.type = FrameType::kScratch, .rank = impl_->options_.rank, .value = 0, .text = dir});
-}
+void Watch::ShareScratch(const std::string& dir) { impl_->ShareScratch(dir); }
 std::vector<Scratch> Watch::scratch() const { return impl_->scratch(); }
 void Watch::Leave() { impl_->Post({.type = FrameType::kLeave, .rank = impl_->options_.rank, .value = 0, .text = ""}); }
 bool Watch::AwaitAllLeft(int wait_ms) { return impl_->Await(&Impl::all_left_, wait_ms); }
@@ -406,7 +426,7 @@ bool Watch::AwaitAllBye(int wait_ms) { return impl_->Await(&Impl::all_bye_, wait
 
 void Watch::TellEnd(int exit_code, const std::string& why) {
   impl_->Post({.type = FrameType::kEnd, .rank = impl_->options_.rank, .value = exit_code, .text = why});
-  (void)impl_->Await(&Impl::end_told_, kTellEndMs);
+  (void)impl_->Await(&Impl::end_told_, kTellMs);
 }
 
 struct BlockSignals::Mask {

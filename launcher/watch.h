@@ -2,8 +2,8 @@
 //
 // Rank 0 is the hub: every other rank keeps one tcp connection to it and both sides send a beat every beat_ms. A rank
 // whose connection closes without a goodbye, or that is silent for silence_ms, is gone: rank 0 names it to everybody
-// (every rank finds out itself when rank 0 is the one), and the job ends. The same connections carry the few small things
-// that must not wait for MPI: a worker has left, a rank is done, the job must end, a directory to remove.
+// (every rank finds out itself when rank 0 is the one), and the job ends. The same connections carry the few small
+// things that must not wait for MPI: a worker has left, a rank is done, the job must end, a directory to remove.
 //
 // Signals SIGINT, SIGTERM and SIGUSR1 must be blocked (BlockSignals) before the process makes other threads.
 //
@@ -30,7 +30,7 @@ struct WatchOptions {
   int connect_deadline_ms = 60000;
   int beat_ms = 500;
   int silence_ms = 5000;
-  bool signals = true;             // false: leave signals alone
+  bool signals = true;  // false: leave signals alone
 };
 
 struct WatchEvents {
@@ -59,6 +59,7 @@ class Watch {
   [[nodiscard]] const std::string& endpoint() const;  // rank 0 of several: what the others need as `hub`
   // Until all ranks are connected; kDeadline names those that are not, at rank 0.
   Status AwaitEverybody(int deadline_ms);
+  // Returns when rank 0 knows it, at the latest after half a second.
   void ShareScratch(const std::string& dir);
   [[nodiscard]] std::vector<Scratch> scratch() const;
   void Leave();

@@ -49,7 +49,7 @@ enum class FrameType : std::uint32_t {
 
 struct Frame {
   FrameType type = FrameType::kBeat;
-  int rank = 0;   // whom it is about
+  int rank = 0;  // whom it is about
   int value = 0;
   std::string text;  // at most kMaxFrameText bytes; longer text is cut
 };

@@ -143,13 +143,13 @@ class ShardedReader final : public CheckpointReader {
   }
   [[nodiscard]] Status CheckRow(std::uint32_t table, std::uint64_t key, std::span<const float> values) const {
     if (values.size() == static_cast<std::size_t>(row_floats_[table])) return Ok();
-    return DataLoss("checkpoint: table '" + tables_.specs[table].name + "', key " + std::to_string(key) + ": a row of " +
-                    std::to_string(values.size()) + " floats, expected " + std::to_string(row_floats_[table]) +
-                    "; use another checkpoint");
+    return DataLoss("checkpoint: table '" + tables_.specs[table].name + "', key " + std::to_string(key) +
+                    ": a row of " + std::to_string(values.size()) + " floats, expected " +
+                    std::to_string(row_floats_[table]) + "; use another checkpoint");
   }
 
   CheckpointTables tables_;
-  std::vector<int> row_floats_;  // dim + state_dim of each table
+  std::vector<int> row_floats_;                    // dim + state_dim of each table
   std::vector<std::unique_ptr<RowStore>> stores_;  // by shard
 };
 
@@ -180,7 +180,8 @@ Status WriteCheckpointTables(const std::string& ps_dir, const CheckpointTables& 
 Result<CheckpointTables> ReadCheckpointTables(const std::string& ps_dir) {
   const std::string path = ps_dir + kTablesFile;
   if (!FileExists(path)) {
-    return InvalidInput(ps_dir + " is not the ps part of a checkpoint (it has no tables.json); give a checkpoint's ps/");
+    return InvalidInput(ps_dir +
+                        " is not the ps part of a checkpoint (it has no tables.json); give a checkpoint's ps/");
   }
   GM_ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
   try {
@@ -200,7 +201,7 @@ Result<std::unique_ptr<CheckpointReader>> CheckpointReader::Open(const std::stri
   std::vector<std::unique_ptr<RowStore>> stores;
   for (std::uint32_t shard = 0; shard < tables.num_shards; ++shard) {
     const std::string dir = ps_dir + "/" + ShardDirName(shard, tables.num_shards);
-    if (!FileExists(dir)) return DataLoss("checkpoint " + ps_dir + ": " + dir + " is missing; use another checkpoint");
+    if (!FileExists(dir)) return DataLoss("checkpoint: " + dir + " is missing; use another checkpoint");
     auto store = OpenRowStoreReadOnly(dir);
     if (!store.ok()) return DataLoss(store.status().message());
     stores.push_back(std::move(store).value());

@@ -14,9 +14,7 @@ bool IsKnown(Op op) {
   return number >= static_cast<std::uint16_t>(Op::kHello) && number <= static_cast<std::uint16_t>(Op::kClear);
 }
 
-bool HasParts(Op op) {
-  return op == Op::kPull || op == Op::kPush || op == Op::kPrefetch || op == Op::kReadStored;
-}
+bool HasParts(Op op) { return op == Op::kPull || op == Op::kPush || op == Op::kPrefetch || op == Op::kReadStored; }
 
 // What a peer that may only read may ask for.
 bool IsReadOnly(const Request& request) {

@@ -34,10 +34,12 @@ class ServerImpl final : public Server {
   // Before Run.
   Status AddShard(const ShardOptions& options, const std::vector<TableSpec>& specs, const std::string& store_dir,
                   const std::string& endpoint, Transport* transport) {
-    const std::string dir = store_dir + "/" + ShardDirName(options.shard, options.num_shards);
     ShardThread thread;
     thread.name = "shard " + std::to_string(options.shard);
-    GM_ASSIGN_OR_RETURN(std::unique_ptr<RowStore> store, CreateRowStore(dir));
+    std::unique_ptr<RowStore> store = NewMemoryRowStore();
+    if (!store_dir.empty()) {
+      GM_ASSIGN_OR_RETURN(store, CreateRowStore(store_dir + "/" + ShardDirName(options.shard, options.num_shards)));
+    }
     GM_ASSIGN_OR_RETURN(thread.shard, Shard::Create(options, specs, std::move(store)));
     GM_ASSIGN_OR_RETURN(thread.listener, transport->Listen(endpoint));
     endpoints_.push_back(thread.listener->endpoint());
@@ -105,7 +107,7 @@ class ServerImpl final : public Server {
 Result<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, const std::vector<TableSpec>& specs,
                                               Transport* transport, Logger* log) {
   if (options.threads < 1) return InvalidInput("ps.threads must be at least 1");
-  GM_RETURN_IF_ERROR(MakeDirs(options.store_dir));
+  if (!options.store_dir.empty()) GM_RETURN_IF_ERROR(MakeDirs(options.store_dir));
   auto server = std::make_unique<ServerImpl>(log);
   ShardOptions shard = options.shard;
   for (std::uint32_t i = 0; i < options.threads; ++i, ++shard.shard) {

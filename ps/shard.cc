@@ -20,8 +20,8 @@
 namespace gatemill::ps {
 namespace {
 
-constexpr std::uint64_t kMaxStepsAhead = 1024;      // of a worker's request before its own next push
-constexpr std::uint64_t kMaxStep = 0xFFFFFFFFULL;   // a row's header keeps steps in 32 bits
+constexpr std::uint64_t kMaxStepsAhead = 1024;     // of a worker's request before its own next push
+constexpr std::uint64_t kMaxStep = 0xFFFFFFFFULL;  // a row's header keeps steps in 32 bits
 
 // Which steps one worker has pushed: all before `next`, and those in `beyond`.
 struct WorkerPushes {
@@ -366,7 +366,7 @@ class StepShard final : public Shard {
 
   TablePart ReadStored(const TablePart& asked) {
     const Table& table = *tables_[asked.table];
-    const auto floats = static_cast<std::size_t>(table.spec().dim + table.state_dim());
+    const auto floats = static_cast<std::size_t>(table.spec().dim) + static_cast<std::size_t>(table.state_dim());
     TablePart part{.table = asked.table, .count = asked.count, .keys = {}, .rows = {}, .found = {}, .headers = {}};
     std::vector<float> rows(asked.count * floats, 0.0F);
     std::vector<std::uint8_t> found(asked.count, 0);
@@ -434,8 +434,8 @@ class StepShard final : public Shard {
         table->PutStored(key, values, header);
         return writer->Add({.table = number, .key = key}, values, header);
       };
-      GM_RETURN_IF_ERROR(reader->Scan(numbers[number], FirstVshard(options_.shard), FirstVshard(options_.shard + 1),
-                                      take));
+      GM_RETURN_IF_ERROR(
+          reader->Scan(numbers[number], FirstVshard(options_.shard), FirstVshard(options_.shard + 1), take));
       restored.push_back(std::move(table));
     }
     GM_RETURN_IF_ERROR(store_->DropAll());
@@ -475,7 +475,8 @@ class StepShard final : public Shard {
       }
       saved_numbers.erase(found);
     }
-    for (const auto& [name, number] : saved_numbers) differences += "\n  table '" + name + "' is only in the checkpoint";
+    for (const auto& [name, number] : saved_numbers)
+      differences += "\n  table '" + name + "' is only in the checkpoint";
     if (differences.empty()) return numbers;
     return InvalidInput("checkpoint " + ps_dir + " is of other tables; use its own config:" + differences);
   }
@@ -495,10 +496,10 @@ class StepShard final : public Shard {
 
   std::uint64_t first_step_ = 0;  // at which the tables were restored or cleared
   std::uint64_t next_step_ = 0;
-  std::vector<WorkerPushes> pushes_;                                      // by worker
+  std::vector<WorkerPushes> pushes_;                                       // by worker
   std::map<std::uint64_t, std::vector<std::vector<TablePart>>> buffered_;  // sync: step -> worker -> parts
-  std::list<Waiting> waiting_;                                            // in the order they came
-  std::uint64_t buffered_bytes_ = 0;                                      // of buffered_ and waiting_
+  std::list<Waiting> waiting_;                                             // in the order they came
+  std::uint64_t buffered_bytes_ = 0;                                       // of buffered_ and waiting_
   std::optional<DoneControl> done_;  // the last one, until its worker pushes again
 
   GradientSum sum_;
@@ -537,9 +538,8 @@ Result<std::unique_ptr<Shard>> Shard::Create(const ShardOptions& options, std::v
                       .state_dim = static_cast<std::uint64_t>(table->state_dim())});
     tables.push_back(std::move(table));
   }
-  return std::unique_ptr<Shard>(std::make_unique<StepShard>(options, std::move(specs), std::move(tables),
-                                                            std::move(store),
-                                                            RequestChecker(options, std::move(shapes))));
+  return std::unique_ptr<Shard>(std::make_unique<StepShard>(
+      options, std::move(specs), std::move(tables), std::move(store), RequestChecker(options, std::move(shapes))));
 }
 
 }  // namespace gatemill::ps

@@ -87,8 +87,7 @@ class MemoryRowStore final : public RowStore {
     GM_ASSIGN_OR_RETURN(auto store, CreateRowStore(scratch));
     GM_ASSIGN_OR_RETURN(auto writer, store->NewBulkWriter());
     for (const auto& [order, row] : rows_) {
-      GM_RETURN_IF_ERROR(
-          writer->Add({.table = std::get<0>(order), .key = std::get<2>(order)}, row.values, row.header));
+      GM_RETURN_IF_ERROR(writer->Add({.table = std::get<0>(order), .key = std::get<2>(order)}, row.values, row.header));
     }
     GM_RETURN_IF_ERROR(writer->Finish());
     return store->Checkpoint(dir);

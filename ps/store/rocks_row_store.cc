@@ -28,10 +28,10 @@ namespace {
 
 constexpr std::size_t kBlockCacheBytes = 16U << 20;
 constexpr double kBloomBitsPerKey = 10.0;
-constexpr std::size_t kMultiGetKeys = 512;               // one RocksDB call
+constexpr std::size_t kMultiGetKeys = 512;  // one RocksDB call
 constexpr std::size_t kScanReadaheadBytes = 2U << 20;
-constexpr std::uint32_t kVshardsPerFileGroup = 16;       // a file ends only where such a group (or a table) ends
-constexpr std::uint64_t kMinFileBytes = 16ULL << 20;     // smaller ones go on into the next group
+constexpr std::uint32_t kVshardsPerFileGroup = 16;    // a file ends only where such a group (or a table) ends
+constexpr std::uint64_t kMinFileBytes = 16ULL << 20;  // smaller ones go on into the next group
 
 // RocksDB would write its log beside the data, into checkpoints too.
 class SilentLogger final : public rocksdb::Logger {
@@ -122,7 +122,7 @@ class RocksBulkWriter final : public RowStore::BulkWriter {
     return FromRocks(writer_->Open(files_.back()), files_.back());
   }
   Status CloseFile() {
-    const Status status = FromRocks(writer_->Finish(), files_.back());
+    Status status = FromRocks(writer_->Finish(), files_.back());
     writer_.reset();
     return status;
   }
@@ -158,8 +158,8 @@ class RocksRowStore final : public RowStore {
 
   Result<std::unique_ptr<BulkWriter>> NewBulkWriter() override {
     GM_RETURN_IF_ERROR(CheckWritable());
-    return std::unique_ptr<BulkWriter>(std::make_unique<RocksBulkWriter>(
-        &database_, options_, ingest_dir_ + "/" + std::to_string(next_writer_++)));
+    return std::unique_ptr<BulkWriter>(
+        std::make_unique<RocksBulkWriter>(&database_, options_, ingest_dir_ + "/" + std::to_string(next_writer_++)));
   }
 
   Status MultiGet(std::span<const StoreKey> keys, const VisitFound& visit) override {

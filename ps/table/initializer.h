@@ -1,8 +1,8 @@
 // The first value of a row, as a pure function of (seed, table name, key).
 //
 // Element i of a row comes from the 64 random bits that (seed, table, key, i) name (uniform: a half of those of i / 2).
-// The normal distribution is Box and Muller's (1958) over logarithm and cosine series of our own: the C library's differ
-// in the last bit between instruction sets. Thread safety: const members touch only `row`.
+// The normal distribution is Box and Muller's (1958) over logarithm and cosine series of our own: the C library's
+// differ in the last bit between instruction sets. Thread safety: const members touch only `row`.
 #pragma once
 
 #include <cstdint>

@@ -76,6 +76,7 @@ GM_KERNEL void AddLoop(float* __restrict sum, const float* __restrict grad, int 
   for (int i = 0; i < dim; ++i) sum[i] += grad[i];
 }
 
+// NOLINTBEGIN(bugprone-macro-parentheses): an attribute and a name cannot stand in parentheses.
 // One set of wrappers. `attribute` selects the instruction set, `suffix` names the set.
 #define GM_KERNEL_SET(suffix, attribute)                                                                              \
   attribute void Sgd##suffix(float* row, const float* grad, int dim, SgdStep step) { SgdLoop(row, grad, dim, step); } \
@@ -100,6 +101,8 @@ GM_KERNEL void AddLoop(float* __restrict sum, const float* __restrict grad, int 
       .ftrl = Ftrl##suffix,                                                                                           \
       .add = Add##suffix,                                                                                             \
   };
+
+// NOLINTEND(bugprone-macro-parentheses)
 
 GM_KERNEL_SET(Baseline, )
 #ifdef GM_X86

@@ -20,7 +20,7 @@ struct AdagradStep {  // element-wise and row-wise
   float eps;
 };
 struct AdamStep {
-  float step_size;        // lr * sqrt(1 - beta2^t) / (1 - beta1^t)
+  float step_size;  // lr * sqrt(1 - beta2^t) / (1 - beta1^t)
   float one_minus_beta1;
   float one_minus_beta2;
   float eps;

@@ -97,8 +97,7 @@ class Adam final : public SparseOptimizer {
   void InitState(std::span<float> state, int /*dim*/) const override { std::fill(state.begin(), state.end(), 0.0F); }
   void Apply(float* row, float* state, const float* grad, int dim, std::uint64_t step) const override {
     AdamStep now = step_;
-    now.step_size =
-        static_cast<float>(lr_ * std::sqrt(1.0 - beta2_.Of(step + 1)) / (1.0 - beta1_.Of(step + 1)));
+    now.step_size = static_cast<float>(lr_ * std::sqrt(1.0 - beta2_.Of(step + 1)) / (1.0 - beta1_.Of(step + 1)));
     kernels_.adam(row, state, state + dim, grad, dim, now);
   }
 
@@ -146,10 +145,8 @@ Status CheckConfig(const SparseOptimizerConfig& config) {
   GM_RETURN_IF_ERROR(CheckRange(not_negative(config.eps), config, "eps", config.eps, "from 0 up"));
   GM_RETURN_IF_ERROR(CheckRange(not_negative(config.initial_accumulator), config, "initial_accumulator",
                                 config.initial_accumulator, "from 0 up"));
-  GM_RETURN_IF_ERROR(
-      CheckRange(config.beta1 >= 0.0 && config.beta1 < 1.0, config, "beta1", config.beta1, "in [0, 1)"));
-  GM_RETURN_IF_ERROR(
-      CheckRange(config.beta2 >= 0.0 && config.beta2 < 1.0, config, "beta2", config.beta2, "in [0, 1)"));
+  GM_RETURN_IF_ERROR(CheckRange(config.beta1 >= 0.0 && config.beta1 < 1.0, config, "beta1", config.beta1, "in [0, 1)"));
+  GM_RETURN_IF_ERROR(CheckRange(config.beta2 >= 0.0 && config.beta2 < 1.0, config, "beta2", config.beta2, "in [0, 1)"));
   GM_RETURN_IF_ERROR(CheckRange(not_negative(config.l1), config, "l1", config.l1, "from 0 up"));
   GM_RETURN_IF_ERROR(CheckRange(not_negative(config.l2), config, "l2", config.l2, "from 0 up"));
   return CheckRange(not_negative(config.beta), config, "beta", config.beta, "from 0 up");

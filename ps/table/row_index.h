@@ -5,9 +5,8 @@
 //   std::uint32_t row = index.Find(key, hash);  // kNoRow when there is none
 //
 // A segment grows alone, by a quarter, so an insert never waits for more than a 1024th of the table, and little memory
-// stays unused. A slot is 12 bytes (key and row number), so a lookup that hits touches one or two cache lines; row number
-// kNoRow marks an empty slot, which leaves every uint64 a legal key.
-// Thread safety: none.
+// stays unused. A slot is 12 bytes (key and row number), so a lookup that hits touches one or two cache lines; row
+// number kNoRow marks an empty slot, which leaves every uint64 a legal key. Thread safety: none.
 #pragma once
 
 #include <cstddef>

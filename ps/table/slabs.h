@@ -1,7 +1,7 @@
-// Fixed-size records by number, in slabs of about two megabytes that never move: a table grows without copying itself.
-// The first slab starts small and doubles until it is whole, so that a small table stays small.
+// Fixed-size records by number, in slabs that never move: a table grows without copying itself. The first slab starts
+// small and doubles until it is whole, so that a small table stays small.
 //
-//   Slabs slabs(64);
+//   Slabs slabs(64, 16384);
 //   slabs.Reserve(number + 1);
 //   std::byte* record = slabs.At(number);   // valid until the next Reserve, for records of whole slabs until Clear
 //
@@ -22,9 +22,9 @@ namespace gatemill::ps {
 
 class Slabs {
  public:
-  explicit Slabs(std::size_t record_bytes)
-      : record_bytes_(record_bytes),
-        shift_(static_cast<int>(std::bit_width(std::max<std::size_t>(kSlabBytes / record_bytes, kMinRecords))) - 1) {}
+  // slab_records: of a whole slab, a power of two.
+  Slabs(std::size_t record_bytes, std::size_t slab_records)
+      : record_bytes_(record_bytes), shift_(std::countr_zero(slab_records)) {}
 
   [[nodiscard]] std::byte* At(std::uint64_t number) const {
     return slabs_[number >> shift_].get() + (number & ((1ULL << shift_) - 1)) * record_bytes_;
@@ -38,7 +38,7 @@ class Slabs {
         slabs_.push_back(Allocate(whole * record_bytes_));
         capacity_ += whole;
       } else {
-        GrowFirst(std::min(whole, std::max<std::uint64_t>(capacity_ * 2, kMinRecords)));
+        GrowFirst(std::min(whole, std::max(capacity_ * 2, kFirstRecords)));
       }
     }
   }
@@ -52,8 +52,7 @@ class Slabs {
   }
 
  private:
-  static constexpr std::size_t kSlabBytes = 2U << 20;
-  static constexpr std::size_t kMinRecords = 16;
+  static constexpr std::uint64_t kFirstRecords = 16;
   static constexpr std::align_val_t kAlignment{64};
   struct Free {
     void operator()(std::byte* bytes) const { ::operator delete(bytes, kAlignment); }

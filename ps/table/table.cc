@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstring>
 #include <utility>
 #include <vector>
@@ -17,6 +18,8 @@ namespace {
 // Keys looked up together: enough to keep a core's outstanding cache misses busy, few enough to stay in its cache.
 constexpr std::size_t kBatch = 32;
 constexpr std::size_t kCacheLine = 64;
+// Embeddings of a whole slab: few enough slabs to address them cheaply, small enough that the last one wastes little.
+constexpr std::size_t kSlabBytes = 1U << 20;
 
 void PrefetchBytes(const std::byte* begin, std::size_t bytes) {
   for (std::size_t at = 0; at < bytes; at += kCacheLine) __builtin_prefetch(begin + at);
@@ -33,9 +36,9 @@ class SlabTable final : public Table {
         initializer_(spec_.initializer, spec_.name, seed),
         dim_(static_cast<std::size_t>(spec_.dim)),
         state_dim_(static_cast<std::size_t>(optimizer_->state_dim(spec_.dim))),
-        embeddings_(dim_ * sizeof(float)),
-        states_(sizeof(RowHeader) + state_dim_ * sizeof(float)),
-        dirty_(sizeof(std::uint64_t)) {}
+        embeddings_(dim_ * sizeof(float), SlabRows()),
+        states_(sizeof(RowHeader) + state_dim_ * sizeof(float), SlabRows()),
+        dirty_(sizeof(std::uint64_t), SlabRows() / 64) {}
 
   void Read(std::span<const std::uint64_t> keys, ReadMode mode, std::span<float> rows,
             std::span<std::uint8_t> found) const override {
@@ -136,8 +139,8 @@ class SlabTable final : public Table {
   TableStats stats() const override {
     return {.rows = rows_,
             .dirty_rows = dirty_rows_,
-            .memory_bytes = index_.memory_bytes() + embeddings_.memory_bytes() + states_.memory_bytes() +
-                            dirty_.memory_bytes()};
+            .memory_bytes =
+                index_.memory_bytes() + embeddings_.memory_bytes() + states_.memory_bytes() + dirty_.memory_bytes()};
   }
 
  private:
@@ -146,6 +149,9 @@ class SlabTable final : public Table {
     std::array<std::uint64_t, kBatch> hashes;
     std::array<std::uint32_t, kBatch> rows;  // kNoRow where there is none
   };
+
+  // At least 64 (kMaxDim).
+  [[nodiscard]] std::size_t SlabRows() const { return std::bit_floor(kSlabBytes / (dim_ * sizeof(float))); }
 
   // Looks up keys[begin, begin + kBatch): first every prefetch, then every probe.
   void FindBatch(std::span<const std::uint64_t> keys, std::size_t begin, Batch* batch) const {

@@ -52,6 +52,7 @@ class Frame {
   // A view of the Ts: the bytes themselves when aligned, else a copy in `scratch`.
   template <typename T>
   [[nodiscard]] std::span<const T> View(std::vector<T>* scratch) const {
+    if (bytes_.empty()) return {};
     if (aligned<T>()) return {reinterpret_cast<const T*>(bytes_.data()), count<T>()};
     scratch->resize(count<T>());
     std::memcpy(scratch->data(), bytes_.data(), count<T>() * sizeof(T));

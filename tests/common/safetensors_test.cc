@@ -54,12 +54,11 @@ TEST_F(SafetensorsTest, WhatIsWrittenInTurnsIsReadBack) {
   const std::vector<float> rows{1.5F, -2.0F, 3.25F, 0.0F, 5.0F, -6.5F};
   const std::vector<std::uint64_t> keys{7, ~0ULL, 0};
   const std::vector<std::uint32_t> counts{4'000'000'000U};
-  auto writer = SafetensorsWriter::Create(path_,
-                                          {Announce("user.rows", TensorType::kF32, {3, 2}),
-                                           Announce("user.keys", TensorType::kU64, {3}),
-                                           Announce("counts", TensorType::kU32, {}),
-                                           Announce("none", TensorType::kF32, {0, 4})},
-                                          {{"format", "gatemill \"1\""}});
+  auto writer = SafetensorsWriter::Create(
+      path_,
+      {Announce("user.rows", TensorType::kF32, {3, 2}), Announce("user.keys", TensorType::kU64, {3}),
+       Announce("counts", TensorType::kU32, {}), Announce("none", TensorType::kF32, {0, 4})},
+      {{"format", "gatemill \"1\""}});
   ASSERT_TRUE(writer.ok()) << writer.status().message();
   for (std::size_t i = 0; i < 3; ++i) {
     ASSERT_TRUE((*writer)->Append(1, View(keys).subspan(i, 1)).ok());

@@ -73,9 +73,11 @@ class Exchange {
   Status Wait(const std::string& call, int deadline_ms) {
     const SteadyClock::time_point start = SteadyClock::now();
     Backoff backoff;
+    std::vector<MPI_Status> statuses(requests_.size());
     while (error_ == MPI_SUCCESS) {
       int done = 0;
-      error_ = MPI_Testall(static_cast<int>(requests_.size()), requests_.data(), &done, MPI_STATUSES_IGNORE);
+      error_ = MPI_Testall(static_cast<int>(requests_.size()), requests_.data(), &done, statuses.data());
+      if (error_ == MPI_ERR_IN_STATUS) error_ = FirstError(statuses);
       if (error_ != MPI_SUCCESS) break;
       if (done != 0) return Ok();
       const SteadyClock::duration waited = SteadyClock::now() - start;
@@ -111,6 +113,13 @@ class Exchange {
       origins_.push_back({peer, receive});
       offset += count;
     } while (offset < bytes);
+  }
+
+  static int FirstError(const std::vector<MPI_Status>& statuses) {
+    for (const MPI_Status& status : statuses) {
+      if (status.MPI_ERROR != MPI_SUCCESS && status.MPI_ERROR != MPI_ERR_PENDING) return status.MPI_ERROR;
+    }
+    return MPI_ERR_OTHER;
   }
 
   // MPI_Testall sets the requests that are complete to MPI_REQUEST_NULL only when all are; so ask each.

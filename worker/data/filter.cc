@@ -45,7 +45,7 @@ bool IsWordChar(char c) { return std::isalnum(static_cast<unsigned char>(c)) != 
 
 class Parser {
  public:
-  Parser(const std::string& expression, std::span<const std::string> known, std::vector<std::string>* columns)
+  Parser(const std::string& expression, const std::vector<std::string>& known, std::vector<std::string>* columns)
       : expression_(expression), known_(known), columns_(columns) {}
 
   Result<NodePtr> Run() {
@@ -209,7 +209,7 @@ class Parser {
   }
 
   const std::string& expression_;
-  std::span<const std::string> known_;
+  const std::vector<std::string>& known_;
   std::vector<std::string>* columns_;
   std::size_t next_ = 0;
   Token token_;
@@ -260,7 +260,7 @@ Filter::Filter(Filter&&) noexcept = default;
 Filter& Filter::operator=(Filter&&) noexcept = default;
 Filter::~Filter() = default;
 
-Result<Filter> Filter::Parse(const std::string& expression, std::span<const std::string> columns) {
+Result<Filter> Filter::Parse(const std::string& expression, const std::vector<std::string>& columns) {
   Filter filter;
   if (expression.find_first_not_of(" \t\n") == std::string::npos) return filter;
   Parser parser(expression, columns, &filter.columns_);

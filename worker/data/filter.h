@@ -26,7 +26,7 @@ namespace gatemill::data {
 class Filter {
  public:
   // `columns`: of the data. An empty expression keeps every row.
-  static Result<Filter> Parse(const std::string& expression, std::span<const std::string> columns);
+  static Result<Filter> Parse(const std::string& expression, const std::vector<std::string>& columns);
   Filter(Filter&&) noexcept;
   Filter& operator=(Filter&&) noexcept;
   ~Filter();

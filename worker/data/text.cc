@@ -1,10 +1,10 @@
 #include "worker/data/text.h"
 
-#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <cstdint>
-#include <numeric>
+
+#include "common/suggest.h"
 
 namespace gatemill::data {
 namespace {
@@ -27,21 +27,6 @@ std::optional<double> ParseShortInteger(std::string_view text) {
   return negative ? -static_cast<double>(value) : static_cast<double>(value);
 }
 
-std::size_t EditDistance(std::string_view a, std::string_view b) {
-  std::vector<std::size_t> row(b.size() + 1);
-  std::iota(row.begin(), row.end(), std::size_t{0});
-  for (std::size_t i = 1; i <= a.size(); ++i) {
-    std::size_t diagonal = row[0];
-    row[0] = i;
-    for (std::size_t j = 1; j <= b.size(); ++j) {
-      const std::size_t above = row[j];
-      row[j] = std::min({above + 1, row[j - 1] + 1, diagonal + (a[i - 1] == b[j - 1] ? 0 : 1)});
-      diagonal = above;
-    }
-  }
-  return row[b.size()];
-}
-
 }  // namespace
 
 std::optional<double> ParseNumber(std::string_view text) {
@@ -55,21 +40,8 @@ std::optional<double> ParseNumber(std::string_view text) {
   return value;
 }
 
-std::string NearestName(std::string_view name, std::span<const std::string> names) {
-  std::string nearest;
-  std::size_t best = std::max<std::size_t>(1, name.size() / 3) + 1;
-  for (const std::string& candidate : names) {
-    const std::size_t distance = EditDistance(name, candidate);
-    if (distance < best) {
-      best = distance;
-      nearest = candidate;
-    }
-  }
-  return nearest;
-}
-
-std::string SuggestColumn(std::string_view name, std::span<const std::string> columns) {
-  const std::string nearest = NearestName(name, columns);
+std::string SuggestColumn(std::string_view name, const std::vector<std::string>& columns) {
+  const std::string nearest = Nearest(name, columns);
   if (!nearest.empty()) return "; did you mean \"" + nearest + "\"?";
   std::string list = "; the columns are ";
   for (std::size_t i = 0; i < columns.size() && i < kShownColumns; ++i) list.append(i == 0 ? "" : ", ").append(columns[i]);

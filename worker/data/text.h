@@ -1,10 +1,9 @@
-// Small things on text that the whole room shares: numbers, missing values, nearest names, messages.
+// Small things on text that the whole room shares: numbers, missing values, messages.
 //
 // Thread safety: pure functions and values.
 #pragma once
 
 #include <optional>
-#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -15,10 +14,8 @@ namespace gatemill::data {
 // "inf", and for what no double holds.
 std::optional<double> ParseNumber(std::string_view text);
 
-// The name with the smallest edit distance to `name`; "" when none is near (more than a third of its letters differ).
-std::string NearestName(std::string_view name, std::span<const std::string> names);
 // `; did you mean "nearest"?`, or `; the columns are a, b, ...` (at most the first 20) when nothing is near.
-std::string SuggestColumn(std::string_view name, std::span<const std::string> columns);
+std::string SuggestColumn(std::string_view name, const std::vector<std::string>& columns);
 
 // A value as messages show it: quoted, cut after 60 bytes.
 std::string Quoted(std::string_view value);

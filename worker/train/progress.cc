@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstdio>
+#include <sstream>
 
 namespace gatemill::train {
 namespace {
@@ -38,14 +39,15 @@ std::string FormatSeconds(double seconds) {
 }
 
 std::string FormatProgress(const ProgressState& state) {
-  std::string line = "step " + std::to_string(state.step);
-  if (state.total_steps) line += "/" + std::to_string(*state.total_steps);
-  line += "  epoch " + std::to_string(state.epoch + 1) + "/" + std::to_string(state.num_epochs);
-  line += "  " + FormatRate(state.samples_per_s) + " samples/s";
-  line += "  loss " + Format("%.4f", state.loss);
-  if (!state.metrics.empty()) line += "  " + state.metrics;
-  if (state.seconds_left) line += "  left " + FormatSeconds(*state.seconds_left);
-  return line;
+  std::ostringstream line;
+  line << "step " << state.step;
+  if (state.total_steps) line << "/" << *state.total_steps;
+  line << "  epoch " << state.epoch + 1 << "/" << state.num_epochs;
+  line << "  " << FormatRate(state.samples_per_s) << " samples/s";
+  line << "  loss " << Format("%.4f", state.loss);
+  if (!state.metrics.empty()) line << "  " << state.metrics;
+  if (state.seconds_left) line << "  left " << FormatSeconds(*state.seconds_left);
+  return line.str();
 }
 
 ProgressLine::ProgressLine(const Clock* clock, bool quiet)

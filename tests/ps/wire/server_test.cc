@@ -5,9 +5,11 @@
 
 #include <filesystem>
 #include <thread>
+#include <zmq.hpp>
 
 #include "common/file.h"
 #include "common/keys.h"
+#include "common/random.h"
 #include "ps/checkpoint.h"
 #include "ps/client.h"
 #include "ps/wire/codec.h"
@@ -292,7 +294,69 @@ TEST_P(ServerTest, RequestsThatAShardRefusesLeaveItsTablesAsTheyWere) {
   EXPECT_TRUE(server->health().ok());
 }
 
+// The transports whose sockets anybody can reach.
+class ServerSocketTest : public ServerTest {};
+
+TEST_P(ServerSocketTest, GarbageOnItsSocketDoesNothing) {
+  const auto server = Start(Options(1, 1));
+  const auto client = Connect(server->endpoints());
+  const std::vector<std::uint64_t> keys = SomeKeys(50);
+  ASSERT_TRUE(PushOnes(client.get(), 0, keys).ok());
+  const std::vector<float> before = MustPull(client.get(), 1, keys);
+  const auto stats_before = client->Stats();
+
+  zmq::context_t context;
+  zmq::socket_t raw(context, zmq::socket_type::dealer);
+  raw.set(zmq::sockopt::linger, 5000);
+  raw.connect(server->endpoints()[0]);
+  Request push;
+  push.op = Op::kPush;
+  push.stamp.step = 1;
+  push.parts = {{.table = 0, .count = 10, .keys = Keys(10), .rows = Floats(10 * kDim)}};
+  const auto good = EncodeRequest(push);
+  ASSERT_TRUE(good.ok());
+  RandomStream random(77, 0);
+  for (int i = 0; i < 2000; ++i) {
+    std::vector<std::vector<std::byte>> frames;
+    for (const Frame* frame : {&good->header, &good->frames[0], &good->frames[1]}) {
+      frames.emplace_back(frame->bytes().begin(), frame->bytes().end());
+    }
+    // Always something that no shard may act on: a broken header, or frames that are not the announced ones.
+    if (random.Below(2) == 0) frames[0].resize(random.Below(frames[0].size()));
+    if (random.Below(2) == 0) frames[0].assign(random.Below(200), static_cast<std::byte>(random.Below(256)));
+    frames[1 + random.Below(2)].resize(random.Below(40));
+    if (random.Below(3) == 0) frames.pop_back();
+    for (std::size_t f = 0; f < frames.size(); ++f) {
+      raw.send(zmq::const_buffer(frames[f].data(), frames[f].size()),
+               f + 1 < frames.size() ? zmq::send_flags::sndmore : zmq::send_flags::none);
+    }
+  }
+  // A good request on the same socket comes after them all; hello's reply has nothing but a header.
+  Request hello;
+  hello.id = 424242;
+  const auto last = EncodeRequest(hello);
+  raw.send(zmq::const_buffer(last->header.data(), last->header.size()), zmq::send_flags::none);
+  raw.set(zmq::sockopt::rcvtimeo, 20000);
+  std::uint64_t answered = 0;
+  while (answered != hello.id) {
+    zmq::message_t header;
+    ASSERT_TRUE(raw.recv(header)) << "the server does not answer any more";
+    const auto reply = DecodeReply({header.data<std::byte>(), header.size()}, {});
+    ASSERT_TRUE(reply.status.ok());
+    answered = reply.message.id;
+    EXPECT_EQ(reply.message.code, answered == hello.id ? Code::kOk : Code::kInvalidInput);
+  }
+  EXPECT_EQ(MustPull(client.get(), 1, keys), before);
+  const auto stats_after = client->Stats();
+  ASSERT_TRUE(stats_before.ok() && stats_after.ok());
+  EXPECT_EQ(*stats_after, *stats_before);
+  EXPECT_TRUE(server->health().ok());
+}
+
 INSTANTIATE_TEST_SUITE_P(All, ServerTest, testing::Values(Kind::kInproc, Kind::kIpc, Kind::kTcp, Kind::kCurve),
+                         [](const auto& test) { return NameOf(test.param); });
+
+INSTANTIATE_TEST_SUITE_P(Open, ServerSocketTest, testing::Values(Kind::kIpc, Kind::kTcp),
                          [](const auto& test) { return NameOf(test.param); });
 
 // ---- start -------------------------------------------------------------------------------------------------------

@@ -1,0 +1,118 @@
+// gatemill check: what it says of a configuration, every mistake at once, leaks, and checkpoints that are none.
+
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "common/file.h"
+#include "tests/launcher/process.h"
+#include "tests/launcher/small_data.h"
+
+namespace gatemill::launcher {
+namespace {
+
+using nlohmann::json;
+
+Finished Check(const std::vector<std::string>& arguments) {
+  std::vector<std::string> command{Binary(), "check"};
+  command.insert(command.end(), arguments.begin(), arguments.end());
+  return RunProgram(command, 60);
+}
+
+void ExpectSays(const Finished& done, const std::string& part) {
+  EXPECT_NE(done.err.find(part), std::string::npos) << "expected: " << part << "\nfound: " << done.err;
+}
+
+TEST(CheckTest, SaysWhatWouldBeTrained) {
+  const TestDir dir;
+  const Finished done = Check({WriteSmallJob(dir), "--json"});
+  ASSERT_EQ(done.exit_code, 0) << done.err;
+  const json said = json::parse(LastLine(done.out));
+  EXPECT_EQ(said["model"], "mmoe");
+  ASSERT_EQ(said["features"].size(), 5U);
+  EXPECT_EQ(said["features"][2],
+            (json{{"name", "tags"}, {"column", "tags"}, {"kind", "list"}, {"table", "tags"}, {"dim", 3}, {"x", 8}}));
+  EXPECT_EQ(said["features"][3]["kind"], "bucket");
+  EXPECT_EQ(said["features"][4]["kind"], "number");
+  EXPECT_EQ(said["features"][4]["x"], 13);
+  EXPECT_EQ(said["x_dim"], 14);
+  ASSERT_EQ(said["tables"].size(), 4U);
+  EXPECT_EQ(said["tables"][0]["bytes_per_row"], 4 * (4 + 1) + 32);
+  EXPECT_EQ(said["tables"][0]["oov_buckets"], 4);
+  // Two experts 14-16-8, two linear gates 14-2, two towers 8-8-1, each with biases.
+  EXPECT_EQ(said["parameters"], 2 * (14 * 16 + 16 + 16 * 8 + 8) + 2 * (14 * 2 + 2) + 2 * (8 * 8 + 8 + 8 + 1));
+  EXPECT_EQ(said["data"].size(), 3U);
+  EXPECT_EQ(said["data"][0]["bytes"], *FileSize(dir.path() + "/train.csv"));
+  EXPECT_EQ(said["memory"]["dense_bytes"], said["parameters"].get<int>() * 4 * 4);  // value, gradient, two moments
+}
+
+TEST(CheckTest, TellsAPersonToo) {
+  const TestDir dir;
+  const Finished done = Check({WriteSmallJob(dir)});
+  ASSERT_EQ(done.exit_code, 0) << done.err;
+  EXPECT_EQ(done.out, "");
+  ExpectSays(done, "mmoe, 2 tasks, 5 features, 4 tables");
+  ExpectSays(done, "experts.*.0.weight");
+  ExpectSays(done, "x: 14 columns, 13 of embeddings and 1 of numbers");
+}
+
+TEST(CheckTest, ReportsConfigurationColumnsAndFilesTogether) {
+  const TestDir dir;
+  const std::string config = WriteSmallJob(dir);
+  const Finished done = Check({config, "--set", "model.num_experts=3", "--set", "train.num_epochs=0", "--set",
+                               "features.0.columns=[user, itme]", "--set", "data.test=nowhere.csv"});
+  EXPECT_EQ(done.exit_code, 2);
+  ExpectSays(done, "--set model.num_experts=3: model.num_experts: unknown key; write num_expert");
+  ExpectSays(done, "train.num_epochs: must be 1 to 1000000, found 0");
+  ExpectSays(done, "itme");
+  ExpectSays(done, dir.path() + "/nowhere.csv");
+}
+
+TEST(CheckTest, DataWarnsOfALeak) {
+  const TestDir dir;
+  const std::string config = WriteSmallJob(dir);
+  // `seconds` is the click's own trace; `noise` is not.
+  std::string text = "user,item,tags,price,seconds,click,buy\n";
+  for (int row = 0; row < 400; ++row) {
+    const int click = row * 7919 % 13 < 5 ? 1 : 0;
+    const int seconds = click == 1 ? 20 + row % 17 : row % 11;
+    text += "u" + std::to_string(row % 20) + "," + std::to_string(row % 9) + ",t" + std::to_string(row % 5) + "," +
+            std::to_string(row % 31) + ".5," + std::to_string(seconds) + "," + std::to_string(click) + "," +
+            std::to_string(row * 31 % 2) + "\n";
+  }
+  for (const std::string part : {"train.csv", "valid.csv", "test.csv"}) (void)dir.Write(part, text);
+  const Finished beside = Check({config, "--data"});
+  ASSERT_EQ(beside.exit_code, 0) << beside.err;
+  ExpectSays(beside, "warning: column seconds predicts click almost alone");
+  ExpectSays(beside, "it is no feature, and should stay none");
+  const Finished inside = Check({config, "--data", "--json", "--set", "features.2.columns=seconds"});
+  ASSERT_EQ(inside.exit_code, 0) << inside.err;
+  ExpectSays(inside, "take it out of features");
+  const json said = json::parse(LastLine(inside.out));
+  ASSERT_EQ(said["leaks"].size(), 1U);
+  EXPECT_EQ(said["leaks"][0]["column"], "seconds");
+  EXPECT_EQ(said["leaks"][0]["feature"], true);
+}
+
+TEST(CheckTest, DataFindsTextInNumbersAndLabels) {
+  const TestDir dir;
+  const std::string config = WriteSmallJob(dir);
+  (void)dir.Write("train.csv", "user,item,tags,price,click,buy\nu1,1,t1,cheap,1,0\nu2,2,t2,3.5,0,7\n");
+  const Finished done = Check({config, "--data"});
+  EXPECT_EQ(done.exit_code, 2);
+  ExpectSays(done, "column price has text such as \"");
+  ExpectSays(done, "label buy of task buy has values other than 0 and 1");
+}
+
+TEST(CheckTest, DirectoriesThatAreNoCheckpoint) {
+  const TestDir dir;
+  const Finished done = Check({dir.path()});
+  EXPECT_EQ(done.exit_code, 2);
+  ExpectSays(done, dir.path());
+  const Finished data = Check({dir.path(), "--data"});
+  EXPECT_EQ(data.exit_code, 2);
+  ExpectSays(data, "--data and --set are for a configuration");
+}
+
+}  // namespace
+}  // namespace gatemill::launcher

@@ -1,0 +1,151 @@
+#include "ps/request_check.h"
+
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "common/keys.h"
+
+namespace gatemill::ps {
+namespace {
+
+constexpr std::uint32_t kShard = 1;
+
+std::vector<std::uint64_t> OwnKeys(std::size_t count) {
+  std::vector<std::uint64_t> keys;
+  for (std::uint64_t key = 0; keys.size() < count; ++key) {
+    if (ShardOf(key, 2) == kShard) keys.push_back(key);
+  }
+  return keys;
+}
+
+RequestChecker NewChecker() {
+  ShardOptions options;
+  options.shard = kShard;
+  options.num_shards = 2;
+  options.num_workers = 3;
+  options.job = 5;
+  options.incarnation = 6;
+  return {options, {{.name = "user", .dim = 4, .state_dim = 1}, {.name = "wide", .dim = 4096, .state_dim = 8192}}};
+}
+
+// A good push of three rows of table 0 by worker 2.
+Request GoodPush() {
+  Request request;
+  request.op = Op::kPush;
+  request.stamp = {.job = 5, .incarnation = 6, .worker = 2, .step = 0};
+  TablePart part;
+  part.count = 3;
+  part.keys = Frame::Own(OwnKeys(3));
+  part.rows = Frame::Own(std::vector<float>(12, 1.0F));
+  request.parts.push_back(part);
+  return request;
+}
+
+TEST(RequestChecker, TakesWhatIsRight) {
+  RequestChecker checker = NewChecker();
+  EXPECT_TRUE(checker.Check({}, GoodPush()).ok());
+  EXPECT_TRUE(checker.Check({.route = 0, .may_write = true, .worker = 2}, GoodPush()).ok());
+  Request pull = GoodPush();
+  pull.op = Op::kPull;
+  pull.parts[0].rows = {};
+  EXPECT_TRUE(checker.Check({}, pull).ok());
+  pull.parts.push_back(pull.parts[0]);  // a table may be asked for twice
+  EXPECT_TRUE(checker.Check({}, pull).ok());
+  Request empty = GoodPush();
+  empty.parts.clear();
+  EXPECT_TRUE(checker.Check({}, empty).ok());
+}
+
+struct Mistake {
+  const char* name;
+  std::function<void(Request*)> make;
+  const char* named;  // what the message must say
+};
+
+std::vector<Mistake> Mistakes() {
+  return {
+      {"version", [](Request* r) { r->version = 9; }, "version 9"},
+      {"op", [](Request* r) { r->op = static_cast<Op>(77); }, "77"},
+      {"op zero", [](Request* r) { r->op = static_cast<Op>(0); }, "unknown request 0"},
+      {"job", [](Request* r) { r->stamp.job = 4; }, "job"},
+      {"incarnation", [](Request* r) { r->stamp.incarnation = 5; }, "incarnation 5"},
+      {"worker", [](Request* r) { r->stamp.worker = 3; }, "worker 3"},
+      {"mode", [](Request* r) { r->mode = static_cast<ReadMode>(4); }, "mode 4"},
+      {"table", [](Request* r) { r->parts[0].table = 2; }, "table number 2"},
+      {"table twice", [](Request* r) { r->parts.push_back(r->parts[0]); }, "twice"},
+      {"count above frames", [](Request* r) { r->parts[0].count = 4; }, "'keys' has 24 bytes, expected 32"},
+      {"count below frames", [](Request* r) { r->parts[0].count = 2; }, "expected 16"},
+      {"huge count", [](Request* r) { r->parts[0].count = 1ULL << 61; }, "keys"},
+      {"rows missing", [](Request* r) { r->parts[0].rows = {}; }, "'rows' has 0 bytes, expected 48"},
+      {"rows of another dim", [](Request* r) { r->parts[0].rows = Frame::Own(std::vector<float>(15)); }, "'rows'"},
+      {"rows of another type", [](Request* r) { r->parts[0].rows = Frame::Own(std::vector<double>(12)); }, "'rows'"},
+      {"found", [](Request* r) { r->parts[0].found = Frame::Own(std::vector<std::uint8_t>(3)); }, "'found'"},
+      {"headers", [](Request* r) { r->parts[0].headers = Frame::Own(std::vector<RowHeader>(3)); }, "'headers'"},
+      {"another shard's key",
+       [](Request* r) {
+         std::vector<std::uint64_t> keys = OwnKeys(2);
+         std::uint64_t foreign = 0;
+         while (ShardOf(foreign, 2) == kShard) ++foreign;
+         keys.push_back(foreign);
+         r->parts[0].keys = Frame::Own(keys);
+       },
+       "belongs to shard 0"},
+      {"key twice",
+       [](Request* r) {
+         std::vector<std::uint64_t> keys = OwnKeys(2);
+         keys.push_back(keys[0]);
+         r->parts[0].keys = Frame::Own(keys);
+       },
+       "twice"},
+      {"too many parts", [](Request* r) { r->parts.resize(kMaxTablesPerRequest + 1); }, "4097 parts"},
+      {"parts where none belong", [](Request* r) { r->op = Op::kStats; }, "1 parts"},
+      {"too large an answer",
+       [](Request* r) {
+         r->op = Op::kReadStored;
+         constexpr std::size_t kKeys = 50'000;
+         r->parts[0] = {
+             .table = 1, .count = kKeys, .keys = Frame::Own(OwnKeys(kKeys)), .rows = {}, .found = {}, .headers = {}};
+       },
+       "fewer keys"},
+  };
+}
+
+TEST(RequestChecker, NamesEveryMistake) {
+  RequestChecker checker = NewChecker();
+  for (const Mistake& mistake : Mistakes()) {
+    Request request = GoodPush();
+    mistake.make(&request);
+    const Status status = checker.Check({}, request);
+    EXPECT_EQ(status.code(), Code::kInvalidInput) << mistake.name;
+    EXPECT_NE(status.message().find(mistake.named), std::string::npos) << mistake.name << ": " << status.message();
+  }
+}
+
+TEST(RequestChecker, AnInspectorMayOnlyRead) {
+  RequestChecker checker = NewChecker();
+  const Peer inspector{.route = 1, .may_write = false, .worker = -1};
+  for (const Op op : {Op::kHello, Op::kStats, Op::kReadStored, Op::kPull}) {
+    Request request = GoodPush();
+    request.op = op;
+    request.mode = ReadMode::kEval;
+    request.parts.clear();
+    EXPECT_TRUE(checker.Check(inspector, request).ok()) << static_cast<int>(op);
+  }
+  for (const Op op : {Op::kPush, Op::kPull, Op::kPrefetch, Op::kCheckpoint, Op::kRestore, Op::kClear}) {
+    Request request = GoodPush();
+    request.op = op;
+    request.parts.clear();
+    EXPECT_EQ(checker.Check(inspector, request).code(), Code::kInvalidInput) << static_cast<int>(op);
+  }
+}
+
+TEST(RequestChecker, AWorkersKeySpeaksForThatWorkerAlone) {
+  RequestChecker checker = NewChecker();
+  EXPECT_EQ(checker.Check({.route = 0, .may_write = true, .worker = 1}, GoodPush()).code(), Code::kInvalidInput);
+}
+
+}  // namespace
+}  // namespace gatemill::ps

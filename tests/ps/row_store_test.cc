@@ -1,0 +1,338 @@
+// The conformance suite of row stores: every one of them runs it.
+#include "ps/store/row_store.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <map>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "common/file.h"
+#include "common/keys.h"
+#include "common/random.h"
+#include "tests/ps/scratch_dir.h"
+
+namespace gatemill::ps {
+namespace {
+
+constexpr std::uint64_t kSeed = 99;
+
+struct Row {
+  std::vector<float> values;
+  RowHeader header;
+  bool operator==(const Row& other) const {
+    return values == other.values && header.updates == other.header.updates &&
+           header.last_step == other.header.last_step;
+  }
+};
+using Order = std::tuple<std::uint32_t, std::uint32_t, std::uint64_t>;  // table, vshard, key
+using Rows = std::map<Order, Row>;
+
+Order OrderOf(std::uint32_t table, std::uint64_t key) { return {table, VshardOf(key), key}; }
+
+Rows DrawRows(RandomStream* random, int count) {
+  Rows rows;
+  for (int i = 0; i < count; ++i) {
+    const auto table = static_cast<std::uint32_t>(random->Below(3));
+    const std::uint64_t key = i % 4 == 0 ? random->Below(50) : (*random)();
+    Row row{{}, {.updates = static_cast<std::uint32_t>(i), .last_step = 3}};
+    for (std::uint32_t d = 0; d < 2 + table; ++d) row.values.push_back(static_cast<float>(random->Uniform()));
+    rows[OrderOf(table, key)] = row;
+  }
+  rows[OrderOf(0, ~0ULL)] = {{1, 2}, {}};
+  rows[OrderOf(0, 0)] = {{3, 4}, {}};
+  return rows;
+}
+
+void Write(RowStore* store, const Rows& rows) {
+  auto writer = store->NewBulkWriter();
+  ASSERT_TRUE(writer.ok()) << writer.status().message();
+  for (const auto& [order, row] : rows) {
+    const Status status =
+        (*writer)->Add({.table = std::get<0>(order), .key = std::get<2>(order)}, row.values, row.header);
+    ASSERT_TRUE(status.ok()) << status.message();
+  }
+  const Status status = (*writer)->Finish();
+  ASSERT_TRUE(status.ok()) << status.message();
+}
+
+Rows ScanAll(RowStore* store, std::uint32_t first_vshard, std::uint32_t end_vshard) {
+  Rows rows;
+  for (std::uint32_t table = 0; table < 3; ++table) {
+    Order last;
+    bool first = true;
+    const Status status = store->Scan(table, first_vshard, end_vshard,
+                                      [&](std::uint64_t key, std::span<const float> values, const RowHeader& header) {
+                                        const Order order = OrderOf(table, key);
+                                        EXPECT_TRUE(first || last < order) << "rows out of order, or twice";
+                                        first = false;
+                                        last = order;
+                                        rows[order] = {{values.begin(), values.end()}, header};
+                                        return Ok();
+                                      });
+    EXPECT_TRUE(status.ok()) << status.message();
+  }
+  return rows;
+}
+
+enum class Kind { kRocks, kMemory };
+
+class RowStoreConformance : public testing::TestWithParam<Kind> {
+ protected:
+  std::unique_ptr<RowStore> NewStore(const std::string& name) {
+    if (GetParam() == Kind::kMemory) return NewMemoryRowStore();
+    auto store = CreateRowStore(scratch_.path() + "/" + name);
+    EXPECT_TRUE(store.ok()) << store.status().message();
+    return std::move(store).value();
+  }
+  ScratchDir scratch_;
+};
+
+INSTANTIATE_TEST_SUITE_P(Stores, RowStoreConformance, testing::Values(Kind::kRocks, Kind::kMemory),
+                         [](const auto& test) { return test.param == Kind::kRocks ? "Rocks" : "Memory"; });
+
+TEST_P(RowStoreConformance, LaterWritesReplaceEarlierOnes) {
+  const auto store = NewStore("a");
+  RandomStream random(kSeed, 0);
+  Rows model;
+  for (int round = 0; round < 6; ++round) {
+    const Rows rows = DrawRows(&random, 800);
+    Write(store.get(), rows);
+    for (const auto& [order, row] : rows) model[order] = row;
+    ASSERT_EQ(ScanAll(store.get(), 0, kNumVshards), model) << "seed " << kSeed;
+  }
+}
+
+TEST_P(RowStoreConformance, ScansARangeOfVshards) {
+  const auto store = NewStore("a");
+  RandomStream random(kSeed, 1);
+  const Rows rows = DrawRows(&random, 2000);
+  Write(store.get(), rows);
+  for (const auto& [first, end] :
+       std::vector<std::pair<std::uint32_t, std::uint32_t>>{{0, 1}, {100, 612}, {1000, kNumVshards}, {5, 5}, {7, 6}}) {
+    Rows expected;
+    for (const auto& [order, row] : rows) {
+      if (std::get<1>(order) >= first && std::get<1>(order) < end) expected[order] = row;
+    }
+    EXPECT_EQ(ScanAll(store.get(), first, end), expected) << first << " to " << end;
+  }
+}
+
+TEST_P(RowStoreConformance, AScanEndsWithTheVisitorsStatus) {
+  const auto store = NewStore("a");
+  RandomStream random(kSeed, 2);
+  Write(store.get(), DrawRows(&random, 100));
+  int visited = 0;
+  const Status status = store->Scan(0, 0, kNumVshards, [&](std::uint64_t, std::span<const float>, const RowHeader&) {
+    return ++visited == 3 ? Cancelled("enough") : Ok();
+  });
+  EXPECT_EQ(status.code(), Code::kCancelled);
+  EXPECT_EQ(visited, 3);
+}
+
+TEST_P(RowStoreConformance, MultiGetFindsWhatExists) {
+  const auto store = NewStore("a");
+  RandomStream random(kSeed, 3);
+  const Rows rows = DrawRows(&random, 3000);
+  Write(store.get(), rows);
+  std::vector<StoreKey> keys;
+  for (const auto& [order, row] : rows) {
+    keys.push_back({.table = std::get<0>(order), .key = std::get<2>(order)});
+    keys.push_back({.table = 1, .key = random()});
+  }
+  keys.push_back({.table = 77, .key = 1});
+  std::vector<int> visits(keys.size(), 0);
+  const Status status =
+      store->MultiGet(keys, [&](std::size_t i, std::span<const float> values, const RowHeader& header) {
+        ++visits[i];
+        const auto expected = rows.find(OrderOf(keys[i].table, keys[i].key));
+        ASSERT_NE(expected, rows.end());
+        EXPECT_EQ((Row{{values.begin(), values.end()}, header}), expected->second);
+      });
+  ASSERT_TRUE(status.ok()) << status.message();
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    EXPECT_EQ(visits[i], rows.contains(OrderOf(keys[i].table, keys[i].key)) ? 1 : 0) << i;
+  }
+}
+
+TEST_P(RowStoreConformance, AnUnfinishedWriteLeavesNothing) {
+  const auto store = NewStore("a");
+  {
+    auto writer = store->NewBulkWriter();
+    ASSERT_TRUE(writer.ok());
+    ASSERT_TRUE((*writer)->Add({.table = 0, .key = 1}, std::vector<float>{1}, {}).ok());
+  }
+  EXPECT_TRUE(ScanAll(store.get(), 0, kNumVshards).empty());
+}
+
+TEST_P(RowStoreConformance, RowsOutOfOrderAreRefused) {
+  const auto store = NewStore("a");
+  auto writer = store->NewBulkWriter();
+  ASSERT_TRUE(writer.ok());
+  ASSERT_TRUE((*writer)->Add({.table = 1, .key = 5}, std::vector<float>{1}, {}).ok());
+  EXPECT_EQ((*writer)->Add({.table = 0, .key = 5}, std::vector<float>{1}, {}).code(), Code::kInternal);
+  EXPECT_EQ((*writer)->Add({.table = 1, .key = 5}, std::vector<float>{1}, {}).code(), Code::kInternal);
+}
+
+TEST_P(RowStoreConformance, AnEmptyWriteIsFine) {
+  const auto store = NewStore("a");
+  Write(store.get(), {});
+  EXPECT_TRUE(ScanAll(store.get(), 0, kNumVshards).empty());
+}
+
+TEST_P(RowStoreConformance, DropAllEmptiesIt) {
+  const auto store = NewStore("a");
+  RandomStream random(kSeed, 4);
+  Write(store.get(), DrawRows(&random, 500));
+  auto writer = store->NewBulkWriter();  // survives the drop
+  ASSERT_TRUE(writer.ok());
+  ASSERT_TRUE((*writer)->Add({.table = 2, .key = 5}, std::vector<float>{8}, {}).ok());
+  ASSERT_TRUE(store->DropAll().ok());
+  EXPECT_TRUE(ScanAll(store.get(), 0, kNumVshards).empty());
+  ASSERT_TRUE((*writer)->Finish().ok());
+  EXPECT_EQ(ScanAll(store.get(), 0, kNumVshards), (Rows{{OrderOf(2, 5), {{8}, {}}}}));
+}
+
+TEST_P(RowStoreConformance, ACheckpointKeepsWhatWasThereThen) {
+  const auto store = NewStore("a");
+  RandomStream random(kSeed, 5);
+  const Rows first = DrawRows(&random, 1000);
+  Write(store.get(), first);
+  const std::string dir = scratch_.path() + "/checkpoint";
+  ASSERT_TRUE(store->Checkpoint(dir).ok());
+  Write(store.get(), DrawRows(&random, 1000));
+  ASSERT_TRUE(store->DropAll().ok());
+
+  auto reader = OpenRowStoreReadOnly(dir);
+  ASSERT_TRUE(reader.ok()) << reader.status().message();
+  EXPECT_EQ(ScanAll(reader->get(), 0, kNumVshards), first);
+}
+
+TEST_P(RowStoreConformance, ACheckpointOfNothingOpens) {
+  const auto store = NewStore("a");
+  const std::string dir = scratch_.path() + "/checkpoint";
+  ASSERT_TRUE(store->Checkpoint(dir).ok());
+  auto reader = OpenRowStoreReadOnly(dir);
+  ASSERT_TRUE(reader.ok()) << reader.status().message();
+  EXPECT_TRUE(ScanAll(reader->get(), 0, kNumVshards).empty());
+}
+
+TEST_P(RowStoreConformance, ACheckpointIsNotWrittenOver) {
+  const auto store = NewStore("a");
+  const std::string dir = scratch_.path() + "/checkpoint";
+  ASSERT_TRUE(MakeDirs(dir).ok());
+  const Status status = store->Checkpoint(dir);
+  EXPECT_FALSE(status.ok());
+  EXPECT_NE(status.message().find(dir), std::string::npos);
+}
+
+std::map<std::string, std::uint64_t> Checksums(const std::string& dir) {
+  std::map<std::string, std::uint64_t> sums;
+  const auto files = ListTree(dir);
+  EXPECT_TRUE(files.ok());
+  for (const std::string& file : *files) {
+    const auto sum = FileChecksum(dir + "/" + file);
+    EXPECT_TRUE(sum.ok());
+    sums[file] = *sum;
+  }
+  return sums;
+}
+
+// A checkpoint of 1000 rows in `dir`, written by a store on disk.
+void WriteCheckpoint(const ScratchDir& scratch, const std::string& dir) {
+  auto store = CreateRowStore(scratch.path() + "/store");
+  ASSERT_TRUE(store.ok());
+  RandomStream random(kSeed, 6);
+  Write(store->get(), DrawRows(&random, 1000));
+  ASSERT_TRUE((*store)->Checkpoint(dir).ok());
+}
+
+TEST(ReadOnlyRowStore, ReadingChangesNoByteAndWritingFails) {
+  const ScratchDir scratch;
+  const std::string dir = scratch.path() + "/checkpoint";
+  WriteCheckpoint(scratch, dir);
+  const auto before = Checksums(dir);
+  {
+    auto reader = OpenRowStoreReadOnly(dir);
+    ASSERT_TRUE(reader.ok());
+    EXPECT_FALSE(ScanAll(reader->get(), 0, kNumVshards).empty());
+    EXPECT_FALSE((*reader)->NewBulkWriter().ok());
+    EXPECT_FALSE((*reader)->DropAll().ok());
+    EXPECT_FALSE((*reader)->Checkpoint(scratch.path() + "/again").ok());
+  }
+  EXPECT_EQ(Checksums(dir), before);
+}
+
+TEST(ReadOnlyRowStore, NoStoreAndDamagedStoresAreToldApart) {
+  const ScratchDir scratch;
+  const std::string dir = scratch.path() + "/checkpoint";
+  EXPECT_EQ(OpenRowStoreReadOnly(dir).status().code(), Code::kInvalidInput);
+  ASSERT_TRUE(MakeDirs(dir + "-empty").ok());
+  EXPECT_EQ(OpenRowStoreReadOnly(dir + "-empty").status().code(), Code::kInvalidInput);
+
+  WriteCheckpoint(scratch, dir);
+  std::string sst;
+  const auto names = ListDir(dir);
+  for (const std::string& name : *names) {
+    if (name.ends_with(".sst")) sst = dir + "/" + name;
+  }
+  ASSERT_FALSE(sst.empty());
+  // A new file in place of the link, so that the store's own file stays whole.
+  const auto bytes = ReadFile(sst);
+  ASSERT_TRUE(bytes.ok());
+  std::string damaged = *bytes;
+  damaged[damaged.size() / 3] = static_cast<char>(damaged[damaged.size() / 3] ^ 0x40);
+  ASSERT_TRUE(WriteFileAtomic(sst, damaged).ok());
+  auto reader = OpenRowStoreReadOnly(dir);
+  Status status = reader.status();
+  for (std::uint32_t table = 0; status.ok() && table < 3; ++table) {
+    status = (*reader)->Scan(table, 0, kNumVshards,
+                             [](std::uint64_t, std::span<const float>, const RowHeader&) { return Ok(); });
+  }
+  EXPECT_EQ(status.code(), Code::kDataLoss) << status.message();
+
+  ASSERT_TRUE(RemoveTree(sst).ok());
+  EXPECT_EQ(OpenRowStoreReadOnly(dir).status().code(), Code::kDataLoss);
+}
+
+TEST(RocksRowStore, WhatLayInItsDirectoryIsRemoved) {
+  const ScratchDir scratch;
+  const std::string dir = scratch.path() + "/store";
+  {
+    auto store = CreateRowStore(dir);
+    ASSERT_TRUE(store.ok());
+    Write(store->get(), {{OrderOf(0, 1), {{1}, {}}}});
+  }
+  auto store = CreateRowStore(dir);
+  ASSERT_TRUE(store.ok());
+  EXPECT_TRUE(ScanAll(store->get(), 0, kNumVshards).empty());
+}
+
+// Files end at borders of vshard groups, so that another number of shards takes whole files.
+TEST(RocksRowStore, LargeWritesAreCutIntoFiles) {
+  const ScratchDir scratch;
+  auto store = CreateRowStore(scratch.path() + "/store");
+  ASSERT_TRUE(store.ok());
+  Rows rows;
+  for (std::uint64_t key = 0; key < 20'000; ++key) rows[OrderOf(0, key)] = {std::vector<float>(1024, 1.0F), {}};
+  Write(store->get(), rows);
+  const std::string dir = scratch.path() + "/checkpoint";
+  ASSERT_TRUE((*store)->Checkpoint(dir).ok());
+  const auto names = ListDir(dir);
+  ASSERT_TRUE(names.ok());
+  EXPECT_GE(std::count_if(names->begin(), names->end(), [](const auto& name) { return name.ends_with(".sst"); }), 4);
+  std::uint64_t found = 0;
+  ASSERT_TRUE((*store)
+                  ->Scan(0, 0, kNumVshards,
+                         [&](std::uint64_t, std::span<const float>, const RowHeader&) {
+                           ++found;
+                           return Ok();
+                         })
+                  .ok());
+  EXPECT_EQ(found, rows.size());
+}
+
+}  // namespace
+}  // namespace gatemill::ps

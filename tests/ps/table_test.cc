@@ -1,0 +1,231 @@
+#include "ps/table/table.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <map>
+#include <tuple>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "common/keys.h"
+#include "common/random.h"
+
+namespace gatemill::ps {
+namespace {
+
+constexpr std::uint64_t kSeed = 1234567;
+
+TableSpec Spec(const std::string& optimizer, int dim) {
+  TableSpec spec;
+  spec.name = "user";
+  spec.dim = dim;
+  spec.optimizer.type = optimizer;
+  spec.optimizer.lr = 0.1;
+  return spec;
+}
+
+std::unique_ptr<Table> NewTable(const TableSpec& spec) {
+  auto table = Table::Create(spec, kSeed);
+  EXPECT_TRUE(table.ok()) << table.status().message();
+  return std::move(table).value();
+}
+
+// A table as plain as can be: every row a vector in an unordered_map, one key at a time.
+class ModelTable {
+ public:
+  struct Row {
+    std::vector<float> values;
+    RowHeader header;
+    bool dirty = false;
+  };
+
+  explicit ModelTable(TableSpec spec) : spec_(std::move(spec)) {
+    auto optimizer = NewSparseOptimizer(spec_.optimizer);
+    EXPECT_TRUE(optimizer.ok());
+    optimizer_ = std::move(optimizer).value();
+  }
+
+  void Update(std::uint64_t key, std::span<const float> grad, std::uint64_t step) {
+    const auto dim = static_cast<std::size_t>(spec_.dim);
+    auto [at, created] = rows_.try_emplace(key);
+    Row& row = at->second;
+    if (created) {
+      row.values.resize(dim + static_cast<std::size_t>(optimizer_->state_dim(spec_.dim)));
+      InitialRow(spec_, kSeed, key, std::span(row.values).first(dim));
+      optimizer_->InitState(std::span(row.values).subspan(dim), spec_.dim);
+    }
+    optimizer_->Apply(row.values.data(), row.values.data() + dim, grad.data(), spec_.dim, step);
+    ++row.header.updates;
+    row.header.last_step = static_cast<std::uint32_t>(step);
+    row.dirty = true;
+  }
+
+  std::unordered_map<std::uint64_t, Row>& rows() { return rows_; }
+
+ private:
+  TableSpec spec_;
+  std::unique_ptr<SparseOptimizer> optimizer_;
+  std::unordered_map<std::uint64_t, Row> rows_;
+};
+
+void ExpectSameRows(const Table& table, ModelTable* model, bool dirty_only) {
+  std::map<std::pair<std::uint32_t, std::uint64_t>, const ModelTable::Row*> expected;
+  for (const auto& [key, row] : model->rows()) {
+    if (row.dirty || !dirty_only) expected[{VshardOf(key), key}] = &row;
+  }
+  auto next = expected.begin();
+  table.ForEach(dirty_only, [&](std::uint64_t key, std::span<const float> values, const RowHeader& header) {
+    ASSERT_NE(next, expected.end());
+    ASSERT_EQ(next->first.second, key) << "rows out of (vshard, key) order, or one too many or missing";
+    ASSERT_TRUE(std::equal(values.begin(), values.end(), next->second->values.begin(), next->second->values.end()));
+    ASSERT_EQ(header.updates, next->second->header.updates);
+    ASSERT_EQ(header.last_step, next->second->header.last_step);
+    ++next;
+  });
+  EXPECT_EQ(next, expected.end());
+}
+
+void ExpectSameReads(const Table& table, ModelTable* model, const std::vector<std::uint64_t>& keys) {
+  const auto dim = static_cast<std::size_t>(table.spec().dim);
+  std::vector<float> train(keys.size() * dim, -7.0F);
+  std::vector<float> eval(keys.size() * dim, -7.0F);
+  std::vector<std::uint8_t> found(keys.size(), 9);
+  table.Read(keys, ReadMode::kTrain, train, {});
+  table.Read(keys, ReadMode::kEval, eval, found);
+  std::vector<float> expected(dim);
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    const auto row = model->rows().find(keys[i]);
+    const bool exists = row != model->rows().end();
+    ASSERT_EQ(found[i], exists ? 1 : 0);
+    InitialRow(table.spec(), kSeed, keys[i], expected);
+    for (std::size_t d = 0; d < dim; ++d) {
+      ASSERT_EQ(train[i * dim + d], exists ? row->second.values[d] : expected[d]);
+      ASSERT_EQ(eval[i * dim + d], exists ? row->second.values[d] : 0.0F);
+    }
+  }
+}
+
+class TableModel : public testing::TestWithParam<std::tuple<std::string, int>> {};
+
+TEST_P(TableModel, BehavesAsAnUnorderedMap) {
+  const auto& [optimizer, dim] = GetParam();
+  const TableSpec spec = Spec(optimizer, dim);
+  const auto table = NewTable(spec);
+  ModelTable model(spec);
+  RandomStream random(kSeed, static_cast<std::uint64_t>(dim));
+  SCOPED_TRACE("seed " + std::to_string(kSeed));
+  for (std::uint64_t step = 0; step < 60; ++step) {
+    std::map<std::uint64_t, bool> unique;
+    const std::uint64_t count = random.Below(400);
+    for (std::uint64_t i = 0; i < count; ++i) unique[i % 5 == 0 ? random() : random.Below(3000)] = true;
+    if (step % 7 == 0) unique[~0ULL] = true;
+    std::vector<std::uint64_t> keys;
+    for (const auto& [key, present] : unique) keys.push_back(key);
+    std::vector<float> grads(keys.size() * static_cast<std::size_t>(dim));
+    for (float& grad : grads) grad = static_cast<float>(random.Uniform() - 0.5);
+    table->Update(keys, grads, step);
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+      model.Update(keys[i], std::span(grads).subspan(i * static_cast<std::size_t>(dim), static_cast<std::size_t>(dim)),
+                   step);
+    }
+    if (step % 20 == 10) {
+      ExpectSameRows(*table, &model, true);
+      table->ClearDirty();
+      for (auto& [key, row] : model.rows()) row.dirty = false;
+    }
+    for (int i = 0; i < 50; ++i) keys.push_back(random.Below(6000));  // some unseen, some twice
+    ExpectSameReads(*table, &model, keys);
+    if (HasFatalFailure()) return;
+  }
+  ExpectSameRows(*table, &model, false);
+  ExpectSameRows(*table, &model, true);
+  EXPECT_EQ(table->stats().rows, model.rows().size());
+  EXPECT_EQ(table->stats().dirty_rows,
+            static_cast<std::uint64_t>(std::count_if(model.rows().begin(), model.rows().end(),
+                                                     [](const auto& entry) { return entry.second.dirty; })));
+}
+
+INSTANTIATE_TEST_SUITE_P(OptimizersAndDims, TableModel,
+                         testing::Combine(testing::Values("sgd", "adagrad", "rowwise_adagrad", "adam", "ftrl"),
+                                          testing::Values(1, 5, 16)),
+                         [](const auto& test) {
+                           return std::get<0>(test.param) + "_" + std::to_string(std::get<1>(test.param));
+                         });
+
+TEST(Table, PutStoredReplacesARowAndLeavesItClean) {
+  const auto table = NewTable(Spec("adagrad", 2));
+  const std::vector<std::uint64_t> keys = {0, ~0ULL};
+  table->Update(keys, std::vector<float>{1, 2, 3, 4}, 5);
+  EXPECT_EQ(table->stats().dirty_rows, 2U);
+  const std::vector<float> stored = {10, 11, 12, 13};
+  table->PutStored(~0ULL, stored, {.updates = 9, .last_step = 8});
+  table->PutStored(77, stored, {.updates = 1, .last_step = 0});
+  EXPECT_EQ(table->stats().rows, 3U);
+  EXPECT_EQ(table->stats().dirty_rows, 1U);
+  std::vector<float> values(4);
+  RowHeader header;
+  ASSERT_TRUE(table->ReadStored(~0ULL, values, &header));
+  EXPECT_EQ(values, stored);
+  EXPECT_EQ(header.updates, 9U);
+  EXPECT_EQ(header.last_step, 8U);
+  EXPECT_FALSE(table->ReadStored(78, values, &header));
+}
+
+TEST(Table, ReadingCreatesNothing) {
+  const auto table = NewTable(Spec("rowwise_adagrad", 4));
+  std::vector<float> rows(8);
+  table->Read(std::vector<std::uint64_t>{1, 2}, ReadMode::kTrain, rows, {});
+  EXPECT_EQ(table->stats().rows, 0U);
+}
+
+TEST(Table, ClearDropsEveryRowAndMemory) {
+  const auto table = NewTable(Spec("rowwise_adagrad", 4));
+  const std::uint64_t empty_bytes = table->stats().memory_bytes;
+  std::vector<std::uint64_t> keys;
+  for (std::uint64_t key = 0; key < 10'000; ++key) keys.push_back(key);
+  const std::vector<float> grads(keys.size() * 4, 1.0F);
+  table->Update(keys, grads, 0);
+  std::vector<float> before(keys.size() * 4);
+  table->Read(keys, ReadMode::kTrain, before, {});
+  table->Clear();
+  EXPECT_EQ(table->stats().rows, 0U);
+  EXPECT_EQ(table->stats().dirty_rows, 0U);
+  EXPECT_LT(table->stats().memory_bytes, empty_bytes + 4096);
+  table->Update(keys, grads, 0);  // and starts anew, alike
+  std::vector<float> after(keys.size() * 4);
+  table->Read(keys, ReadMode::kTrain, after, {});
+  EXPECT_EQ(before, after);
+}
+
+TEST(Table, MemoryOfARowIsBounded) {
+  constexpr std::size_t kRows = 400'000;
+  for (const int dim : {16, 32, 64}) {
+    const auto table = NewTable(Spec("rowwise_adagrad", dim));
+    std::vector<std::uint64_t> keys;
+    for (std::uint64_t i = 0; i < kRows; ++i) keys.push_back(Mix64(i));
+    const std::vector<float> grads(1000 * static_cast<std::size_t>(dim), 0.5F);
+    for (std::size_t at = 0; at < kRows; at += 1000) {
+      table->Update(std::span(keys).subspan(at, 1000), grads, 0);
+    }
+    const double bytes = static_cast<double>(table->stats().memory_bytes) / kRows;
+    EXPECT_LE(bytes, 1.25 * 4 * (dim + 1) + 12) << "dim " << dim;
+  }
+}
+
+TEST(Table, RefusesImpossibleSpecs) {
+  const auto code = [](const TableSpec& spec) { return Table::Create(spec, 1).status().code(); };
+  EXPECT_EQ(code(Spec("sgd", 0)), Code::kInvalidInput);
+  EXPECT_EQ(code(Spec("sgd", kMaxDim + 1)), Code::kInvalidInput);
+  EXPECT_EQ(code(Spec("momentum", 4)), Code::kInvalidInput);
+  TableSpec spec = Spec("sgd", 4);
+  spec.initializer.type = "ones";
+  EXPECT_EQ(code(spec), Code::kInvalidInput);
+  spec = Spec("sgd", 4);
+  spec.name = "";
+  EXPECT_EQ(code(spec), Code::kInvalidInput);
+}
+
+}  // namespace
+}  // namespace gatemill::ps

@@ -1,0 +1,161 @@
+#include "worker/data/schema.h"
+
+#include "common/keys.h"
+#include "tests/worker/data/data_testing.h"
+
+namespace gatemill::data {
+namespace {
+
+const std::vector<std::string> kColumns = {"click", "weight", "user", "item", "hot0", "hot1", "hot2", "age", "tags"};
+
+Config Base() {
+  Config config;
+  config.path = "c.yaml";
+  config.tasks = {Task("click", "bce")};
+  return config;
+}
+
+std::string Mistakes(const Config& config) {
+  const Result<Schema> schema = ResolveSchema(config, kColumns);
+  EXPECT_FALSE(schema.ok());
+  EXPECT_EQ(schema.status().code(), Code::kInvalidInput);
+  return schema.status().message();
+}
+
+TEST(SchemaTest, LaysOutX) {
+  Config config = Base();
+  FeatureConfig dense = Dense({"age"}, {"none", "log1p"});
+  FeatureConfig one_hot = Dense({"age"}, {});
+  one_hot.name = "age_one_hot";
+  one_hot.bucketize.boundaries = {1, 2, 3};
+  FeatureConfig quantiles = Dense({"age"}, {});
+  quantiles.name = "age_quantiles";
+  quantiles.bucketize.quantiles = 5;
+  config.features = {dense, Sparse({"user"}, 8), one_hot, Sparse({"hot*"}, 2), quantiles};
+  const Result<Schema> schema = ResolveSchema(config, kColumns);
+  ASSERT_TRUE(schema.ok()) << schema.status().message();
+  ASSERT_EQ(schema->sparse.size(), 4U);
+  EXPECT_EQ(schema->sparse[1].name, "hot0");
+  EXPECT_EQ(schema->sparse[0].x_offset, 0);
+  EXPECT_EQ(schema->sparse[1].x_offset, 8);
+  EXPECT_EQ(schema->sparse[3].x_offset, 12);
+  EXPECT_EQ(schema->sparse_dim, 14);
+  ASSERT_EQ(schema->dense.size(), 3U);
+  EXPECT_EQ(schema->dense[0].transform, (std::vector<std::string>{"log1p"}));
+  EXPECT_EQ(schema->dense[0].x_offset, 14);
+  EXPECT_EQ(schema->dense[1].x_offset, 15);
+  EXPECT_EQ(schema->dense[1].width, 4);
+  EXPECT_EQ(schema->dense[2].width, 5);
+  EXPECT_EQ(schema->dense_dim, 10);
+  EXPECT_EQ(schema->x_dim(), 24);
+  EXPECT_EQ(schema->tables.size(), 4U);
+  EXPECT_EQ(schema->sparse[0].salt, TableSalt("user"));
+}
+
+TEST(SchemaTest, TablesAreSharedAndTheirCompanionsFollow) {
+  Config config = Base();
+  TableConfig ids;
+  ids.name = "ids";
+  ids.embedding_dim = 6;
+  ids.oov_buckets = 16;
+  ids.oov_ratio = 0.5;
+  ids.optimizer = SparseOptimizerConfig{.type = "ftrl"};
+  config.tables = {ids};
+  config.features = {Sparse({"user", "item"}, 0), Sparse({"tags"}, 3)};
+  config.features[0].table = "ids";
+  config.features[1].hash_buckets = 100;
+  config.features[1].oov_buckets = 2;
+  config.train.sparse_optimizer.type = "adam";
+  const Result<Schema> schema = ResolveSchema(config, kColumns);
+  ASSERT_TRUE(schema.ok()) << schema.status().message();
+  ASSERT_EQ(schema->tables.size(), 2U);
+  EXPECT_EQ(schema->sparse[1].table, 0U);
+  EXPECT_EQ(schema->sparse[1].dim, 6);
+  EXPECT_EQ(schema->tables[1].hash_buckets, 100U);
+  ASSERT_EQ(schema->server_tables.size(), 4U);
+  EXPECT_EQ(schema->server_tables[0].name, "ids");
+  EXPECT_EQ(schema->server_tables[0].oov_rows, 16U);
+  EXPECT_EQ(schema->server_tables[0].optimizer.type, "ftrl");
+  EXPECT_EQ(schema->server_tables[1].optimizer.type, "adam");
+  EXPECT_EQ(schema->tables[0].oov_table, 2U);
+  EXPECT_EQ(schema->tables[0].oov_ratio, 0.5);
+  EXPECT_EQ(schema->server_tables[2].name, ps::OovTableName("ids"));
+  EXPECT_EQ(schema->server_tables[2].dim, 6);
+  EXPECT_EQ(schema->server_tables[2].oov_rows, 0U);
+  EXPECT_EQ(schema->tables[1].oov_table, 3U);
+}
+
+TEST(SchemaTest, EveryMistakeAtOnce) {
+  Config config = Base();
+  config.tasks.push_back(Task("lik", "bce"));
+  config.data.sample_weight = "wight";
+  config.features = {Sparse({"usr", "cold*"}, 4), Sparse({"click"}, 4), Sparse({"item"}, 0)};
+  config.features[0].line = 7;
+  config.features[1].line = 8;
+  config.features[2].line = 9;
+  const std::string mistakes = Mistakes(config);
+  EXPECT_NE(mistakes.find("c.yaml: tasks.lik.label_name: the data has no column \"lik\""), std::string::npos);
+  EXPECT_NE(mistakes.find("c.yaml: data.sample_weight: the data has no column \"wight\"; did you mean \"weight\"?"),
+            std::string::npos);
+  EXPECT_NE(mistakes.find("c.yaml:7: features: the data has no column \"usr\"; did you mean \"user\"?"),
+            std::string::npos);
+  EXPECT_NE(mistakes.find("c.yaml:7: no column of the data matches \"cold*\""), std::string::npos);
+  EXPECT_NE(mistakes.find("c.yaml:8: column \"click\" is the label of task \"click\" and cannot be a feature"),
+            std::string::npos);
+  EXPECT_NE(mistakes.find("c.yaml:9: table \"item\" has no embedding_dim"), std::string::npos);
+}
+
+TEST(SchemaTest, OneTableWithTwoDims) {
+  Config config = Base();
+  config.features = {Sparse({"user"}, 4), Sparse({"item"}, 8)};
+  config.features[0].table = config.features[1].table = "ids";
+  config.features[1].line = 12;
+  EXPECT_EQ(Mistakes(config), "c.yaml:12: table \"ids\" has embedding_dim 4, this feature says 8; features that share a "
+                              "table share its dim");
+}
+
+TEST(SchemaTest, SmallMistakes) {
+  const auto with = [](FeatureConfig feature) {
+    Config config = Base();
+    config.features = {std::move(feature)};
+    return Mistakes(config);
+  };
+  FeatureConfig feature = Sparse({"user", "item"}, 4);
+  feature.name = "x";
+  EXPECT_NE(with(feature).find("stands for 2 columns"), std::string::npos);
+  EXPECT_NE(with(Sparse({"user", "user"}, 4)).find("two features are named \"user\""), std::string::npos);
+  EXPECT_NE(with(Sparse({"user"}, 1'000'000)).find("not in 1 to 4096"), std::string::npos);
+  EXPECT_NE(with(Dense({"age"}, {"minmax", "log1p"})).find("log1p must come first"), std::string::npos);
+  EXPECT_NE(with(Dense({"age"}, {"minmax", "minmax"})).find("stands twice"), std::string::npos);
+  feature = Dense({"age"}, {"minmax"});
+  feature.bucketize.quantiles = 4;
+  EXPECT_NE(with(feature).find("remove transform"), std::string::npos);
+  feature = Sparse({"age"}, 4);
+  feature.bucketize.boundaries = {2, 1};
+  EXPECT_NE(with(feature).find("must ascend"), std::string::npos);
+  feature.bucketize.boundaries = {1, 2};
+  feature.separator = "|";
+  EXPECT_NE(with(feature).find("exclude each other"), std::string::npos);
+  Config config = Base();
+  EXPECT_NE(Mistakes(config).find("there are no features"), std::string::npos);
+  config.features = {Sparse({"user"}, 4)};
+  config.tables.resize(1);
+  config.tables[0].name = "video";
+  EXPECT_NE(Mistakes(config).find("table \"video\" is used by no feature"), std::string::npos);
+}
+
+TEST(SchemaTest, ReadColumnNames) {
+  const TempDir dir;
+  DataConfig data;
+  data.root = dir.path();
+  dir.Write("b.csv", "x,y\n1,2\n");
+  dir.Write("a.csv", "p,q\n1,2\n");
+  data.train.files = {"*.csv"};
+  EXPECT_EQ(*ReadColumnNames(data), (std::vector<std::string>{"p", "q"}));
+  data.header = false;
+  data.column_names = {"one", "two"};
+  EXPECT_EQ(*ReadColumnNames(data), data.column_names);
+}
+
+}  // namespace
+}  // namespace gatemill::data
