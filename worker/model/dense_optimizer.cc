@@ -34,7 +34,7 @@ DenseOptimizer::DenseOptimizer(const DenseOptimizerConfig& config, const at::Ten
 }
 
 void DenseOptimizer::Apply(std::uint64_t step, const at::Tensor& parameters, const at::Tensor& gradients) {
-  if (parameters.is_cpu()) {
+  if (parameters.is_cpu() && parameters.scalar_type() == at::kFloat) {
     ApplyFlat(step, parameters.mutable_data_ptr<float>(), gradients.const_data_ptr<float>(), parameters.numel());
   } else {
     ApplyTensors(step, parameters, gradients);

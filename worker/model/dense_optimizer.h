@@ -2,7 +2,7 @@
 // formulas (torch.optim of 2.x, without amsgrad, nesterov, dampening and lr_decay). Weight decay applies to every
 // parameter, biases and batch norm included, as in PyTorch.
 //
-// On a CPU one vectorized pass over the flat arrays; on CUDA LibTorch's operators. Errors: LibTorch's exceptions.
+// Floats on a CPU take one vectorized pass over the flat arrays; others (CUDA) LibTorch's operators. Errors: LibTorch's exceptions.
 // Thread safety: one thread per optimizer.
 #pragma once
 

@@ -74,7 +74,8 @@ TEST(DenseOptimizer, StateHasPyTorchsNames) {
     config.type = type;
     config.momentum = momentum;
     std::vector<std::string> found;
-    for (const auto& [name, tensor] : DenseOptimizer(config, at::zeros({3})).state()) found.push_back(name);
+    const DenseOptimizer optimizer(config, at::zeros({3}));
+    for (const auto& [name, tensor] : optimizer.state()) found.push_back(name);
     return found;
   };
   using Names = std::vector<std::string>;

@@ -12,12 +12,12 @@ namespace {
 ModelSpec Spec(const std::string& type) {
   ModelSpec spec;
   spec.x_dim = 6;
-  spec.model.type = type;
+  spec.model.type = std::string(type);
   spec.model.expert_mlp = {.hidden_units = {16, 8}, .activation = "relu", .dropout_ratio = {0.1}, .use_bn = true};
   spec.model.gate_mlp = MlpConfig{.hidden_units = {4}, .activation = "relu", .dropout_ratio = {}};
   spec.tasks.resize(2);
-  spec.tasks[0].name = "a";
-  spec.tasks[1].name = "b";
+  spec.tasks[0].name = std::string("a");
+  spec.tasks[1].name = std::string("b");
   spec.optimizer.lr = 0.02;
   return spec;
 }

@@ -23,8 +23,10 @@ TEST(Network, ParametersStartAsThoseOfLinearLayers) {
   const at::Tensor flat = Initialized(*plan, 1);
   for (const ParameterPlan& parameter : plan->parameters) {
     const at::Tensor values = ParameterView(flat, parameter);
-    if (parameter.kind == ParameterKind::kBnWeight) EXPECT_TRUE(at::equal(values, at::ones_like(values)));
-    if (parameter.kind == ParameterKind::kBnBias) EXPECT_TRUE(at::equal(values, at::zeros_like(values)));
+    if (parameter.kind == ParameterKind::kBnWeight || parameter.kind == ParameterKind::kBnBias) {
+      const double start = parameter.kind == ParameterKind::kBnWeight ? 1.0 : 0.0;
+      EXPECT_TRUE(at::equal(values, at::full_like(values, start)));
+    }
     if (parameter.kind != ParameterKind::kWeight) continue;
     const double bound = 1.0 / std::sqrt(static_cast<double>(parameter.fan_in));
     EXPECT_LE(values.abs().max().item<double>(), bound) << parameter.name;
