@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "common/file.h"
-#include "tests/launcher/process.h"
+#include "tests/launcher/commands.h"
 #include "tests/launcher/small_data.h"
 
 namespace gatemill::launcher {

@@ -6,7 +6,7 @@
 
 #include "common/config.h"
 #include "common/file.h"
-#include "tests/launcher/process.h"
+#include "tests/launcher/commands.h"
 #include "tests/launcher/small_data.h"
 
 namespace gatemill::launcher {

@@ -4,7 +4,7 @@
 
 #include <string>
 
-#include "tests/launcher/process.h"
+#include "tests/launcher/commands.h"
 
 namespace gatemill::launcher {
 

@@ -10,7 +10,7 @@
 #include <sstream>
 
 #include "common/file.h"
-#include "tests/launcher/process.h"
+#include "tests/launcher/commands.h"
 #include "tests/launcher/small_data.h"
 #include "worker/train/metrics.h"
 
@@ -290,20 +290,25 @@ std::vector<pid_t> RanksOf(const std::string& run_dir) {
   return ranks;
 }
 
+bool Says(Process* job, const std::string& text) {
+  return job->WaitFor(60000, [&](const Process& process) {
+    return process.err().find(text) != std::string::npos || !process.running();
+  }) && job->err().find(text) != std::string::npos;
+}
+
 TEST(Train, WhenARankDiesAllEndWithTheCauseAndLeaveNothing) {
   const std::vector<std::string> before = Leftovers();
   const TestDir dir;
   const std::string config = WriteSmallJob(dir);
   const std::string run = dir.path() + "/run";
-  const TestDir output;
-  Process job(Mpirun(4, {Binary(), "train", config, "--run-dir", run, "--servers", "1", "--set", "train.num_epochs=100000"}),
-              output.path());
-  ASSERT_TRUE(job.WaitForErr("epoch 2 valid", 60)) << job.Err();
+  Process job(Mpirun(
+      4, {Binary(), "train", config, "--run-dir", run, "--servers", "1", "--set", "train.num_epochs=100000"}));
+  ASSERT_TRUE(Says(&job, "epoch 2 valid")) << job.err();
   const std::vector<pid_t> ranks = RanksOf(run);
   ASSERT_EQ(ranks.size(), 4U);
   ::kill(ranks[2], SIGKILL);
   const auto killed = std::chrono::steady_clock::now();
-  const Finished done = job.Wait(20);
+  const Finished done = Finish(&job, 20);
   EXPECT_LT(std::chrono::steady_clock::now() - killed, std::chrono::seconds(10));
   EXPECT_GT(done.exit_code, 0) << done.err;
   EXPECT_TRUE(done.err.find("gone") != std::string::npos || done.err.find("signal 9") != std::string::npos) << done.err;
@@ -317,12 +322,11 @@ TEST(Train, CtrlCStopsCleanly) {
     const TestDir dir;
     const std::string config = WriteSmallJob(dir);
     const std::string run = dir.path() + "/run";
-    const TestDir output;
     const std::vector<std::string> train{Binary(), "train", config, "--run-dir", run, "--set", "train.num_epochs=100000"};
-    Process job(ranks == 1 ? train : Mpirun(ranks, train), output.path());
-    ASSERT_TRUE(job.WaitForErr("epoch 2 valid", 60)) << job.Err();
-    job.Signal(SIGINT);
-    const Finished done = job.Wait(10);
+    Process job(ranks == 1 ? train : Mpirun(ranks, train));
+    ASSERT_TRUE(Says(&job, "epoch 2 valid")) << job.err();
+    ::kill(job.pid(), SIGINT);
+    const Finished done = Finish(&job, 10);
     EXPECT_GT(done.exit_code, 0) << done.err;
     EXPECT_TRUE(RanksOf(run).empty());
     EXPECT_TRUE(FileExists(run + "/checkpoints/best/manifest.json"));

@@ -59,12 +59,12 @@ TEST_F(ColumnErrorsTest, NoLogarithm) {
 }
 
 TEST_F(ColumnErrorsTest, Labels) {
-  for (const std::string& label : {"2", "-1", "0.5", "nan", "", "yes"}) {
+  for (const std::string& label : std::vector<std::string>{"2", "-1", "0.5", "nan", "", "yes"}) {
     EXPECT_EQ(ErrorOf("y,w,x,b\n1,1,1,1\n" + label + ",1,1,1\n"),
               path_ + ":3: column \"y\": label \"" + label +
                   "\" of task \"y\" is not 0 or 1, which loss bce needs; correct it, or leave the row out with where:");
   }
-  for (const std::string& label : {"nan", "inf", "", "x"}) {
+  for (const std::string& label : std::vector<std::string>{"nan", "inf", "", "x"}) {
     EXPECT_EQ(ErrorOf("y,w,x,b\n" + label + ",1,1,1\n", "mse").find(path_ + ":2: column \"y\": label"), 0U);
   }
 }

@@ -1,0 +1,46 @@
+// Runs gatemill's commands for a test: alone or under mpirun, with files of the test's own.
+//
+//   const Finished done = RunProgram({Binary(), "train", config, "--json"}, 60);
+//   EXPECT_EQ(done.exit_code, 0) << done.err;
+//
+// Thread safety: free functions and values.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "tests/launcher/process.h"
+
+namespace gatemill::launcher {
+
+struct Finished {
+  int exit_code = -1;   // 128 + signal when a signal ended it; -1 when the deadline did
+  std::string out;
+  std::string err;
+};
+
+// Waits until the program has ended, at most so many seconds.
+Finished Finish(Process* process, int seconds);
+Finished RunProgram(const std::vector<std::string>& command, int seconds);
+
+// build/.../gatemill, which the tests are for.
+std::string Binary();
+// `command` as `ranks` ranks under mpirun on this machine.
+std::vector<std::string> Mpirun(int ranks, const std::vector<std::string>& command);
+
+// A directory of the test's own, removed at its end.
+class TestDir {
+ public:
+  TestDir();
+  ~TestDir();
+  TestDir(const TestDir&) = delete;
+  TestDir& operator=(const TestDir&) = delete;
+  [[nodiscard]] const std::string& path() const { return path_; }
+  // Writes a file and returns its path.
+  [[nodiscard]] std::string Write(const std::string& name, const std::string& contents) const;
+
+ private:
+  std::string path_;
+};
+
+}  // namespace gatemill::launcher
