@@ -13,6 +13,9 @@ namespace {
 
 constexpr const char* kLibraryFile = "libgatemill_model.so";
 constexpr const char* kEntry = "gatemill_model_library";
+// How long LibTorch's OpenMP threads spin at the end of a loop before they sleep: some ten microseconds, the gap between
+// two loops of a step. The runtime's own default, milliseconds, starves every other thread and rank of the machine.
+constexpr const char* kSpinCount = "1000";
 
 std::string LibraryPath() {
   const char* dir = std::getenv("GATEMILL_LIBRARY_DIR");
@@ -23,6 +26,7 @@ std::string LibraryPath() {
 }
 
 Result<ModelLibrary*> Open(const std::string& path) {
+  setenv("GOMP_SPINCOUNT", kSpinCount, /*overwrite=*/0);  // read by the runtime when it is loaded, here
   void* handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (handle == nullptr) {
     return Internal("cannot open the model library " + path + ": " + dlerror() +
