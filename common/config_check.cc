@@ -95,7 +95,7 @@ class Checker {
   void CheckFeatures() {
     Require(!config_.features.empty(), "features", "is missing; list what the model sees");
     for (std::size_t i = 0; i < config_.features.size(); ++i) {
-      const std::string key = "features." + std::to_string(i);
+      const std::string key = JoinKey("features", std::to_string(i));
       const FeatureConfig& feature = config_.features[i];
       CheckColumns(feature, key);
       CheckBucketize(feature, key);
@@ -120,8 +120,7 @@ class Checker {
             column + " takes in " + task.label_name + ", the label of task " + task.name + "; a label is no feature");
       }
       const std::string& weight = config_.data.sample_weight;
-      Require(weight.empty() || !MatchesPattern(column, weight), key + ".columns",
-              column + " takes in " + weight + ", the sample weight; a weight is no feature");
+      Require(weight.empty() || !MatchesPattern(column, weight), key + ".columns", TakesInWeight(column, weight));
       if (IsGlob(column)) continue;
       const std::string& name = feature.name.empty() || !is_one ? column : feature.name;
       const auto [first, is_new] = feature_lines_.emplace(name, feature.line);
@@ -145,6 +144,10 @@ class Checker {
             "is for a single number, not for a list");
     Require(bucketize.empty() || feature.transform.empty(), key + ".bucketize",
             "makes a one-hot of the number, so that `transform` has no effect; keep one of them");
+  }
+
+  static std::string TakesInWeight(const std::string& column, const std::string& weight) {
+    return column + " takes in " + weight + ", the sample weight; a weight is no feature";
   }
 
   // What an entry says about the tables its columns read.
@@ -217,10 +220,13 @@ class Checker {
     for (const auto& [name, use] : uses_) {
       const TableConfig* table = FindTable(name);
       const bool has_dim = use.dim > 0 || (table != nullptr && table->embedding_dim > 0);
-      Require(
-          has_dim || mistakes_->Failed("tables." + name + ".embedding_dim"), use.key + ".embedding_dim",
-          "is missing: nothing says how wide the rows of table " + name + " are; give it here or in tables." + name);
+      Require(has_dim || mistakes_->Failed("tables." + name + ".embedding_dim"), use.key + ".embedding_dim",
+              NoDim(name));
     }
+  }
+
+  static std::string NoDim(const std::string& table) {
+    return "is missing: nothing says how wide the rows of table " + table + " are; give it here or in tables." + table;
   }
 
   [[nodiscard]] bool MatchesGlob(const std::string& name) const {

@@ -57,7 +57,7 @@ std::string ResolvedYaml(const Config& config) {
 }
 
 std::string DataPath(const DataConfig& data, const std::string& file) {
-  const std::string path = Replaced(file);
+  std::string path = Replaced(file);
   const std::string root = Replaced(data.root);
   if (root.empty() || path.starts_with('/')) return path;
   return root.ends_with('/') ? root + path : root + "/" + path;

@@ -257,16 +257,8 @@ Result<YamlNode> ParseYaml(const std::string& text, const std::string& path) {
 }
 
 std::string WriteYamlLine(const YamlNode& node) {
-  switch (node.kind) {
-    case YamlNode::Kind::kNull:
-      return "null";
-    case YamlNode::Kind::kScalar:
-      return node.quoted ? Quoted(node.text) : node.text;
-    case YamlNode::Kind::kList:
-      break;
-    case YamlNode::Kind::kMap:
-      break;
-  }
+  if (node.kind == YamlNode::Kind::kNull) return "null";
+  if (node.kind == YamlNode::Kind::kScalar) return node.quoted ? Quoted(node.text) : node.text;
   const bool is_list = node.kind == YamlNode::Kind::kList;
   std::string out = is_list ? "[" : "{";
   for (const YamlNode& item : node.items) {

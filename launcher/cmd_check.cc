@@ -180,7 +180,7 @@ Result<json> TablesJson(const data::Schema& schema) {
                       {"dim", spec.dim},
                       {"optimizer", spec.optimizer.type},
                       {"state_dim", state_dim},
-                      {"bytes_per_row", 4 * (spec.dim + state_dim) + kRowOverheadBytes},
+                      {"bytes_per_row", std::int64_t{4} * (spec.dim + state_dim) + kRowOverheadBytes},
                       {"hash_buckets", schema.tables[t].hash_buckets},
                       {"oov_buckets", schema.tables[t].oov_buckets}});
   }
@@ -188,8 +188,8 @@ Result<json> TablesJson(const data::Schema& schema) {
 }
 
 json MemoryJson(const Plan& plan, const json& tables) {
-  const std::int64_t dense = plan.numbers * 4 * (2 + DenseStateDim(plan.config.train.dense_optimizer));
-  const std::int64_t batch = 2 * 4 * plan.config.train.global_batch_size * plan.schema.x_dim();
+  const std::int64_t dense = plan.numbers * 4 * (std::int64_t{2} + DenseStateDim(plan.config.train.dense_optimizer));
+  const std::int64_t batch = std::int64_t{8} * plan.config.train.global_batch_size * plan.schema.x_dim();
   std::int64_t lowest = 0;
   std::int64_t highest = 0;
   for (const json& table : tables) {
@@ -237,6 +237,7 @@ std::string TableText(const json& items, const std::vector<std::string>& keys) {
   Rows rows{keys};
   for (const json& item : items) {
     std::vector<std::string> row;
+    row.reserve(keys.size());
     for (const std::string& key : keys) {
       row.push_back(key == "bytes" ? BytesText(item[key].get<double>()) : CellText(item[key]));
     }

@@ -69,7 +69,7 @@ std::string Number(double value, const char* format) {
 
 class Draft {
  public:
-  Draft(const InitArgs& args) : args_(args) {}
+  explicit Draft(const InitArgs& args) : args_(args) {}
 
   Result<std::string> Write() {
     data_.train.files = {args_.file};
@@ -124,7 +124,8 @@ class Draft {
         wrong = "there is no column " + label + (nearest.empty() ? "" : "; did you mean " + nearest + "?");
       } else if (!column->numeric) {
         const std::string example = column->examples.empty() ? "nothing" : "\"" + column->examples[0] + "\"";
-        wrong = "label " + label + " must be a number, found " + example + "; write 0 and 1 into the file";
+        wrong.append("label ").append(label).append(" must be a number, found ").append(example);
+        wrong += "; write 0 and 1 into the file";
       } else if (!seen.insert(label).second) {
         wrong = "label " + label + " is given twice; give it once";
       }
