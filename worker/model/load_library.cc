@@ -15,7 +15,7 @@ constexpr const char* kLibraryFile = "libgatemill_model.so";
 constexpr const char* kEntry = "gatemill_model_library";
 // How long LibTorch's OpenMP threads spin at the end of a loop before they sleep: some ten microseconds, the gap between
 // two loops of a step. The runtime's own default, milliseconds, starves every other thread and rank of the machine.
-constexpr const char* kSpinCount = "1000";
+constexpr const char* kSpinCount = "10000";
 
 std::string LibraryPath() {
   const char* dir = std::getenv("GATEMILL_LIBRARY_DIR");
