@@ -109,6 +109,8 @@ class RowCounter {
     return false;
   }
   [[nodiscard]] std::int64_t line() const { return line_; }
+  [[nodiscard]] std::int64_t rows() const { return rows_; }  // that have ended
+  [[nodiscard]] bool in_quotes() const { return in_quotes_; }
 
  private:
   void EndRow() {
@@ -157,6 +159,7 @@ class RowSplitter {
     std::size_t used = at_start_ && pending_.starts_with(kByteOrderMark) ? kByteOrderMark.size() : 0;
     at_start_ = at_start_ && pending_.size() < kByteOrderMark.size();
     if (at_start_ && !final) return Ok();
+    if (final) GM_RETURN_IF_ERROR(CheckQuotesClosed(std::string_view(pending_).substr(used)));
     while (used < pending_.size()) {
       GM_ASSIGN_OR_RETURN(const std::size_t parsed, ParseSome(std::string_view(pending_).substr(used), final, emit));
       if (parsed == 0) break;
@@ -165,13 +168,24 @@ class RowSplitter {
     pending_.erase(0, used);
     if (ended_) return Ok();
     if (!pending_.empty() && (final || pending_.size() > static_cast<std::size_t>(kMaxRowBytes))) {
-      return InvalidInput(Place(path_, LineOfRow(path_, options_, row_)) +
-                          ": the row that starts here does not end; is a quote not closed?");
+      return EndlessRow(row_);
     }
     return Ok();
   }
 
  private:
+  [[nodiscard]] Status EndlessRow(std::int64_t row) const {
+    return InvalidInput(Place(path_, LineOfRow(path_, options_, row)) +
+                        ": the row that starts here does not end; is a quote not closed?");
+  }
+  // Arrow's parser takes the end of the file for the end of a quote: a row that swallowed the rest of the file would pass.
+  [[nodiscard]] Status CheckQuotesClosed(std::string_view rest) const {
+    RowCounter counter(options_.delimiter);
+    (void)counter.Feed(rest, -1);
+    if (!counter.in_quotes()) return Ok();
+    return EndlessRow(row_ + counter.rows() - (header_left_ ? 1 : 0));
+  }
+
   template <typename Emit>
   Result<std::size_t> ParseSome(std::string_view bytes, bool final, const Emit& emit) {
     auto options = ArrowOptions(options_);
@@ -329,6 +343,7 @@ Result<std::vector<std::string>> ReadFirstRow(const std::string& path, const Csv
     final = got < kReadBytes;
     std::string_view view = bytes;
     if (view.starts_with(kByteOrderMark)) view.remove_prefix(kByteOrderMark.size());
+    if (final && view.find_first_not_of("\r\n") == std::string_view::npos) break;
     arrow::csv::BlockParser parser(ArrowOptions(options), -1, -1, 1);
     std::uint32_t parsed = 0;
     const arrow::Status status = final ? parser.ParseFinal(view, &parsed) : parser.Parse(view, &parsed);

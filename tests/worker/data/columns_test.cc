@@ -27,7 +27,7 @@ TEST(KeyDictionaryTest, EveryKeyIsLegal) {
 class ColumnErrorsTest : public testing::Test {
  protected:
   std::string ErrorOf(const std::string& text, const std::string& loss = "bce") {
-    path_ = dir_.Write("f.csv", text);
+    (void)dir_.Write("f.csv", text);
     Config config;
     config.data.train.files = {path_};
     config.data.sample_weight = "w";
@@ -42,7 +42,7 @@ class ColumnErrorsTest : public testing::Test {
     return dataset.status().message();
   }
   TempDir dir_;
-  std::string path_;
+  std::string path_ = dir_.path() + "/f.csv";
 };
 
 TEST_F(ColumnErrorsTest, TextInADenseColumn) {

@@ -74,7 +74,7 @@ TEST_F(PartReaderTest, RowShareCountsWhatPassesWhere) {
 }
 
 TEST_F(PartReaderTest, HashSharesPartTheRows) {
-  dir_.Write("a1.csv", Numbered(0, 10'000));
+  dir_.Write("a1.csv", Numbered(100, 10'100));
   data_.split = {0.7, "hash"};
   const auto train = ReadPart(data_, Part::kTrain);
   auto all = ReadPart(data_, Part::kValid);

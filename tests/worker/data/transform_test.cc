@@ -29,8 +29,8 @@ TEST(TransformTest, StatisticsOfEachStepAsTheValuesReachIt) {
   EXPECT_DOUBLE_EQ(reversed.min, -1.5);
   EXPECT_DOUBLE_EQ(reversed.max, 2.0);
   const DenseStatistics logs = Accumulated(values, true, false).Finish({"log1p", "minmax"});
-  EXPECT_EQ(logs.min, std::log1p(2.0));
-  EXPECT_EQ(logs.max, std::log1p(9.0));
+  EXPECT_DOUBLE_EQ(logs.min, std::log1p(2.0));
+  EXPECT_DOUBLE_EQ(logs.max, std::log1p(9.0));
 }
 
 TEST(TransformTest, ApplyTransform) {
