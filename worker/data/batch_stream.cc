@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "common/clock.h"
 #include "worker/data/batch_assembler.h"
 #include "worker/data/bounded_queue.h"
 #include "worker/data/columns.h"
@@ -226,7 +227,9 @@ class ThreadedBatchStream final : public BatchStream {
     const std::size_t begin = options_.worker * rows.size() / options_.num_workers;
     const std::size_t end = (options_.worker + 1) * rows.size() / options_.num_workers;
     Batch batch = UsedBatch();
+    const std::int64_t begun_ns = clock_.NowNs();
     assembler_.Assemble(*window.columns, rows.subspan(begin, end - begin), &batch);
+    batch.assemble_ns = clock_.NowNs() - begun_ns;
     batch.index = index_++;
     batch.global_rows = rows.size();
     batch.last_of_epoch = last;
@@ -244,6 +247,7 @@ class ThreadedBatchStream final : public BatchStream {
   const BatchOptions options_;
   std::unique_ptr<WindowSource> windows_;
   BatchAssembler assembler_;             // thread_ only
+  SystemClock clock_;
   BoundedQueue<Result<Batch>> batches_;
   std::uint64_t index_;                  // thread_ only
   std::optional<Status> failure_;        // the caller's thread only: said again to whoever asks again

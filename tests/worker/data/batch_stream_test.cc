@@ -87,6 +87,11 @@ TEST_F(BatchStreamTest, EpochsDifferAndRepeat) {
   EXPECT_NE(GlobalBatches(false, options, 1), first);
 }
 
+TEST_F(BatchStreamTest, BatchesSayHowLongTheyTookToMake) {
+  Use(40, 7);
+  for (const Batch& batch : InMemory({.global_batch_size = 16})) EXPECT_GT(batch.assemble_ns, 0);
+}
+
 TEST_F(BatchStreamTest, UnshuffledIsFileOrder) {
   Use(40, 7);
   BatchOptions options;
