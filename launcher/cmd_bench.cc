@@ -79,7 +79,7 @@ Status Measure(const BenchStepArgs& args, StepFigures* figures) {
   const double seconds = static_cast<double>(session->clock()->NowNs() - begun_ns) * 1e-9;
   figures->samples_per_s = static_cast<double>(trainer.TakeLosses().samples) / seconds;
   for (std::size_t p = 0; p < before.ns.size(); ++p) figures->times.ns[p] = trainer.times().ns[p] - before.ns[p];
-  GM_RETURN_IF_ERROR(trainer.Finish());
+  GM_RETURN_IF_ERROR(trainer.EndEpoch());
   GM_ASSIGN_OR_RETURN(model::ModelLibrary * library, model::LoadModelLibrary());
   const model::ModelSpec spec{.x_dim = schema.x_dim(), .model = config.model, .tasks = config.tasks,
                               .optimizer = config.train.dense_optimizer, .seed = config.train.seed,
@@ -109,7 +109,7 @@ Status RunBenchStep(const BenchStepArgs& args) {
                figures.samples_per_s / figures.products_samples_per_s);
   if (args.json) {
     PrintJsonLine(json{{"samples_per_s", figures.samples_per_s}, {"phases_ms", phases},
-                       {"limits", {{"products_samples_per_s", figures.products_samples_per_s}}}}.dump());
+                       {"limits", {{"products_samples_per_s", figures.products_samples_per_s}}}});
   }
   return Ok();
 }

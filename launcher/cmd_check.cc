@@ -413,7 +413,7 @@ Status CheckConfiguration(const CheckArgs& args) {
     said["warnings"] = check.warnings();
     said["leaks"] = check.leaks();
   }
-  if (args.json) PrintJsonLine(said.dump());
+  if (args.json) PrintJsonLine(said);
   return Ok();
 }
 
@@ -421,7 +421,7 @@ Status CheckSaved(const CheckArgs& args) {
   GM_ASSIGN_OR_RETURN(const std::string dir, train::ResolveCheckpoint(args.path));
   GM_RETURN_IF_ERROR(train::CheckCheckpoint(dir, true));
   std::fprintf(stderr, "%s is whole: every file has its size and checksum\n", dir.c_str());
-  if (args.json) PrintJsonLine(json{{"checkpoint", dir}, {"whole", true}}.dump());
+  if (args.json) PrintJsonLine(json{{"checkpoint", dir}, {"whole", true}});
   return Ok();
 }
 

@@ -204,7 +204,7 @@ void PrintJson(const std::vector<Finding>& findings) {
   for (const Finding& finding : findings) {
     report[JsonName(finding.name)] = {{"ok", finding.advice.empty()}, {"value", finding.value}, {"advice", finding.advice}};
   }
-  PrintJsonLine(report.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+  PrintJsonLine(report);
 }
 
 }  // namespace

@@ -51,7 +51,7 @@ Status RunEval(const EvalArgs& args) {
               {"checkpoint", loaded->checkpoint_dir()},
               {"tasks", json::parse(train::MetricsToJson(metrics))}};
   for (std::size_t f = 0; f < names.size(); ++f) out["unseen"][names[f]] = evaluation.unseen_share[f];
-  PrintJsonLine(out.dump());
+  PrintJsonLine(out);
   return Ok();
 }
 

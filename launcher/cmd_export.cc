@@ -100,7 +100,7 @@ Status RunExport(const ExportArgs& args) {
   GM_RETURN_IF_ERROR(writer->Finish());
   std::fprintf(stderr, "%zu tensors, %zu rows of tables in %s\n", infos.size(), rows, args.output.c_str());
   if (args.json) {
-    PrintJsonLine(nlohmann::json{{"tensors", infos.size()}, {"rows", rows}, {"output", args.output}}.dump());
+    PrintJsonLine(nlohmann::json{{"tensors", infos.size()}, {"rows", rows}, {"output", args.output}});
   }
   return Ok();
 }

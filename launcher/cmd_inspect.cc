@@ -76,7 +76,7 @@ Status RunSummary(const InspectArgs& args) {
   std::fprintf(stderr, "%s, step %llu\n%s", view.dir.c_str(),
                static_cast<unsigned long long>(view.checkpoint.cursor.step), FormatTable(lines).c_str());
   if (args.json) {
-    PrintJsonLine(json{{"checkpoint", view.dir}, {"step", view.checkpoint.cursor.step}, {"tables", tables}}.dump());
+    PrintJsonLine(json{{"checkpoint", view.dir}, {"step", view.checkpoint.cursor.step}, {"tables", tables}});
   }
   return Ok();
 }
@@ -105,7 +105,7 @@ Status RunRow(const InspectArgs& args) {
     std::fprintf(stderr, "%s = %s has no row in table %s (key %llu): no training sample had it\n", args.feature.c_str(),
                  args.value.c_str(), where.table_name.c_str(), static_cast<unsigned long long>(where.key));
   }
-  if (args.json) PrintJsonLine(out.dump());
+  if (args.json) PrintJsonLine(out);
   return Ok();
 }
 

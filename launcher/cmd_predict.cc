@@ -1,7 +1,6 @@
 // gatemill predict RUN|CHECKPOINT --data FILE... --output FILE.csv|.parquet: a prediction per row and task.
 
 #include <cstdio>
-#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -30,8 +29,7 @@ Result<std::vector<data::OutputColumn>> CopiedColumns(const PredictArgs& args, c
   std::vector<data::OutputColumn> copied;
   for (const std::string& name : args.columns) copied.push_back({.name = name, .values = std::vector<std::string>()});
   if (copied.empty()) return copied;
-  PartConfig part;
-  for (const std::string& file : args.files) part.files.push_back(std::filesystem::absolute(file).string());
+  GM_ASSIGN_OR_RETURN(const PartConfig part, FilesOf(args.files));
   GM_RETURN_IF_ERROR(data::ReadText(config.data, part, args.columns, config.data.limit,
                                     [&](std::span<const std::vector<std::string>> values) -> Status {
                                       for (std::size_t c = 0; c < copied.size(); ++c) {
@@ -57,8 +55,7 @@ Status RunPredict(const PredictArgs& args) {
   GM_RETURN_IF_ERROR(data::WriteTable(args.output, columns));
   std::fprintf(stderr, "%zu predictions in %s\n", rows, args.output.c_str());
   if (args.json) {
-    PrintJsonLine(nlohmann::json{{"samples", rows}, {"output", args.output}, {"checkpoint", loaded->checkpoint_dir()}}
-                      .dump());
+    PrintJsonLine(nlohmann::json{{"samples", rows}, {"output", args.output}, {"checkpoint", loaded->checkpoint_dir()}});
   }
   return Ok();
 }

@@ -237,7 +237,7 @@ class TrainCommand {
                 {"tasks", json::parse(train::MetricsToJson(fit.best_valid))}};
     if (!test.empty()) out["test"] = json::parse(train::MetricsToJson(test));
     for (std::size_t f = 0; f < unseen.size(); ++f) out["unseen"][names[f]] = unseen[f];
-    PrintJsonLine(out.dump());
+    PrintJsonLine(out);
   }
 
   const TrainArgs& args_;

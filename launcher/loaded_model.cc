@@ -1,6 +1,7 @@
 #include "launcher/loaded_model.h"
 
 #include <filesystem>
+#include <system_error>
 #include <utility>
 
 namespace gatemill::launcher {
@@ -12,8 +13,9 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::Open(const std::string& path,
   GM_ASSIGN_OR_RETURN(loaded->checkpoint_dir_, train::ResolveCheckpoint(path));
   const std::string& dir = loaded->checkpoint_dir_;
   GM_ASSIGN_OR_RETURN(loaded->checkpoint_, train::LoadCheckpoint(dir));
-  std::vector<std::string> all = overrides;
-  all.emplace_back("ps.transport=inproc");
+  // Whole files, whatever part of its data the run was trained on; `--set data.limit=N` comes later and wins.
+  std::vector<std::string> all{"ps.transport=inproc", "data.limit=0"};
+  all.insert(all.end(), overrides.begin(), overrides.end());
   GM_ASSIGN_OR_RETURN(loaded->config_, ParseConfig(loaded->checkpoint_.config_yaml, dir + "/config.yaml", all));
   GM_ASSIGN_OR_RETURN(loaded->schema_, data::ResolveSchema(loaded->config_, loaded->checkpoint_.columns));
   GM_ASSIGN_OR_RETURN(loaded->job_, Job::Start({}));
@@ -26,10 +28,18 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::Open(const std::string& path,
   return loaded;
 }
 
-Result<std::shared_ptr<const data::Dataset>> LoadedModel::Read(const std::vector<std::string>& files, bool labels) {
+Result<PartConfig> FilesOf(const std::vector<std::string>& files) {
   PartConfig part;
-  // The user's paths are relative to where the command runs, not to data.root.
-  for (const std::string& file : files) part.files.push_back(std::filesystem::absolute(file).string());
+  for (const std::string& file : files) {
+    std::error_code error;
+    part.files.push_back(std::filesystem::absolute(file, error).string());
+    if (error || file.empty()) return InvalidInput("--data: \"" + file + "\" is no path of a file");
+  }
+  return part;
+}
+
+Result<std::shared_ptr<const data::Dataset>> LoadedModel::Read(const std::vector<std::string>& files, bool labels) {
+  GM_ASSIGN_OR_RETURN(const PartConfig part, FilesOf(files));
   return data::ReadDataset({.schema = &schema_,
                             .data = &config_.data,
                             .log = log_.get(),

@@ -45,4 +45,7 @@ class LoadedModel {
   std::unique_ptr<Session> session_;
 };
 
+// The user's files as a part: paths are relative to where the command runs, not to data.root. kInvalidInput for no path.
+Result<PartConfig> FilesOf(const std::vector<std::string>& files);
+
 }  // namespace gatemill::launcher

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <nlohmann/json.hpp>
 
 namespace gatemill::launcher {
 namespace {
@@ -64,8 +65,8 @@ std::string FormatUnseen(const std::vector<std::string>& features, const std::ve
   return line;
 }
 
-void PrintJsonLine(const std::string& json) {
-  std::printf("%s\n", json.c_str());
+void PrintJsonLine(const nlohmann::json& json) {
+  std::printf("%s\n", json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
   std::fflush(stdout);
 }
 

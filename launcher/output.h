@@ -2,7 +2,9 @@
 // Thread safety: free functions.
 #pragma once
 
+#include <nlohmann/json_fwd.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "worker/train/metrics.h"
@@ -15,7 +17,7 @@ std::string FormatTable(const std::vector<std::vector<std::string>>& rows);
 std::string FormatMetrics(const std::vector<std::pair<std::string, train::TaskMetrics>>& parts);
 // The shares of unseen values worth knowing (above 0.1%), as one line; "" when there is none.
 std::string FormatUnseen(const std::vector<std::string>& features, const std::vector<double>& shares);
-// The last line of standard output.
-void PrintJsonLine(const std::string& json);
+// The last line of standard output. Bytes that are no UTF-8 become U+FFFD: a value may be in any encoding.
+void PrintJsonLine(const nlohmann::json& json);
 
 }  // namespace gatemill::launcher

@@ -89,8 +89,9 @@ Status WriteManifest(const std::string& dir, const Cursor& cursor) {
   return WriteFileAtomic(dir + "/" + kManifest, manifest.dump(2) + "\n");
 }
 
-// Worker 0's work.
-Status Write(const std::string& dir, const Checkpoint& checkpoint, ps::Client* client) {
+// Worker 0's work: everything is written aside and appears whole.
+Status Write(const std::string& final_dir, const Checkpoint& checkpoint, ps::Client* client) {
+  const std::string dir = final_dir + ".tmp";
   GM_RETURN_IF_ERROR(RemoveTree(dir));
   GM_RETURN_IF_ERROR(MakeDirs(dir));
   GM_RETURN_IF_ERROR(client->Checkpoint(checkpoint.cursor.step, PsDir(dir)));
@@ -100,7 +101,12 @@ Status Write(const std::string& dir, const Checkpoint& checkpoint, ps::Client* c
                        {"statistics", json::parse(data::StatisticsToJson(checkpoint.statistics), nullptr, false)}};
   GM_RETURN_IF_ERROR(WriteFileAtomic(dir + "/" + kWorker, worker.dump(2) + "\n"));
   GM_RETURN_IF_ERROR(WriteFileAtomic(dir + "/" + kConfig, checkpoint.config_yaml));
-  return WriteManifest(dir, checkpoint.cursor);
+  GM_RETURN_IF_ERROR(WriteManifest(dir, checkpoint.cursor));
+  GM_RETURN_IF_ERROR(RemoveTree(final_dir));  // of the same step, by a run that was resumed before it
+  std::error_code error;
+  fs::rename(dir, final_dir, error);
+  if (error) return Internal("cannot rename " + dir + " to " + final_dir + ": " + error.message());
+  return Ok();
 }
 
 // Worker 0's status, at every worker.

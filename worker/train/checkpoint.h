@@ -50,7 +50,7 @@ std::string CheckpointDirName(std::uint64_t step);
 std::string PsDir(const std::string& checkpoint_dir);
 
 // Writes RUN/checkpoints/step-... with the servers' help: worker 0 writes, the others wait and learn how it ended.
-// `checkpoints_dir` is RUN/checkpoints. An unfinished directory of the same step is replaced. Returns the directory.
+// `checkpoints_dir` is RUN/checkpoints. It appears by rename; one of the same step is replaced. Returns the directory.
 Result<std::string> SaveCheckpoint(const std::string& checkpoints_dir, const Checkpoint& checkpoint, ps::Client* client,
                                    collective::Collective* workers);
 // Points RUN/checkpoints/best at a step's checkpoint.

@@ -1,7 +1,9 @@
 #include "worker/train/evaluator.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
+#include <string>
 #include <utility>
 
 #include "common/keys.h"
@@ -82,6 +84,22 @@ struct UnseenCounts {
 
 }  // namespace
 
+namespace {
+
+// scores: [tasks, rows] of the batch.
+Status CheckFinite(const data::Schema& schema, const data::Batch& batch, std::span<const float> scores) {
+  for (std::size_t i = 0; i < scores.size(); ++i) {
+    if (std::isfinite(scores[i])) continue;
+    return Internal("the prediction of task " + schema.tasks[i / batch.rows].name + " for sample " +
+                    std::to_string(batch.samples[i % batch.rows]) +
+                    " is not a number: the model has diverged (lower train.dense_optimizer.lr and "
+                    "train.sparse_optimizer.lr), or the sample has a dense value too large to compute with");
+  }
+  return Ok();
+}
+
+}  // namespace
+
 Result<Evaluation> Evaluate(const EvaluatorParts& parts, std::shared_ptr<const data::Dataset> dataset, bool labelled) {
   const std::size_t tasks = parts.schema->tasks.size();
   const std::size_t features = parts.schema->sparse.size();
@@ -104,6 +122,7 @@ Result<Evaluation> Evaluate(const EvaluatorParts& parts, std::shared_ptr<const d
     auto next = stream->Next(parts.deadline_ms);
     if (!next.ok()) return next.status();
     if (!next->has_value()) break;
+    if (parts.stop != nullptr && parts.stop->load()) return Cancelled("stopped on request");
     data::Batch& batch = **next;
     GM_RETURN_IF_ERROR(puller.Pull(batch, &rows));
     counts.Add(*parts.schema, batch, puller.found());
@@ -111,6 +130,7 @@ Result<Evaluation> Evaluate(const EvaluatorParts& parts, std::shared_ptr<const d
     embedding.Gather(batch, rows, x);
     scores.resize(tasks * batch.rows);
     GM_RETURN_IF_ERROR(parts.model->Predict(static_cast<std::int64_t>(batch.rows), x, scores));
+    GM_RETURN_IF_ERROR(CheckFinite(*parts.schema, batch, scores));
     mine.samples.insert(mine.samples.end(), batch.samples.begin(), batch.samples.end());
     const auto n = static_cast<std::ptrdiff_t>(batch.rows);
     for (std::size_t t = 0; t < tasks; ++t) {

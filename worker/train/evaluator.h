@@ -4,6 +4,7 @@
 // Thread safety: one thread.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -28,6 +29,7 @@ struct EvaluatorParts {
   std::uint64_t next_step = 0;  // pulls wait until every push of the steps before it is applied
   std::int64_t batch_size = 8192;   // samples a worker scores at a time
   int deadline_ms = 30000;
+  const std::atomic<bool>* stop = nullptr;  // evaluation ends with kCancelled when it becomes true; may be null
 };
 
 struct Evaluation {
@@ -35,7 +37,7 @@ struct Evaluation {
   std::vector<double> unseen_share;        // per Schema::sparse: values that no row answered
 };
 
-// Scores a whole part. `labelled`: keep labels (false for predict). All workers call it together.
+// Scores a whole part. kInternal for a score that is no number, naming task and sample. `labelled`: keep labels (false for predict). All workers call it together.
 Result<Evaluation> Evaluate(const EvaluatorParts& parts, std::shared_ptr<const data::Dataset> dataset, bool labelled);
 
 }  // namespace gatemill::train

@@ -44,10 +44,10 @@ class FitLoop {
       GM_RETURN_IF_ERROR(AfterEpoch(epoch_over));
     }
     progress_.Break();
-    GM_RETURN_IF_ERROR(trainer_.Finish());
     result_.cursor = cursor_;
     if (result_.best_checkpoint.empty()) {
-      GM_ASSIGN_OR_RETURN(result_.best_checkpoint, ResolveCheckpoint(parts_.run_dir));
+      const Result<std::string> of_run = ResolveCheckpoint(parts_.run_dir);
+      result_.best_checkpoint = of_run.ok() ? *of_run : parts_.start_checkpoint;
     }
     return std::move(result_);
   }
@@ -91,9 +91,8 @@ class FitLoop {
     GM_RETURN_IF_ERROR(trainer_.BeginEpoch(std::move(stream)));
     const std::int64_t begun_ns = parts_.trainer.clock->NowNs();
     std::int64_t paused_ns = 0;  // in checkpoints and logging inside the epoch
-    bool more = true;
-    while (!AtStepLimit()) {
-      GM_ASSIGN_OR_RETURN(more, trainer_.Step());
+    while (!trainer_.epoch_over() && !AtStepLimit()) {
+      GM_ASSIGN_OR_RETURN(const bool more, trainer_.Step());
       if (!more) break;
       cursor_.step = trainer_.step();
       cursor_.next_batch = trainer_.next_batch();
@@ -102,9 +101,10 @@ class FitLoop {
       GM_RETURN_IF_ERROR(AfterStep());
       paused_ns += parts_.trainer.clock->NowNs() - pause_ns;
     }
+    GM_RETURN_IF_ERROR(trainer_.EndEpoch());
     GM_RETURN_IF_ERROR(TakeLosses());
     result_.train_seconds += static_cast<double>(parts_.trainer.clock->NowNs() - begun_ns - paused_ns) * 1e-9;
-    return !more;
+    return trainer_.epoch_over();
   }
 
   [[nodiscard]] bool AtStepLimit() const {
@@ -117,7 +117,8 @@ class FitLoop {
     }
     if (progress_.due()) ShowProgress();
     const auto every = static_cast<std::uint64_t>(config_.train.checkpoint.every_steps);
-    if (every > 0 && cursor_.step % every == 0) GM_RETURN_IF_ERROR(Save(false));
+    // The epoch's last step is saved after its validation, once.
+    if (every > 0 && cursor_.step % every == 0 && !trainer_.epoch_over()) GM_RETURN_IF_ERROR(Save(false));
     return Ok();
   }
 
@@ -173,7 +174,7 @@ class FitLoop {
   Status AfterEpoch(bool epoch_over) {
     bool improved = false;
     if (parts_.valid) {
-      GM_ASSIGN_OR_RETURN(improved, Validate());
+      GM_ASSIGN_OR_RETURN(improved, Validate(epoch_over));
     }
     if (epoch_over) {
       ++cursor_.epoch;
@@ -192,7 +193,7 @@ class FitLoop {
   }
 
   // Evaluates the valid part; true when the watched metric improved.
-  Result<bool> Validate() {
+  Result<bool> Validate(bool epoch_over) {
     const EvaluatorParts evaluator{.schema = parts_.trainer.schema,
                                    .client = parts_.trainer.client,
                                    .model = parts_.trainer.model,
@@ -200,8 +201,8 @@ class FitLoop {
                                    .pool = parts_.trainer.pool,
                                    .next_step = cursor_.step,
                                    .batch_size = config_.train.eval_batch_size,
-                                   .deadline_ms = config_.ps.deadline_ms};
-    GM_RETURN_IF_ERROR(parts_.trainer.client->Flush());
+                                   .deadline_ms = parts_.trainer.data_deadline_ms,
+                                   .stop = parts_.trainer.stop};
     GM_RETURN_IF_ERROR(parts_.trainer.workers->Barrier());
     GM_ASSIGN_OR_RETURN(const Evaluation evaluation, Evaluate(evaluator, parts_.valid, true));
     const TaskMetrics metrics = ComputeMetrics(config_.tasks, evaluation.predictions);
@@ -216,11 +217,12 @@ class FitLoop {
       progress_.Break();
       parts_.log->Info("epoch " + std::to_string(cursor_.epoch + 1) + " valid: " + valid_text_);
     }
-    return Judge(metrics);
+    return Judge(evaluation.predictions, metrics, epoch_over);
   }
 
-  bool Judge(const TaskMetrics& metrics) {
-    const std::optional<double> value = MonitorValue(monitor_, config_.tasks, metrics);
+  // Patience counts whole epochs: a stop in the middle of one costs none.
+  bool Judge(const Predictions& predictions, const TaskMetrics& metrics, bool epoch_over) {
+    const std::optional<double> value = MonitorValue(monitor_, config_.tasks, predictions, metrics);
     // An undefined metric decides nothing: neither an improvement nor a loss of patience.
     if (!value || !std::isfinite(*value)) return false;
     const double min_delta = config_.train.early_stopping ? config_.train.early_stopping->min_delta : 0.0;
@@ -228,7 +230,7 @@ class FitLoop {
         !cursor_.best_value || (LargerIsBetter(monitor_) ? *value > *cursor_.best_value + min_delta
                                                          : *value < *cursor_.best_value - min_delta);
     if (!improved) {
-      ++cursor_.epochs_without_improvement;
+      if (epoch_over) ++cursor_.epochs_without_improvement;
       return false;
     }
     cursor_.best_value = value;
@@ -249,6 +251,7 @@ class FitLoop {
   }
 
   Status Save(bool best) {
+    GM_RETURN_IF_ERROR(TakeLosses());  // counts the samples so far
     const Checkpoint checkpoint{.cursor = cursor_,
                                 .statistics = parts_.statistics,
                                 .columns = parts_.trainer.schema->columns,
@@ -265,7 +268,7 @@ class FitLoop {
 
   Status Log(const json& line) {
     if (!leader()) return Ok();
-    metrics_ << line.dump() << '\n' << std::flush;
+    metrics_ << line.dump(-1, ' ', false, json::error_handler_t::replace) << '\n' << std::flush;
     if (!metrics_) return Internal("cannot write " + parts_.run_dir + "/metrics.jsonl; is the disk full?");
     return Ok();
   }

@@ -31,6 +31,7 @@ struct FitParts {
   Logger* log = nullptr;
   bool quiet = false;                            // no progress line
   Cursor start;                                  // of the checkpoint that training goes on from
+  std::string start_checkpoint;                  // its directory; "" for a fresh start
 };
 
 struct FitResult {

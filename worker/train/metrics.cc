@@ -42,7 +42,10 @@ void SortBySample(Predictions* predictions) {
   reorder(&predictions->samples);
 }
 
-double MetricOf(const std::string& metric, std::span<const float> scores, std::span<const float> labels) {
+std::optional<double> MetricOf(const std::string& metric, std::span<const float> scores,
+                               std::span<const float> labels) {
+  if (scores.empty()) return std::nullopt;
+  if (metric == "auc") return Auc(scores, labels);
   if (metric == "logloss") return LogLoss(scores, labels);
   if (metric == "rmse") return Rmse(scores, labels);
   return Mae(scores, labels);
@@ -55,17 +58,17 @@ std::optional<double> Find(const TaskMetrics& metrics, const std::string& task, 
   return value == of_task->second.end() ? std::nullopt : value->second;
 }
 
-std::optional<double> WeightedLoss(const std::vector<TaskConfig>& tasks, const TaskMetrics& metrics) {
+// What training minimizes, over all samples: whatever metrics the tasks list.
+std::optional<double> WeightedLoss(const std::vector<TaskConfig>& tasks, const Predictions& predictions) {
+  if (predictions.samples.empty()) return std::nullopt;
   double loss = 0.0;
-  bool any = false;
-  for (const TaskConfig& task : tasks) {
-    const bool regression = task.loss == "mse";
-    const std::optional<double> value = Find(metrics, task.name, regression ? "rmse" : "logloss");
-    if (!value) continue;
-    loss += task.weight * (regression ? *value * *value : *value);
-    any = true;
+  for (std::size_t t = 0; t < tasks.size(); ++t) {
+    const auto& scores = predictions.scores[t];
+    const auto& labels = predictions.labels[t];
+    const double rmse = tasks[t].loss == "mse" ? Rmse(scores, labels) : 0.0;
+    loss += tasks[t].weight * (tasks[t].loss == "mse" ? rmse * rmse : LogLoss(scores, labels));
   }
-  return any ? std::optional(loss) : std::nullopt;
+  return loss;
 }
 
 }  // namespace
@@ -148,21 +151,15 @@ TaskMetrics ComputeMetrics(const std::vector<TaskConfig>& tasks, const Predictio
   for (std::size_t t = 0; t < tasks.size(); ++t) {
     MetricValues& values = metrics[tasks[t].name];
     for (const std::string& metric : tasks[t].metrics) {
-      if (predictions.samples.empty()) {
-        values[metric] = std::nullopt;
-      } else if (metric == "auc") {
-        values[metric] = Auc(predictions.scores[t], predictions.labels[t]);
-      } else {
-        values[metric] = MetricOf(metric, predictions.scores[t], predictions.labels[t]);
-      }
+      values[metric] = MetricOf(metric, predictions.scores[t], predictions.labels[t]);
     }
   }
   return metrics;
 }
 
 std::optional<double> MonitorValue(const std::string& monitor, const std::vector<TaskConfig>& tasks,
-                                   const TaskMetrics& metrics) {
-  if (monitor == "loss") return WeightedLoss(tasks, metrics);
+                                   const Predictions& predictions, const TaskMetrics& metrics) {
+  if (monitor == "loss") return WeightedLoss(tasks, predictions);
   if (monitor.starts_with("mean(") && monitor.ends_with(")")) {
     const std::string metric = monitor.substr(5, monitor.size() - 6);
     double sum = 0.0;
@@ -180,6 +177,6 @@ std::optional<double> MonitorValue(const std::string& monitor, const std::vector
   return Find(metrics, monitor.substr(0, point), monitor.substr(point + 1));
 }
 
-bool LargerIsBetter(const std::string& monitor) { return monitor.find("auc") != std::string::npos; }
+bool LargerIsBetter(const std::string& monitor) { return monitor == "mean(auc)" || monitor.ends_with(".auc"); }
 
 }  // namespace gatemill::train

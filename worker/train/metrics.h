@@ -21,7 +21,7 @@
 
 namespace gatemill::train {
 
-// Of one task. scores and labels: [n]. None when a class is missing.
+// Of one task. scores and labels: [n], all finite. None when a class is missing.
 std::optional<double> Auc(std::span<const float> scores, std::span<const float> labels);
 double LogLoss(std::span<const float> scores, std::span<const float> labels);
 double Rmse(std::span<const float> scores, std::span<const float> labels);
@@ -44,9 +44,9 @@ using TaskMetrics = std::map<std::string, MetricValues>;
 TaskMetrics ComputeMetrics(const std::vector<TaskConfig>& tasks, const Predictions& predictions);
 
 // The value that early stopping watches: "TASK.METRIC", "mean(METRIC)" (over the tasks that have a value), or "loss"
-// (the tasks' weighted logloss and mse). None when nothing defined is left: such an epoch decides nothing.
+// (the tasks' weighted logloss and mse, whatever metrics they list). None when nothing defined is left: such an epoch decides nothing.
 std::optional<double> MonitorValue(const std::string& monitor, const std::vector<TaskConfig>& tasks,
-                                   const TaskMetrics& metrics);
+                                   const Predictions& predictions, const TaskMetrics& metrics);
 // Is a larger value of this monitor better? True for auc alone.
 bool LargerIsBetter(const std::string& monitor);
 

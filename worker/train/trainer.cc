@@ -18,6 +18,7 @@ Trainer::Trainer(const TrainerParts& parts)
 Status Trainer::BeginEpoch(std::unique_ptr<data::BatchStream> stream) {
   stream_ = std::move(stream);
   next_batch_ = 0;
+  epoch_over_ = false;
   lap_ns_ = parts_.clock->NowNs();
   return Ok();
 }
@@ -30,7 +31,10 @@ Result<bool> Trainer::Step() {
     pull_begun_ = false;
   } else {
     GM_ASSIGN_OR_RETURN(const bool more, Read(&current_));
-    if (!more) return false;
+    if (!more) {
+      epoch_over_ = true;
+      return false;
+    }
     GM_RETURN_IF_ERROR(BeginPull(&current_, step_));
   }
   GM_RETURN_IF_ERROR(parts_.client->FinishPull());
@@ -47,18 +51,23 @@ Result<bool> Trainer::Step() {
   Lap(Phase::kUpdate);
   GM_RETURN_IF_ERROR(Observe(current_));
   next_batch_ = current_.batch.index + 1;
+  epoch_over_ = current_.batch.last_of_epoch;
   stream_->Recycle(std::move(current_.batch));
   ++step_;
   return true;
 }
 
-Status Trainer::Finish() {
+Status Trainer::EndEpoch() {
   stream_.reset();
+  if (pull_begun_) {
+    pull_begun_ = false;
+    GM_RETURN_IF_ERROR(parts_.client->FinishPull());  // of a step that will not be
+  }
   return parts_.client->Flush();
 }
 
 Result<bool> Trainer::Read(InFlight* flight) {
-  auto batch = stream_->Next(parts_.config->ps.deadline_ms);
+  auto batch = stream_->Next(parts_.data_deadline_ms);
   if (!batch.ok()) return batch.status();
   Lap(Phase::kRead);
   if (!batch->has_value()) return false;

@@ -43,6 +43,7 @@ struct TrainerParts {
   ThreadPool* pool = nullptr;
   const Clock* clock = nullptr;
   const std::atomic<bool>* stop = nullptr;
+  int data_deadline_ms = 600000;  // for the reading threads to make a batch: they may have to pass over a whole file first
 };
 
 // The phases of a step, in order; their names are metrics' and `bench step`'s names.
@@ -54,11 +55,6 @@ struct PhaseTimes {
   std::array<std::int64_t, kPhaseNames.size()> ns{};
 };
 
-struct StepReport {
-  std::uint64_t global_rows = 0;      // samples of this step over all workers
-  std::vector<double> task_losses;    // [tasks] of the global batch, before task weights; reduced when asked for
-};
-
 class Trainer {
  public:
   explicit Trainer(const TrainerParts& parts);
@@ -67,12 +63,13 @@ class Trainer {
   Status BeginEpoch(std::unique_ptr<data::BatchStream> stream);
   // One step. False when the epoch has no batch left.
   Result<bool> Step();
-  // Every push of this worker is with the servers; no pull is under way.
-  Status Finish();
+  // Ends the epoch, also before its last batch: every push of this worker is with the servers, no pull is under way.
+  Status EndEpoch();
 
   [[nodiscard]] std::uint64_t step() const { return step_; }  // steps done = the next step's number
   void set_step(std::uint64_t step) { step_ = step; }          // after a restore
   [[nodiscard]] std::uint64_t next_batch() const { return next_batch_; }  // of the epoch, for a resume
+  [[nodiscard]] bool epoch_over() const { return epoch_over_; }            // the last step was the epoch's last
   [[nodiscard]] const PhaseTimes& times() const { return times_; }
   // This worker's share of the summed task losses since the last call, and the steps they are of.
   struct LossSum {
@@ -116,6 +113,7 @@ class Trainer {
   LossSum loss_sum_;
   std::uint64_t step_ = 0;
   std::uint64_t next_batch_ = 0;
+  bool epoch_over_ = false;
   PhaseTimes times_;
   std::int64_t lap_ns_ = 0;
 };

@@ -69,9 +69,21 @@ TEST(Metrics, EveryTaskGetsWhatItAsksFor) {
   EXPECT_EQ(metrics.at("time").at("rmse"), 2.0);
   EXPECT_EQ(metrics.at("time").at("mae"), 2.0);
   EXPECT_EQ(metrics.at("time").count("auc"), 0U);
-  EXPECT_NEAR(*MonitorValue("loss", TwoTasks(), metrics), *metrics.at("click").at("logloss") + 0.5 * 4.0, 1e-12);
-  EXPECT_EQ(MonitorValue("time.mae", TwoTasks(), metrics), 2.0);
-  EXPECT_EQ(MonitorValue("mean(auc)", TwoTasks(), metrics), 1.0);
+  EXPECT_NEAR(*MonitorValue("loss", TwoTasks(), predictions, metrics), *metrics.at("click").at("logloss") + 0.5 * 4.0, 1e-12);
+  EXPECT_EQ(MonitorValue("time.mae", TwoTasks(), predictions, metrics), 2.0);
+  EXPECT_EQ(MonitorValue("mean(auc)", TwoTasks(), predictions, metrics), 1.0);
+  auto others = TwoTasks();
+  for (TaskConfig& task : others) task.metrics = {"mae"};
+  EXPECT_EQ(MonitorValue("loss", others, predictions, ComputeMetrics(others, predictions)),
+            MonitorValue("loss", TwoTasks(), predictions, metrics));
+}
+
+TEST(Metrics, OnlyAucGrows) {
+  EXPECT_TRUE(LargerIsBetter("mean(auc)"));
+  EXPECT_TRUE(LargerIsBetter("click.auc"));
+  EXPECT_FALSE(LargerIsBetter("auction.logloss"));
+  EXPECT_FALSE(LargerIsBetter("auction.mae"));
+  EXPECT_FALSE(LargerIsBetter("loss"));
 }
 
 TEST(Metrics, AnUndefinedAucDecidesNothing) {
@@ -79,8 +91,8 @@ TEST(Metrics, AnUndefinedAucDecidesNothing) {
       .samples = {0, 1}, .scores = {{0.9F, 0.2F}, {3.0F, 3.0F}}, .labels = {{0.0F, 0.0F}, {1.0F, 5.0F}}};
   const TaskMetrics metrics = ComputeMetrics(TwoTasks(), one_class);
   EXPECT_EQ(metrics.at("click").at("auc"), std::nullopt);
-  EXPECT_EQ(MonitorValue("mean(auc)", TwoTasks(), metrics), std::nullopt);
-  EXPECT_EQ(MonitorValue("click.auc", TwoTasks(), metrics), std::nullopt);
+  EXPECT_EQ(MonitorValue("mean(auc)", TwoTasks(), one_class, metrics), std::nullopt);
+  EXPECT_EQ(MonitorValue("click.auc", TwoTasks(), one_class, metrics), std::nullopt);
 }
 
 TEST(Metrics, WorkersSeeAllPredictionsInSampleOrder) {
