@@ -14,6 +14,7 @@
 namespace gatemill::ps {
 namespace {
 
+constexpr int kWholeTablesDeadlineMs = 600'000;         // of a checkpoint or restore, if options ask for less
 constexpr int kSendsPerDeadline = 4;                    // the first and three again
 constexpr std::int64_t kUnsentRetryNs = 20 * kNsPerMs;  // when a queue was full or nobody listened yet
 
@@ -218,7 +219,11 @@ class ClientImpl final : public Client {
     request.parts.push_back({.table = table, .count = 1, .keys = Frame::Own(std::vector<std::uint64_t>{key})});
     answers_.assign(options_.num_shards, Reply());
     GM_RETURN_IF_ERROR(Submit(shard, std::move(request)));
-    GM_RETURN_IF_ERROR(Await(Op::kReadStored));
+    const Status answered = Await(Op::kReadStored);
+    if (!answered.ok()) {
+      Forget(Op::kReadStored);
+      return answered;
+    }
     return StoredRowOf(answers_[shard], table);
   }
 
@@ -351,6 +356,11 @@ class ClientImpl final : public Client {
   }
 
   [[nodiscard]] std::int64_t DeadlineNs() const { return options_.deadline_ms * kNsPerMs; }
+  // Writing or reading whole tables takes as long as they are large.
+  [[nodiscard]] int DeadlineMs(Op op) const {
+    const bool whole_tables = op == Op::kCheckpoint || op == Op::kRestore || op == Op::kClear;
+    return whole_tables ? std::max(options_.deadline_ms, kWholeTablesDeadlineMs) : options_.deadline_ms;
+  }
 
   [[nodiscard]] bool Waits(Op op) const {
     return std::any_of(pending_.begin(), pending_.end(), [&](const auto& p) { return p.second.request.op == op; });
@@ -358,22 +368,19 @@ class ClientImpl final : public Client {
 
   // Takes replies until none is missing for `op`. What else comes meanwhile is taken too.
   Status Await(Op op) {
-    const std::int64_t deadline = clock_->NowNs() + DeadlineNs();
+    const std::int64_t deadline = clock_->NowNs() + DeadlineMs(op) * kNsPerMs;
     std::int64_t wait_ns = 0;  // first what has come already, before anything is sent again
     while (true) {
       GM_RETURN_IF_ERROR(TakePushFailure());
       if (!Waits(op)) return Ok();
       const auto wait_ms = static_cast<int>((wait_ns + kNsPerMs - 1) / kNsPerMs);
       GM_ASSIGN_OR_RETURN(std::optional<Reply> reply, channel_->Receive(wait_ms));
-      if (reply) {
-        GM_RETURN_IF_ERROR(TakeReply(*reply));
-        wait_ns = 0;
-        continue;
-      }
+      if (reply) GM_RETURN_IF_ERROR(TakeReply(*reply));
+      if (!Waits(op)) continue;
       const std::int64_t now = clock_->NowNs();
-      if (now >= deadline) return GiveUp(op);
+      if (now >= deadline) return GiveUp(op);  // also while others' replies keep coming
       GM_RETURN_IF_ERROR(SendDue());
-      wait_ns = std::min(deadline, NextDue(deadline)) - now;
+      wait_ns = reply ? 0 : std::min(deadline, NextDue(deadline)) - now;
     }
   }
 
@@ -398,7 +405,7 @@ class ClientImpl final : public Client {
       step = it->second.request.stamp.step;
       it = op == Op::kPush ? std::next(it) : pending_.erase(it);
     }
-    return DeadlineExceeded("no answer within " + std::to_string(options_.deadline_ms) + " ms to the " + NameOf(op) +
+    return DeadlineExceeded("no answer within " + std::to_string(DeadlineMs(op)) + " ms to the " + NameOf(op) +
                             " of step " + std::to_string(step) + " from " + silent +
                             "; see whether that server runs, or raise ps.deadline_ms");
   }
@@ -476,6 +483,10 @@ class ClientImpl final : public Client {
 
   // The same question to every shard; answers by shard.
   Result<std::vector<Reply>> AskAll(Op op, std::uint64_t step, const std::string& text) {
+    if (op == Op::kRestore || op == Op::kClear) {
+      Forget(Op::kPush);
+      push_failure_ = Ok();
+    }
     GM_RETURN_IF_ERROR(TakePushFailure());
     answers_.assign(options_.num_shards, Reply());
     for (std::uint32_t shard = 0; shard < options_.num_shards; ++shard) {
@@ -487,11 +498,16 @@ class ClientImpl final : public Client {
         return sent;
       }
     }
-    GM_RETURN_IF_ERROR(Await(op));
+    const Status answered = Await(op);
+    if (!answered.ok()) {
+      Forget(op);  // a late answer must not be taken for one to the next question
+      return answered;
+    }
     return std::exchange(answers_, {});
   }
 
-  Status TakePushFailure() { return std::exchange(push_failure_, Status()); }
+  // A refused push leaves its step incomplete for good: every later call says so, until Restore or Clear starts anew.
+  [[nodiscard]] Status TakePushFailure() const { return push_failure_; }
 
   void Forget(Op op) {
     std::erase_if(pending_, [&](const auto& pending) { return pending.second.request.op == op; });

@@ -7,7 +7,9 @@
 // One pull or push goes to all shards at once. Push goes to every shard every step, an empty one too: that is what tells
 // a shard that the step is over for this worker. Acknowledgements of pushes are collected by the next call, or by Flush.
 //
-// Deadline: a call that gets no answer within options.deadline_ms fails with kDeadline and names the shards and end
+// A push that a shard refused leaves its step incomplete: every later call fails with it, until Restore or Clear.
+//
+// Deadline (of Checkpoint, Restore and Clear at least ten minutes): a call that gets no answer within options.deadline_ms fails with kDeadline and names the shards and end
 // points that did not answer; a request is sent again a few times within it (requests are idempotent).
 // Thread safety: one thread.
 #pragma once

@@ -434,7 +434,7 @@ TEST_F(ClientErrorTest, AShardsErrorIsPassedOnWithItsNameOnce) {
   EXPECT_TRUE(PullSome(client.get()).ok());  // what the others answered is not mistaken for the next pull's
 }
 
-TEST_F(ClientErrorTest, APushsErrorIsToldByTheNextCallOnce) {
+TEST_F(ClientErrorTest, APushsErrorIsToldByEveryCallUntilTheTablesStartAnew) {
   Spoil(Op::kPush, [](Reply* reply) {
     reply->code = Code::kUnavailable;
     reply->error = "what is kept to wait would take too many bytes";
@@ -444,6 +444,10 @@ TEST_F(ClientErrorTest, APushsErrorIsToldByTheNextCallOnce) {
   const Status status = PullSome(client.get());
   EXPECT_EQ(status.code(), Code::kUnavailable);
   EXPECT_NE(status.message().find("shard 1 at inproc:s1: what is kept"), std::string::npos) << status.message();
+  EXPECT_EQ(client->Flush().code(), Code::kUnavailable);
+  EXPECT_EQ(client->Push(1, {}).code(), Code::kUnavailable);
+  const Status cleared = client->Clear(1);
+  ASSERT_TRUE(cleared.ok()) << cleared.message();
   EXPECT_TRUE(client->Flush().ok());
 }
 
