@@ -196,12 +196,12 @@ class ClientImpl final : public Client {
   }
 
   Status Restore(std::uint64_t next_step, const std::string& ps_dir) override {
-    GM_RETURN_IF_ERROR(Flush());
+    if (push_failure_.ok()) GM_RETURN_IF_ERROR(Flush());
     return AskAll(Op::kRestore, next_step, ps_dir).status();
   }
 
   Status Clear(std::uint64_t next_step) override {
-    GM_RETURN_IF_ERROR(Flush());
+    if (push_failure_.ok()) GM_RETURN_IF_ERROR(Flush());
     return AskAll(Op::kClear, next_step, "").status();
   }
 
