@@ -31,10 +31,12 @@ struct PartConfig {
 };
 
 // `split: 0.8` (share of rows, in file order, that train; the rest validates), or
-// `split: {ratio: 0.8, by: hash}` / `{ratio: 0.8, by: user_id}`: by a hash of the row's number, or of a column.
+// `split: {ratio: 0.8, by: hash}` / `{ratio: 0.8, by: user_id}`: by a hash of the row's number, or of a column;
+// `split: {ratio: 0.8, rest: test}`: the rest is the test part.
 struct SplitConfig {
   double ratio = 1.0;     // in (0, 1]; 1 means no split
   std::string by = "row"; // row | hash | the name of a column
+  std::string rest = "valid";  // valid | test: the part that the other rows are
   bool operator==(const SplitConfig&) const = default;
 };
 
@@ -47,12 +49,15 @@ struct DataConfig {
   bool header = true;                    // false: the file has no header line, column_names gives the names
   std::vector<std::string> column_names; // required when header is false
   std::vector<std::string> missing = {""};
-  SplitConfig split;                     // parts `train` when there is no `valid`
+  SplitConfig split;                     // parts `train` when there is no part of the rest's name
   std::string sample_weight;             // name of a column; "" = every sample weighs 1
   std::int64_t limit = 0;                // first rows of each part only; 0 = all. `--limit N`
   std::int64_t cache_bytes = 4LL << 30;  // a part up to this size is read once and kept; a larger one streams
   std::int64_t shuffle_rows = 1 << 20;   // streaming only: rows shuffled together
   bool shuffle = true;
+  // Is there a part to validate on, to test on: files of its own, or the rest of a split?
+  [[nodiscard]] bool has_valid() const { return !valid.empty() || (split.ratio < 1.0 && split.rest == "valid"); }
+  [[nodiscard]] bool has_test() const { return !test.empty() || (split.ratio < 1.0 && split.rest == "test"); }
   bool operator==(const DataConfig&) const = default;
 };
 

@@ -70,8 +70,10 @@ class Checker {
     Require(data.header || data.sample_weight.empty() || Has(data.column_names, data.sample_weight),
             "data.sample_weight", data.sample_weight + " is not among data.column_names");
     CheckDistinct(data.column_names, "data.column_names");
-    Require(data.split.ratio == 1.0 || data.valid.empty(), "data.split",
-            "and data.valid contradict each other; keep the one to validate on");
+    const bool rest_is_valid = data.split.rest == "valid";
+    Require(data.split.ratio == 1.0 || (rest_is_valid ? data.valid : data.test).empty(), "data.split",
+            "and data." + data.split.rest + " contradict each other; keep the one to " +
+                (rest_is_valid ? "validate on" : "test on"));
   }
 
   void CheckPart(const PartConfig& part, const std::string& key) {
@@ -295,8 +297,7 @@ class Checker {
   // -------------------------------------------------------------------------------------------------------
   void CheckTrain() {
     if (!config_.train.early_stopping) return;
-    const bool has_valid = !config_.data.valid.empty() || config_.data.split.ratio < 1.0;
-    Require(has_valid || mistakes_->Failed("data.valid") || mistakes_->Failed("data.split"), "train.early_stopping",
+    Require(config_.data.has_valid() || mistakes_->Failed("data.valid") || mistakes_->Failed("data.split"), "train.early_stopping",
             "has nothing to look at; add data.valid or data.split, or remove it");
     CheckMonitor(config_.train.early_stopping->monitor);
   }

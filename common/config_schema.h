@@ -92,17 +92,18 @@ void Describe(V& v, PartConfig& c) {
 
 template <class V>
 void Describe(V& v, SplitConfig& c) {
-  v.Title("split", "Parts data.train when there is no data.valid: `split: 0.8` or `split: {ratio: 0.8, by: user_id}`.");
+  v.Title("split", "Parts data.train: `split: 0.8` or `split: {ratio: 0.8, by: user_id}`.");
   v.Field(c.ratio, {.name = "ratio",
                     .max = 1,
                     .above = 0,
                     .shorthand = true,
                     .foreign = {{"train_ratio"}, {"train_size"}, {"share"}},
-                    .doc = "Share that trains; the rest validates. 1 is no split."});
+                    .doc = "Share that trains. 1 is no split."});
   v.Field(c.by, {.name = "by",
                  .foreign = {{"key"}, {"column"}, {"on"}},
                  .doc = "row: the first rows train; hash: by a hash of the row's number; or a column: by a hash of its "
                         "value, so that equal values stay together."});
+  v.Field(c.rest, {.name = "rest", .choices = {"valid", "test"}, .doc = "The part that the other rows are."});
 }
 
 template <class V>

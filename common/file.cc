@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <fnmatch.h>
 #include <glob.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
@@ -170,6 +171,39 @@ Result<std::vector<std::string>> Glob(const std::string& pattern) {
 
 bool MatchesPattern(const std::string& pattern, const std::string& name) {
   return ::fnmatch(pattern.c_str(), name.c_str(), 0) == 0;
+}
+
+Status CheckOutputFile(const std::string& path) {
+  const fs::path parent = fs::path(path).parent_path();
+  const std::string dir = parent.empty() ? "." : parent.string();
+  std::error_code error;
+  if (path.empty() || fs::is_directory(path, error)) return InvalidInput("\"" + path + "\" is no name for a file");
+  if (!fs::is_directory(dir, error)) return InvalidInput("cannot write " + path + ": there is no directory " + dir);
+  if (::access(dir.c_str(), W_OK | X_OK) != 0) {
+    return InvalidInput("cannot write " + path + ": no permission to write into " + dir);
+  }
+  return Ok();
+}
+
+namespace {
+
+class FlockFile final : public FileLock {
+ public:
+  explicit FlockFile(int fd) : file_(fd) {}
+  [[nodiscard]] int get() const { return file_.get(); }
+
+ private:
+  Descriptor file_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<FileLock>> LockFile(const std::string& path) {
+  auto lock = std::make_unique<FlockFile>(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
+  if (lock->get() < 0) return SystemError("cannot create", path, errno);
+  if (::flock(lock->get(), LOCK_EX | LOCK_NB) == 0) return std::unique_ptr<FileLock>(std::move(lock));
+  if (errno == EWOULDBLOCK) return Unavailable(path + " is locked by another process");
+  return SystemError("cannot lock", path, errno);
 }
 
 Status CheckWritableDir(const std::string& path) {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -30,7 +31,18 @@ Result<std::vector<std::string>> ListTree(const std::string& path);
 Result<std::vector<std::string>> Glob(const std::string& pattern);
 // Does `name` match the shell pattern? For column globs such as "onehot_feat*".
 bool MatchesPattern(const std::string& pattern, const std::string& name);
+// Could a file be written at `path`? kInvalidInput when its directory is missing or not writable, or it is a directory:
+// asked before the work whose result is to be written there.
+Status CheckOutputFile(const std::string& path);
 // Creates `path` with its parents and proves by writing and removing a file that it can be written.
 Status CheckWritableDir(const std::string& path);
+
+// Holds an exclusive lock on a file while it lives; the system lets go of it when the process ends.
+class FileLock {
+ public:
+  virtual ~FileLock() = default;
+};
+// Creates `path` if need be. kUnavailable when another process holds it.
+Result<std::unique_ptr<FileLock>> LockFile(const std::string& path);
 
 }  // namespace gatemill

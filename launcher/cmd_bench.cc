@@ -103,7 +103,7 @@ Status RunBenchStep(const BenchStepArgs& args) {
     std::snprintf(text, sizeof(text), "%.3f", ms);
     rows.push_back({train::kPhaseNames[p], text});
   }
-  std::fprintf(stderr, "%s%.0f samples/s; its matrix products alone: %.0f samples/s (ratio %.2f)\n"
+  std::fprintf(ReportStream(args.json), "%s%.0f samples/s; its matrix products alone: %.0f samples/s (ratio %.2f)\n"
                "dedup runs on the reader's thread beside the other phases\n", FormatTable(rows).c_str(),
                figures.samples_per_s, figures.products_samples_per_s,
                figures.samples_per_s / figures.products_samples_per_s);

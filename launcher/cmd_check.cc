@@ -405,7 +405,7 @@ class DataCheck {
 Status CheckConfiguration(const CheckArgs& args) {
   GM_ASSIGN_OR_RETURN(const Plan plan, MakePlan(args));
   GM_ASSIGN_OR_RETURN(json said, PlanJson(args, plan));
-  if (!args.json) std::fprintf(stderr, "%s", PlanText(plan, said).c_str());
+  if (!args.json) std::fprintf(ReportStream(args.json), "%s", PlanText(plan, said).c_str());
   if (args.data) {
     DataCheck check(plan);
     GM_RETURN_IF_ERROR(check.Run());
@@ -420,7 +420,7 @@ Status CheckConfiguration(const CheckArgs& args) {
 Status CheckSaved(const CheckArgs& args) {
   GM_ASSIGN_OR_RETURN(const std::string dir, train::ResolveCheckpoint(args.path));
   GM_RETURN_IF_ERROR(train::CheckCheckpoint(dir, true));
-  std::fprintf(stderr, "%s is whole: every file has its size and checksum\n", dir.c_str());
+  std::fprintf(ReportStream(args.json), "%s is whole: every file has its size and checksum\n", dir.c_str());
   if (args.json) PrintJsonLine(json{{"checkpoint", dir}, {"whole", true}});
   return Ok();
 }

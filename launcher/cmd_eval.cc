@@ -41,7 +41,7 @@ Status RunEval(const EvalArgs& args) {
   std::vector<std::string> names;
   for (const auto& feature : loaded->schema().sparse) names.push_back(feature.name);
   const std::string unseen = FormatUnseen(names, evaluation.unseen_share);
-  std::fprintf(stderr, "%s%s%zu samples, %.0f samples/s, checkpoint %s\n",
+  std::fprintf(ReportStream(args.json), "%s%s%zu samples, %.0f samples/s, checkpoint %s\n",
                FormatMetrics({{"data", metrics}}).c_str(),
                unseen.empty() ? "" : ("values never seen in training: " + unseen + "\n").c_str(), samples, samples_per_s,
                loaded->checkpoint_dir().c_str());

@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "common/file.h"
 #include "common/keys.h"
 #include "common/safetensors.h"
 #include "launcher/command.h"
@@ -67,6 +68,7 @@ Status RunExport(const ExportArgs& args) {
   if (args.format != "safetensors") {
     return InvalidInput("--format " + args.format + " is unknown; there is: safetensors");
   }
+  GM_RETURN_IF_ERROR(CheckOutputFile(args.output));
   GM_ASSIGN_OR_RETURN(const TablesView view, OpenTables(args.path));
   const bool with_tables = args.tables == "all";
   const auto& specs = view.rows->tables().specs;
@@ -98,7 +100,7 @@ Status RunExport(const ExportArgs& args) {
     rows += table.keys.size();
   }
   GM_RETURN_IF_ERROR(writer->Finish());
-  std::fprintf(stderr, "%zu tensors, %zu rows of tables in %s\n", infos.size(), rows, args.output.c_str());
+  std::fprintf(ReportStream(args.json), "%zu tensors, %zu rows of tables in %s\n", infos.size(), rows, args.output.c_str());
   if (args.json) {
     PrintJsonLine(nlohmann::json{{"tensors", infos.size()}, {"rows", rows}, {"output", args.output}});
   }

@@ -73,7 +73,7 @@ Status RunSummary(const InspectArgs& args) {
     lines.push_back({specs[t].name, std::to_string(summary.rows), std::to_string(specs[t].dim), specs[t].optimizer.type,
                      Number("%.1f", updates), Number("%.4f", norm), Number("%.4f", summary.norm_max)});
   }
-  std::fprintf(stderr, "%s, step %llu\n%s", view.dir.c_str(),
+  std::fprintf(ReportStream(args.json), "%s, step %llu\n%s", view.dir.c_str(),
                static_cast<unsigned long long>(view.checkpoint.cursor.step), FormatTable(lines).c_str());
   if (args.json) {
     PrintJsonLine(json{{"checkpoint", view.dir}, {"step", view.checkpoint.cursor.step}, {"tables", tables}});
@@ -97,12 +97,12 @@ Status RunRow(const InspectArgs& args) {
                 {"updates", header.updates}, {"last_step", header.last_step}});
     std::string text;
     for (const float value : embedding) text += Number(" %.6g", static_cast<double>(value));
-    std::fprintf(stderr, "%s = %s   table %s, key %llu\nupdated %u times, last at step %u, norm %.4f\nembedding%s\n",
+    std::fprintf(ReportStream(args.json), "%s = %s   table %s, key %llu\nupdated %u times, last at step %u, norm %.4f\nembedding%s\n",
                  args.feature.c_str(), args.value.c_str(), where.table_name.c_str(),
                  static_cast<unsigned long long>(where.key), header.updates, header.last_step, Norm(embedding),
                  text.c_str());
   } else {
-    std::fprintf(stderr, "%s = %s has no row in table %s (key %llu): no training sample had it\n", args.feature.c_str(),
+    std::fprintf(ReportStream(args.json), "%s = %s has no row in table %s (key %llu): no training sample had it\n", args.feature.c_str(),
                  args.value.c_str(), where.table_name.c_str(), static_cast<unsigned long long>(where.key));
   }
   if (args.json) PrintJsonLine(out);

@@ -53,7 +53,7 @@ Status RunPredict(const PredictArgs& args) {
         {.name = loaded->config().tasks[t].name, .values = std::move(evaluation.predictions.scores[t])});
   }
   GM_RETURN_IF_ERROR(data::WriteTable(args.output, columns));
-  std::fprintf(stderr, "%zu predictions in %s\n", rows, args.output.c_str());
+  std::fprintf(ReportStream(args.json), "%zu predictions in %s\n", rows, args.output.c_str());
   if (args.json) {
     PrintJsonLine(nlohmann::json{{"samples", rows}, {"output", args.output}, {"checkpoint", loaded->checkpoint_dir()}});
   }

@@ -15,6 +15,7 @@
 #include "launcher/job.h"
 #include "launcher/output.h"
 #include "launcher/session.h"
+#include "worker/data/part_reader.h"
 #include "worker/train/checkpoint.h"
 #include "worker/train/evaluator.h"
 #include "worker/train/fit.h"
@@ -24,6 +25,10 @@ namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::json;
+
+// For exchanges between ranks, some of which wait while another reads its data or writes a checkpoint. A rank that dies or
+// hangs is found by the job's heartbeats long before.
+constexpr int kDeadlineMs = 3'600'000;
 
 struct TrainArgs {
   std::string config_path;
@@ -47,6 +52,20 @@ class TrainCommand {
     GM_ASSIGN_OR_RETURN(config_, LoadConfig(args_.config_path, overrides));
     GM_ASSIGN_OR_RETURN(const std::vector<std::string> columns, data::ReadColumnNames(config_.data));
     GM_ASSIGN_OR_RETURN(schema_, data::ResolveSchema(config_, columns));
+    for (const PartConfig* part : {&config_.data.train, &config_.data.valid, &config_.data.test}) {
+      if (!part->empty()) GM_RETURN_IF_ERROR(data::ExpandFiles(config_.data, *part, "data").status());
+    }
+    if (config_.ps.transport == "inproc" && job_->size() > 1) {
+      return InvalidInput("ps.transport is inproc, but the job has " + std::to_string(job_->size()) +
+                          " ranks; use auto, ipc or tcp");
+    }
+    if (job_->is_worker()) {
+      GM_ASSIGN_OR_RETURN(model::ModelLibrary * library, model::LoadModelLibrary());
+      GM_RETURN_IF_ERROR(ResolveDevice(config_.train.device, library).status());
+    }
+    if (args_.resume == "auto" && args_.run_dir.empty()) {
+      return InvalidInput("--resume auto goes on with the newest checkpoint of a run: say which by --run-dir");
+    }
     if (args_.resume != "never" && args_.resume != "auto") {
       GM_ASSIGN_OR_RETURN(resume_from_, train::ResolveCheckpoint(args_.resume));
     }
@@ -65,7 +84,7 @@ class TrainCommand {
     } else if (fit) {
       GM_ASSIGN_OR_RETURN(statistics_, data::FitStatistics(ReadOptions()));
     }
-    if (!config_.data.valid.empty() || config_.data.split.ratio < 1.0) {
+    if (config_.data.has_valid()) {
       GM_ASSIGN_OR_RETURN(valid_, data::ReadDataset(ReadOptions(), data::Part::kValid, nullptr, false, &statistics_));
     }
     return Ok();
@@ -78,18 +97,20 @@ class TrainCommand {
     if (job_->rank() == 0) {
       made = ChooseRunDir(&mine);
       if (made.ok()) made = CheckWritableDir(mine + "/checkpoints");
+      if (made.ok()) made = LockRun(mine);
     }
     const std::string message = std::string(1, static_cast<char>(made.code())) + (made.ok() ? mine : made.message());
     GM_ASSIGN_OR_RETURN(const std::vector<std::string> all, job_->AllGather(message));
     const auto code = static_cast<Code>(all[0][0]);
     if (code != Code::kOk) return {code, job_->rank() == 0 ? all[0].substr(1) : std::string()};
     run_dir_ = all[0].substr(1);
-    if (job_->rank() != 0) return Ok();
-    return WriteFileAtomic(run_dir_ + "/config.yaml", ResolvedYaml(config_));
+    return Ok();
   }
 
   Status Run() {
-    const std::string store = config_.ps.dir.empty() ? run_dir_ + "/ps" : config_.ps.dir;
+    // ps.dir may be shared by several jobs: each has directories of its own in it.
+    const std::string store =
+        config_.ps.dir.empty() ? run_dir_ + "/ps" : config_.ps.dir + "/gatemill-" + std::to_string(job_->id());
     GM_ASSIGN_OR_RETURN(session_, Session::Start({.config = &config_,
                                                   .schema = &schema_,
                                                   .job = job_,
@@ -97,6 +118,8 @@ class TrainCommand {
                                                   .store_dir = store + "-" + std::to_string(job_->rank())}));
     if (!job_->is_worker()) return job_->WaitForWorkers([this] { return session_->server_health(); });
     if (resumed_) GM_RETURN_IF_ERROR(session_->Restore(resume_from_, *resumed_, true));
+    // Only now is it certain that this configuration can train: the one that a resumed run has stays until then.
+    if (leader()) GM_RETURN_IF_ERROR(WriteFileAtomic(run_dir_ + "/config.yaml", ResolvedYaml(config_)));
     GM_RETURN_IF_ERROR(Train());
     GM_RETURN_IF_ERROR(session_->workers()->Barrier());
     return job_->Leave();
@@ -125,6 +148,16 @@ class TrainCommand {
     } else if (args_.resume != "auto" && FileExists(*run_dir + "/config.yaml")) {
       return InvalidInput(*run_dir + " holds a run already; go on with it by --resume auto, or name another --run-dir");
     }
+    return Ok();
+  }
+
+  Status LockRun(const std::string& run_dir) {
+    auto lock = LockFile(run_dir + "/lock");
+    if (!lock.ok() && lock.status().code() == Code::kUnavailable) {
+      return InvalidInput("another process is training in " + run_dir + "; wait for it, or name another --run-dir");
+    }
+    if (!lock.ok()) return lock.status();
+    lock_ = std::move(*lock);
     return Ok();
   }
 
@@ -163,7 +196,8 @@ class TrainCommand {
             .run_dir = run_dir_,
             .log = log_,
             .quiet = false,
-            .start = resumed_ ? resumed_->cursor : train::Cursor{}};
+            .start = resumed_ ? resumed_->cursor : train::Cursor{},
+            .start_checkpoint = resume_from_};
   }
 
   Status Train() {
@@ -177,7 +211,7 @@ class TrainCommand {
     if (valid_ && fit.best_valid.empty()) GM_RETURN_IF_ERROR(EvaluatePart(valid_, &fit.best_valid, nullptr));
     train::TaskMetrics test;
     std::vector<double> unseen;
-    if (!config_.data.test.empty()) {
+    if (config_.data.has_test()) {
       GM_ASSIGN_OR_RETURN(const auto dataset,
                           data::ReadDataset(ReadOptions(), data::Part::kTest, nullptr, false, &statistics_));
       GM_RETURN_IF_ERROR(EvaluatePart(dataset, &test, &unseen));
@@ -203,7 +237,7 @@ class TrainCommand {
                                       .pool = session_->pool(),
                                       .next_step = evaluated_step_,
                                       .batch_size = config_.train.eval_batch_size,
-                                      .deadline_ms = config_.ps.deadline_ms};
+                                      .stop = &job_->stop()};
     GM_ASSIGN_OR_RETURN(const train::Evaluation evaluation, train::Evaluate(parts, dataset, true));
     *metrics = train::ComputeMetrics(config_.tasks, evaluation.predictions);
     if (unseen != nullptr) *unseen = evaluation.unseen_share;
@@ -223,7 +257,7 @@ class TrainCommand {
       const std::string line = FormatUnseen(names, unseen);
       if (!line.empty()) text += "values never seen in training, test part: " + line + "\n";
     }
-    std::fprintf(stderr, "\n%s%llu steps, %llu samples, %.0f samples/s, %.1f s in all\nrun directory: %s\n", text.c_str(),
+    std::fprintf(ReportStream(args_.json), "\n%s%llu steps, %llu samples, %.0f samples/s, %.1f s in all\nrun directory: %s\n", text.c_str(),
                  static_cast<unsigned long long>(fit.cursor.step), static_cast<unsigned long long>(fit.cursor.samples),
                  samples_per_s, seconds, run_dir_.c_str());
     if (!args_.json) return;
@@ -252,6 +286,7 @@ class TrainCommand {
   std::shared_ptr<const data::Dataset> train_;
   std::shared_ptr<const data::Dataset> valid_;
   std::string run_dir_;
+  std::unique_ptr<FileLock> lock_;  // rank 0: of the run directory
   std::unique_ptr<Session> session_;
   std::uint64_t evaluated_step_ = 0;
 };
@@ -272,7 +307,7 @@ Status Agree(const Status& mine, Job* job) {
 Status RunTrain(const TrainArgs& args) {
   const SystemClock clock;
   const std::int64_t start_ns = clock.NowNs();
-  GM_ASSIGN_OR_RETURN(const std::unique_ptr<Job> job, Job::Start({.servers = args.servers}));
+  GM_ASSIGN_OR_RETURN(const std::unique_ptr<Job> job, Job::Start({.servers = args.servers, .deadline_ms = kDeadlineMs}));
   const std::unique_ptr<Logger> log = NewStderrLogger(job->name(), LogLevel::kInfo);
   Status status;
   {

@@ -57,7 +57,7 @@ Result<train::Evaluation> LoadedModel::Evaluate(std::shared_ptr<const data::Data
                           .pool = session_->pool(),
                           .next_step = checkpoint_.cursor.step,
                           .batch_size = config_.train.eval_batch_size,
-                          .deadline_ms = config_.ps.deadline_ms},
+                          .stop = &job_->stop()},
                          std::move(dataset), labelled);
 }
 

@@ -65,6 +65,8 @@ std::string FormatUnseen(const std::vector<std::string>& features, const std::ve
   return line;
 }
 
+std::FILE* ReportStream(bool json) { return json ? stderr : stdout; }
+
 void PrintJsonLine(const nlohmann::json& json) {
   std::printf("%s\n", json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
   std::fflush(stdout);

@@ -66,7 +66,7 @@ Session::~Session() {
   transport_.reset();
   // Scratch: a failure to remove it loses nothing.
   if (!socket_dir_.empty()) (void)RemoveTree(socket_dir_);
-  if (!options_.store_dir.empty() && options_.job->is_server()) (void)RemoveTree(options_.store_dir);
+  if (!store_dir_.empty()) (void)RemoveTree(store_dir_);
 }
 
 bool Session::encrypted() const {
@@ -119,7 +119,10 @@ Status Session::StartServer() {
     socket_dir_ = pattern;
     job.RemoveAtAbort(socket_dir_);
   }
-  if (!options_.store_dir.empty()) job.RemoveAtAbort(options_.store_dir);
+  if (!options_.store_dir.empty()) {
+    store_dir_ = options_.store_dir;
+    job.RemoveAtAbort(store_dir_);
+  }
   const auto threads = static_cast<std::uint32_t>(config.ps.threads);
   const ps::ServerOptions server{
       .shard = {.shard = static_cast<std::uint32_t>(job.server_index()) * threads,

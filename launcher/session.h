@@ -33,7 +33,7 @@ struct SessionOptions {
   const data::Schema* schema = nullptr;
   Job* job = nullptr;
   Logger* log = nullptr;
-  std::string store_dir;  // scratch of this job's servers, removed at the end; "" = rows stay in memory
+  std::string store_dir;  // scratch of this rank's server, no other's; removed at the end. "" = rows stay in memory
 };
 
 class Session {
@@ -67,6 +67,7 @@ class Session {
   SessionOptions options_;
   SystemClock clock_;
   std::string socket_dir_;  // of ipc end points; removed at the end
+  std::string store_dir_;   // made by this session; removed at the end
   ps::CurveKeys keys_;
   std::vector<std::string> public_keys_;  // of every rank
   std::unique_ptr<ps::Transport> transport_;

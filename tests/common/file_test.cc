@@ -57,6 +57,23 @@ TEST_F(FileTest, ChecksumSeesEveryBit) {
   EXPECT_NE(*FileChecksum(path), before);
 }
 
+TEST_F(FileTest, OneProcessHoldsALock) {
+  auto first = LockFile(dir_ + "/lock");
+  ASSERT_TRUE(first.ok()) << first.status().message();
+  EXPECT_EQ(LockFile(dir_ + "/lock").status().code(), Code::kUnavailable);
+  first->reset();
+  EXPECT_TRUE(LockFile(dir_ + "/lock").ok());
+  EXPECT_FALSE(LockFile(dir_ + "/none/lock").ok());
+}
+
+TEST_F(FileTest, OutputFilesAreCheckedBeforeTheyAreWritten) {
+  EXPECT_TRUE(CheckOutputFile(dir_ + "/new.csv").ok());
+  for (const std::string& bad : {dir_, dir_ + "/none/new.csv", std::string()}) {
+    EXPECT_EQ(CheckOutputFile(bad).code(), Code::kInvalidInput) << bad;
+  }
+  EXPECT_FALSE(FileExists(dir_ + "/new.csv"));
+}
+
 TEST_F(FileTest, AFileIsNoWritableDirectory) {
   ASSERT_TRUE(WriteFileAtomic(dir_ + "/file", "").ok());
   EXPECT_EQ(CheckWritableDir(dir_ + "/file/run").code(), Code::kInvalidInput);

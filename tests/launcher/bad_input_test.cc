@@ -47,6 +47,8 @@ std::function<void(const TestDir&)> ConfigHas(const std::string& from, const std
 std::vector<BadInput> Cases() {
   return {
       {"MissingFile", nullptr, {"data.train=nowhere.csv"}, {"{dir}/nowhere.csv"}},
+      {"MissingTestFile", nullptr, {"data.test=later.csv"}, {"{dir}/later.csv"}},
+      {"NoGpu", nullptr, {"train.device=cuda"}, {"train.device"}},
       {"MissingConfig", [](const TestDir& dir) { (void)RemoveTree(dir.path() + "/config.yaml"); }, {}, {"{dir}/config.yaml"}},
       {"EmptyFile", TrainIs(""), {}, {"{dir}/train.csv", "empty"}},
       {"HeaderOnly", TrainIs(kHeader), {}, {"no rows"}},
@@ -150,6 +152,56 @@ TEST(BadInput, ACheckpointThatIsNone) {
   }
   EXPECT_FALSE(FileExists(dir.path() + "/p.csv"));
   EXPECT_FALSE(FileExists(dir.path() + "/m.safetensors"));
+}
+
+TEST(BadInput, OutputsAreCheckedBeforeTheWork) {
+  const TestDir dir;
+  const std::string config = WriteSmallJob(dir, 200);
+  const std::string run = dir.path() + "/run";
+  ASSERT_EQ(RunProgram({Binary(), "train", config, "--run-dir", run, "--set", "train.num_epochs=1"}, 60).exit_code, 0);
+  const std::string test = dir.path() + "/test.csv";
+  for (const std::string& output : {dir.path() + "/none/p.csv", dir.path() + "/none/p.parquet", dir.path() + "/p.txt"}) {
+    const Finished done = RunProgram({Binary(), "predict", run, "--data", test, "--output", output}, 30);
+    EXPECT_EQ(done.exit_code, 2) << done.err;
+    EXPECT_NE(done.err.find(output), std::string::npos) << done.err;
+  }
+  const Finished exported =
+      RunProgram({Binary(), "export", run, "--format", "safetensors", "--output", dir.path() + "/none/m"}, 30);
+  EXPECT_EQ(exported.exit_code, 2) << exported.err;
+  EXPECT_EQ(RunProgram({Binary(), "eval", run, "--data", ""}, 30).exit_code, 2);
+  // A value in any encoding can be asked for.
+  const Finished row =
+      RunProgram({Binary(), "inspect", run, "row", "--feature", "user", "--value", "caf\xe9", "--json"}, 30);
+  EXPECT_EQ(row.exit_code, 0) << row.err;
+  EXPECT_NE(row.out.find("\"found\":false"), std::string::npos) << row.out;
+}
+
+TEST(BadInput, AResumeThatCannotBeKeepsTheRunAsItIs) {
+  const TestDir dir;
+  const std::string config = WriteSmallJob(dir, 200);
+  const std::string run = dir.path() + "/run";
+  ASSERT_EQ(RunProgram({Binary(), "train", config, "--run-dir", run, "--set", "train.num_epochs=1"}, 60).exit_code, 0);
+  const std::string before = *ReadFile(run + "/config.yaml");
+  const Finished done = RunProgram({Binary(), "train", config, "--run-dir", run, "--resume", "auto", "--set",
+                                    "train.num_epochs=2", "--set", "model.num_expert=3"},
+                                   60);
+  EXPECT_EQ(done.exit_code, 2) << done.err;
+  EXPECT_EQ(*ReadFile(run + "/config.yaml"), before);
+  const Finished nowhere = RunProgram({Binary(), "train", config, "--resume", "auto"}, 60);
+  EXPECT_EQ(nowhere.exit_code, 2) << nowhere.err;
+  EXPECT_NE(nowhere.err.find("--run-dir"), std::string::npos) << nowhere.err;
+}
+
+TEST(BadInput, APredictionThatIsNoNumberNamesTaskAndSample) {
+  const TestDir dir;
+  const std::string config = WriteSmallJob(dir, 200);
+  const std::string run = dir.path() + "/run";
+  ASSERT_EQ(RunProgram({Binary(), "train", config, "--run-dir", run, "--set", "train.num_epochs=1", "--set",
+                        "features.2.transform=none"}, 60).exit_code, 0);
+  const std::string infinite = dir.Write("infinite.csv", std::string(kHeader) + kGoodRow + "u1,2,t1,1e39,1,0\n");
+  const Finished refused = RunProgram({Binary(), "eval", run, "--data", infinite}, 30);
+  EXPECT_EQ(refused.exit_code, 1) << refused.err;
+  EXPECT_NE(refused.err.find("for sample 1 is not a number"), std::string::npos) << refused.err;
 }
 
 TEST(BadInput, ADamagedCheckpointIsNamedAndNotUsed) {

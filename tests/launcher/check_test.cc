@@ -20,7 +20,8 @@ Finished Check(const std::vector<std::string>& arguments) {
 }
 
 void ExpectSays(const Finished& done, const std::string& part) {
-  EXPECT_NE(done.err.find(part), std::string::npos) << "expected: " << part << "\nfound: " << done.err;
+  const std::string said = done.out + done.err;
+  EXPECT_NE(said.find(part), std::string::npos) << "expected: " << part << "\nfound: " << said;
 }
 
 TEST(CheckTest, SaysWhatWouldBeTrained) {
@@ -50,7 +51,7 @@ TEST(CheckTest, TellsAPersonToo) {
   const TestDir dir;
   const Finished done = Check({WriteSmallJob(dir)});
   ASSERT_EQ(done.exit_code, 0) << done.err;
-  EXPECT_EQ(done.out, "");
+  EXPECT_EQ(done.err, "");
   ExpectSays(done, "mmoe, 2 tasks, 5 features, 4 tables");
   ExpectSays(done, "experts.*.0.weight");
   ExpectSays(done, "x: 14 columns, 13 of embeddings and 1 of numbers");

@@ -144,6 +144,66 @@ TEST(Train, ResumedRunEndsWithTheBitsOfAnUndisturbedOne) {
             Export(dir.path() + "/whole/checkpoints/step-000000096", dir.path() + "/whole.safetensors"));
 }
 
+TEST(Train, ResumeAutoGoesOnWithTheRunAndAFinishedRunOnlyReports) {
+  const TestDir dir;
+  const std::string config = WriteSmallJob(dir);
+  const std::string run = dir.path() + "/run";
+  ASSERT_EQ(Train({}, config, run, {"--set", "train.num_epochs=1", "--limit", "640"}).done.exit_code, 0);
+  // eval reads the whole file, whatever part of its data the run was limited to.
+  EXPECT_EQ(RunJson({Binary(), "eval", run, "--data", dir.path() + "/train.csv", "--json"}).at("samples"), 2000);
+  const Trained more = Train({}, config, run, {"--resume", "auto", "--set", "train.num_epochs=3", "--limit", "640"});
+  ASSERT_EQ(more.done.exit_code, 0) << more.done.err;
+  EXPECT_EQ(more.result.at("steps"), 30);
+  EXPECT_EQ(more.result.at("samples"), 1920);
+  const Trained again = Train({}, config, run, {"--resume", "auto", "--set", "train.num_epochs=3", "--limit", "640"});
+  ASSERT_EQ(again.done.exit_code, 0) << again.done.err;
+  EXPECT_EQ(again.result.at("steps"), 30);
+  EXPECT_EQ(again.result.at("test"), more.result.at("test"));
+}
+
+TEST(Train, AsyncStopsInTheMiddleOfAnEpoch) {
+  const TestDir dir;
+  const std::string config = WriteSmallJob(dir);
+  const Trained trained = Train({}, config, dir.path() + "/run",
+                                {"--set", "train.consistency=async", "--set", "train.max_steps=45"});
+  ASSERT_EQ(trained.done.exit_code, 0) << trained.done.err;
+  EXPECT_EQ(trained.result.at("steps"), 45);
+}
+
+TEST(Train, TwoProcessesDoNotTrainInOneRunDirectory) {
+  const TestDir dir;
+  const std::string config = WriteSmallJob(dir);
+  const std::string run = dir.path() + "/run";
+  Process first({Binary(), "train", config, "--run-dir", run, "--set", "train.num_epochs=100000"});
+  ASSERT_TRUE(first.WaitFor(60000, [](const Process& process) {
+    return process.err().find("epoch 2 valid") != std::string::npos || !process.running();
+  }));
+  const Trained second = Train({}, config, run, {"--resume", "auto"});
+  EXPECT_EQ(second.done.exit_code, 2) << second.done.err;
+  EXPECT_NE(second.done.err.find("another process is training in"), std::string::npos) << second.done.err;
+  EXPECT_TRUE(first.running());
+}
+
+TEST(Train, EarlyStoppingKeepsTheBestAndPrunesTheRest) {
+  const TestDir dir;
+  const std::string config = WriteSmallJob(dir, 300);
+  const std::string run = dir.path() + "/run";
+  const Trained trained = Train({}, config, run,
+                                {"--set", "train.num_epochs=200", "--set", "train.early_stopping={monitor: loss, patience: 2}",
+                                 "--set", "train.dense_optimizer.lr=0.02", "--set", "train.checkpoint.keep=1"});
+  ASSERT_EQ(trained.done.exit_code, 0) << trained.done.err;
+  const int steps = trained.result.at("steps").get<int>();
+  const int best = trained.result.at("best_step").get<int>();
+  EXPECT_LT(steps, 200 * 5);
+  EXPECT_EQ(steps - best, 2 * 5);
+  EXPECT_NE(trained.done.err.find("stopped early"), std::string::npos);
+  int checkpoints = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(run + "/checkpoints")) checkpoints += entry.is_symlink() ? 0 : 1;
+  EXPECT_EQ(checkpoints, 2);
+  EXPECT_EQ(RunJson({Binary(), "eval", run, "--data", dir.path() + "/valid.csv", "--json"}).at("tasks"),
+            trained.result.at("tasks"));
+}
+
 TEST(Train, ManyRanksAgreeWithOneProcess) {
   const TestDir dir;
   const std::string config = WriteSmallJob(dir);

@@ -46,15 +46,13 @@ Result<PartSpec> ResolvePart(const DataConfig& data, Part part, const PartConfig
   const PartConfig* source = files;
   if (files != nullptr) {
     spec.name = "the data";
-  } else if (part == Part::kTest) {
-    source = &data.test;
-    spec.name = "data.test";
   } else {
-    const bool splits = data.valid.empty() && data.split.ratio < 1.0;
-    source = part == Part::kTrain || splits ? &data.train : &data.valid;
-    spec.name = part == Part::kTrain ? "data.train" : splits ? "data.train, the share that validates" : "data.valid";
+    const std::string own = part == Part::kTrain ? "train" : part == Part::kValid ? "valid" : "test";
+    const bool rest = data.split.ratio < 1.0 && data.split.rest == own;
+    source = part == Part::kTrain || rest ? &data.train : part == Part::kValid ? &data.valid : &data.test;
+    spec.name = rest ? "data.train, the share that is the " + own + " part" : "data." + own;
     spec.first_share = part == Part::kTrain;
-    if (splits) spec.split = data.split;
+    if (part == Part::kTrain || rest) spec.split = data.split;
   }
   GM_ASSIGN_OR_RETURN(spec.files, ExpandFiles(data, *source, spec.name));
   spec.where = source->where;

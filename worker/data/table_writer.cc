@@ -91,7 +91,7 @@ arrow::Status WriteParquet(const std::string& path, const std::vector<OutputColu
 }  // namespace
 
 Status CheckOutputPath(const std::string& path) {
-  if (path.ends_with(".csv") || IsParquet(path)) return Ok();
+  if (path.ends_with(".csv") || IsParquet(path)) return CheckOutputFile(path);
   return InvalidInput("cannot tell the format of " + path + ": its name must end in .csv or .parquet");
 }
 

@@ -18,7 +18,7 @@ struct OutputColumn {
   std::variant<std::vector<float>, std::vector<std::string>> values;  // columns of one table have one length
 };
 
-// Does the ending of `path` name a format? Asked before the work whose result is to be written.
+// Does the ending of `path` name a format, and could a file be written there? Asked before the work whose result is to be written.
 Status CheckOutputPath(const std::string& path);
 Status WriteTable(const std::string& path, const std::vector<OutputColumn>& columns);
 

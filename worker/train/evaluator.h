@@ -28,7 +28,7 @@ struct EvaluatorParts {
   ThreadPool* pool = nullptr;
   std::uint64_t next_step = 0;  // pulls wait until every push of the steps before it is applied
   std::int64_t batch_size = 8192;   // samples a worker scores at a time
-  int deadline_ms = 30000;
+  int deadline_ms = 600000;     // for the reading threads to make a batch
   const std::atomic<bool>* stop = nullptr;  // evaluation ends with kCancelled when it becomes true; may be null
 };
 

@@ -73,6 +73,18 @@ TEST_F(PartReaderTest, RowShareCountsWhatPassesWhere) {
   EXPECT_EQ(valid->front(), "40");
 }
 
+TEST_F(PartReaderTest, TheRestOfASplitCanBeTheTestPart) {
+  data_.split = {.ratio = 0.5, .by = "row", .rest = "test"};
+  const auto train = ReadPart(data_, Part::kTrain);
+  const auto test = ReadPart(data_, Part::kTest);
+  ASSERT_TRUE(train.ok() && test.ok());
+  EXPECT_EQ(train->back(), "30");
+  EXPECT_EQ(test->front(), "31");
+  EXPECT_EQ(train->size() + test->size(), 62U);
+  EXPECT_TRUE(data_.has_test());
+  EXPECT_FALSE(data_.has_valid());
+}
+
 TEST_F(PartReaderTest, HashSharesPartTheRows) {
   dir_.Write("a1.csv", Numbered(100, 10'100));
   data_.split = {0.7, "hash"};
