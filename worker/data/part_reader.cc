@@ -48,11 +48,13 @@ Result<PartSpec> ResolvePart(const DataConfig& data, Part part, const PartConfig
     spec.name = "the data";
   } else {
     const std::string own = part == Part::kTrain ? "train" : part == Part::kValid ? "valid" : "test";
-    const bool rest = data.split.ratio < 1.0 && data.split.rest == own;
+    // Files of its own turn the split off.
+    const bool splits = data.split.ratio < 1.0 && (data.split.rest == "valid" ? data.valid : data.test).empty();
+    const bool rest = splits && data.split.rest == own;
     source = part == Part::kTrain || rest ? &data.train : part == Part::kValid ? &data.valid : &data.test;
     spec.name = rest ? "data.train, the share that is the " + own + " part" : "data." + own;
     spec.first_share = part == Part::kTrain;
-    if (part == Part::kTrain || rest) spec.split = data.split;
+    if (splits && (part == Part::kTrain || rest)) spec.split = data.split;
   }
   GM_ASSIGN_OR_RETURN(spec.files, ExpandFiles(data, *source, spec.name));
   spec.where = source->where;
