@@ -109,10 +109,6 @@ Status Session::StartServer() {
   if (!job.is_server()) return Ok();
   const Config& config = *options_.config;
   const std::string transport = TransportOf(config, job);
-  if (transport == "inproc" && job.size() > 1) {
-    return InvalidInput("ps.transport is inproc, but the job has " + std::to_string(job.size()) +
-                        " ranks; use auto, ipc or tcp");
-  }
   if (transport == "ipc") {
     std::string pattern = (std::filesystem::temp_directory_path() / "gatemill-XXXXXX").string();
     if (::mkdtemp(pattern.data()) == nullptr) return Internal("cannot create a directory like " + pattern);

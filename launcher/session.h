@@ -4,7 +4,7 @@
 //   GM_ASSIGN_OR_RETURN(auto session, Session::Start({.config = &config, .columns = columns, .job = job.get(), ...}));
 //   if (session->client() != nullptr) { ... train ... }
 //
-// Transport: in process when the job has one rank; ipc on one host, tcp between hosts, unless ps.transport says otherwise.
+// Transport: in process when the job has one rank (the caller has refused inproc for more); ipc on one host, tcp between hosts, unless ps.transport says otherwise.
 // Errors: kInvalidInput lists what is wrong with features and columns; what servers and the model say is passed on.
 // Thread safety: one thread.
 #pragma once
