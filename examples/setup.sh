@@ -10,8 +10,9 @@
 # are cores and memory for. Full output of each part is kept beside it in a log.
 set -euo pipefail
 
-# nvidia-cuda-crt: headers of CUDA's runtime that torch's own packages leave out; a machine with a CUDA toolkit hides that.
-readonly python_pins=(torch==2.11.0 nvidia-cuda-crt==13.0.88 pyarrow==26.0.1)
+# nvidia-cuda-crt and -cccl: headers that CUDA's runtime and NCCL include and that torch's own packages leave out; a machine
+# with a CUDA toolkit hides that.
+readonly python_pins=(torch==2.11.0 nvidia-cuda-crt==13.0.88 nvidia-cuda-cccl==13.0.85 pyarrow==26.0.1)
 readonly debian_packages=(
   g++ cmake ninja-build pkg-config ca-certificates python3 python3-venv
   libopenmpi-dev openmpi-bin libzmq3-dev cppzmq-dev libcapnp-dev capnproto librocksdb-dev zlib1g-dev
