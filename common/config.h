@@ -89,7 +89,7 @@ struct TableConfig {
   std::optional<SparseOptimizerConfig> optimizer;  // none: train.sparse_optimizer
   std::int64_t hash_buckets = 0;   // 0 = all 64 bits of a key are kept
   std::int64_t oov_buckets = 0;    // 0 = unseen values read zeros
-  double oov_ratio = 0.02;         // share of ids dropped in training so that the oov rows learn; with oov_buckets only
+  double oov_ratio = 0.02;         // share of uses of rowless values that train an oov row instead; with oov_buckets only
   bool operator==(const TableConfig&) const = default;
 };
 

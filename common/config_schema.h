@@ -282,7 +282,8 @@ void Describe(V& v, TableConfig& c) {
                         .applies = c.oov_buckets > 0,
                         .when = "oov_buckets > 0",
                         .foreign = {{"oov_share"}, {"oov_dropout"}},
-                        .doc = "Share of ids dropped to the shared rows in training, so that these learn."});
+                        .doc = "Share of the uses of a value that has no row yet which train a shared row instead, so that shared rows "
+                               "learn what new values have in common. A value that has a row is never dropped."});
 }
 
 template <class V>

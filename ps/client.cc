@@ -104,7 +104,6 @@ struct Pending {
 // The pull between BeginPull and FinishPull.
 struct OpenPull {
   std::span<PullPart> parts;
-  ReadMode mode = ReadMode::kTrain;
   std::vector<Split> splits;  // [parts]
   bool active = false;
   Status failure;  // of a shard's reply, which another call may have taken
@@ -138,7 +137,6 @@ class ClientImpl final : public Client {
     if (pull_.active) return Internal("a pull was begun before the one under way was finished");
     GM_RETURN_IF_ERROR(CheckPullParts(parts));
     pull_.parts = parts;
-    pull_.mode = mode;
     SplitParts(parts, &pull_.splits);
     std::vector<Request> requests = KeyRequests(Op::kPull, step, parts, pull_.splits);
     pull_.active = true;
@@ -260,6 +258,7 @@ class ClientImpl final : public Client {
         const std::span<const std::uint64_t> mine(keys + splits[i].begin[shard], n);
         requests[shard].parts.push_back(
             {.table = parts[i].table, .count = n, .keys = Frame::Own(buffer, std::as_bytes(mine))});
+        if constexpr (requires { parts[i].found; }) requests[shard].parts.back().want_found = !parts[i].found.empty();
       }
       keys += parts[i].keys.size();
     }
@@ -444,7 +443,6 @@ class ClientImpl final : public Client {
 
   // Puts a shard's rows where the caller wants them: the one copy from frame to tensor.
   Status TakeRows(const Pending& pending, const Reply& reply) {
-    const bool eval = pull_.mode == ReadMode::kEval;
     if (reply.parts.size() != pending.request.parts.size()) return Internal("answered with other parts than asked for");
     std::size_t answered = 0;
     for (std::size_t i = 0; i < pull_.parts.size(); ++i) {
@@ -454,13 +452,11 @@ class ClientImpl final : public Client {
       const TablePart& rows = reply.parts[answered++];
       const auto dim = static_cast<std::size_t>(specs_[part.table].dim);
       if (rows.table != part.table || rows.count != n || rows.rows.size() != n * dim * sizeof(float) ||
-          (eval && rows.found.size() != n)) {
+          rows.found.size() != (part.found.empty() ? 0 : n)) {
         return Internal("answered with rows of another size than asked for, table " + specs_[part.table].name);
       }
       Scatter(pull_.splits[i], pending.shard, rows.rows.data(), dim, part.rows.data());
-      if (eval && !part.found.empty()) {
-        Scatter(pull_.splits[i], pending.shard, rows.found.data(), 1, part.found.data());
-      }
+      if (!part.found.empty()) Scatter(pull_.splits[i], pending.shard, rows.found.data(), 1, part.found.data());
     }
     return Ok();
   }

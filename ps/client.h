@@ -38,7 +38,7 @@ struct PullPart {
   std::uint32_t table = 0;
   std::span<const std::uint64_t> keys = {};  // [n]; repeats allowed, but the caller's dedup makes them rare
   std::span<float> rows = {};                // [n, dim] out
-  std::span<std::uint8_t> found = {};        // [n] out, ReadMode::kEval only; may be empty
+  std::span<std::uint8_t> found = {};        // [n] out: 1 where the key has a row; empty = not asked for
 };
 
 struct PushPart {

@@ -359,7 +359,7 @@ class StepShard final : public Shard {
     std::span<float> rows;
     std::span<std::uint8_t> found;
     part.rows = NewFrame(asked.count * dim, &rows);
-    if (mode == ReadMode::kEval) part.found = NewFrame(asked.count, &found);
+    if (asked.want_found) part.found = NewFrame(asked.count, &found);
     tables_[asked.table]->Read(asked.keys.View<std::uint64_t>(&keys_), mode, rows, found);
     return part;
   }

@@ -20,11 +20,11 @@ examples/setup.sh
 examples/setup.sh --preset asan
 export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 export LSAN_OPTIONS=suppressions=$suppressions/leaks.txt:print_suppressions=0
-for room in tests/common tests/ps tests/worker/data tests/worker/train; do
+for room in tests/common tests/ps tests/worker/data; do
   ASAN_OPTIONS=strict_string_checks=1 run_ctest "$root/build/asan/$room"
 done
 # Open MPI and LibTorch keep memory until the process ends: leaks are not judged where they are loaded.
-for room in tests/worker/collective tests/worker/model tests/launcher; do
+for room in tests/worker/collective tests/worker/model tests/worker/train tests/launcher; do
   ASAN_OPTIONS=strict_string_checks=1:detect_leaks=0 run_ctest "$root/build/asan/$room"
 done
 unset UBSAN_OPTIONS LSAN_OPTIONS

@@ -111,6 +111,7 @@ void WriteParts(const std::vector<TablePart>& parts, Header header, std::vector<
     list[i].setKeysBytes(part.keys.size());
     list[i].setRowsBytes(part.rows.size());
     list[i].setFoundBytes(part.found.size());
+    list[i].setWantFound(part.want_found);
     list[i].setHeadersBytes(part.headers.size());
     for (const Frame* frame : {&part.keys, &part.rows, &part.found, &part.headers}) {
       if (frame->size() != 0) frames->push_back(*frame);
@@ -199,6 +200,7 @@ Status ReadParts(List list, std::vector<Frame> raw, std::vector<TablePart>* part
     TablePart part;
     part.table = from.getTable();
     part.count = from.getCount();
+    part.want_found = from.getWantFound();
     GM_RETURN_IF_ERROR(frames.Take(i, "keys", from.getKeysBytes(), &part.keys));
     GM_RETURN_IF_ERROR(frames.Take(i, "rows", from.getRowsBytes(), &part.rows));
     GM_RETURN_IF_ERROR(frames.Take(i, "found", from.getFoundBytes(), &part.found));

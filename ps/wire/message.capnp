@@ -14,6 +14,7 @@ struct Part {
   rowsBytes @4 :UInt64;
   foundBytes @5 :UInt64;
   headersBytes @6 :UInt64;
+  wantFound @7 :Bool;
 }
 
 struct RequestHeader {

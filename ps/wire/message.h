@@ -25,7 +25,7 @@ inline constexpr std::uint64_t kMaxMessageBytes = 1ULL << 31;
 
 enum class Op : std::uint16_t {
   kHello = 1,       // answers with the server's SpecDigest in `text`: do both sides mean the same tables?
-  kPull = 2,        // parts: keys -> parts: rows (and found in ReadMode::kEval)
+  kPull = 2,        // parts: keys -> parts: rows, and found where it is wanted
   kPush = 3,        // parts: keys, rows (= gradients). One a step to every shard, empty or not
   kPrefetch = 4,    // parts: keys. No reply
   kCheckpoint = 5,  // text: the checkpoint's ps directory, written to once every push before `step` is applied; answers
@@ -53,6 +53,7 @@ struct TablePart {
   Frame rows = {};
   Frame found = {};
   Frame headers = {};
+  bool want_found = false;  // of a pull: the reply says which keys have a row
 };
 
 struct Request {

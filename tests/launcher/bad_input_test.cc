@@ -13,7 +13,7 @@ namespace {
 
 struct BadInput {
   std::string name;
-  std::function<void(const TestDir&)> spoil;      // makes the files bad; may be null
+  std::function<void(const TempDir&)> spoil;      // makes the files bad; may be null
   std::vector<std::string> sets;                  // --set overrides that make the configuration bad
   std::vector<std::string> expected;              // each stands in the message; {dir} is the test's directory
 };
@@ -28,17 +28,17 @@ std::string Replaced(std::string text, const std::string& from, const std::strin
 constexpr const char* kHeader = "user,item,tags,price,click,buy\n";
 constexpr const char* kGoodRow = "u1,2,t1|t2,5.5,1,0\n";
 
-std::function<void(const TestDir&)> TrainIs(const std::string& contents) {
-  return [contents](const TestDir& dir) { (void)dir.Write("train.csv", contents); };
+std::function<void(const TempDir&)> TrainIs(const std::string& contents) {
+  return [contents](const TempDir& dir) { (void)dir.Write("train.csv", contents); };
 }
 
 // A row appended after `rows` good ones: its line is rows + 2.
-std::function<void(const TestDir&)> TrainHasRow(const std::string& row) {
+std::function<void(const TempDir&)> TrainHasRow(const std::string& row) {
   return TrainIs(std::string(kHeader) + kGoodRow + kGoodRow + row + kGoodRow);
 }
 
-std::function<void(const TestDir&)> ConfigHas(const std::string& from, const std::string& to) {
-  return [from, to](const TestDir& dir) {
+std::function<void(const TempDir&)> ConfigHas(const std::string& from, const std::string& to) {
+  return [from, to](const TempDir& dir) {
     const std::string config = *ReadFile(dir.path() + "/config.yaml");
     (void)dir.Write("config.yaml", Replaced(config, from, to));
   };
@@ -49,11 +49,11 @@ std::vector<BadInput> Cases() {
       {"MissingFile", nullptr, {"data.train=nowhere.csv"}, {"{dir}/nowhere.csv"}},
       {"MissingTestFile", nullptr, {"data.test=later.csv"}, {"{dir}/later.csv"}},
       {"NoGpu", nullptr, {"train.device=cuda"}, {"train.device"}},
-      {"MissingConfig", [](const TestDir& dir) { (void)RemoveTree(dir.path() + "/config.yaml"); }, {}, {"{dir}/config.yaml"}},
+      {"MissingConfig", [](const TempDir& dir) { (void)RemoveTree(dir.path() + "/config.yaml"); }, {}, {"{dir}/config.yaml"}},
       {"EmptyFile", TrainIs(""), {}, {"{dir}/train.csv", "empty"}},
       {"HeaderOnly", TrainIs(kHeader), {}, {"no rows"}},
       {"TruncatedGz",
-       [](const TestDir& dir) {
+       [](const TempDir& dir) {
          const Finished zipped = RunProgram({"gzip", "-k", dir.path() + "/train.csv"}, 10);
          ASSERT_EQ(zipped.exit_code, 0);
          const std::string bytes = *ReadFile(dir.path() + "/train.csv.gz");
@@ -78,9 +78,9 @@ std::vector<BadInput> Cases() {
        ConfigHas("  - {columns: tags, type: sparse,", "  - {columns: tags, table: user, type: sparse,"),
        {},
        {"config.yaml:", "user", "3", "4"}},
-      {"BrokenYaml", [](const TestDir& dir) { (void)dir.Write("config.yaml", "data: [unclosed\n"); }, {}, {"config.yaml:"}},
+      {"BrokenYaml", [](const TempDir& dir) { (void)dir.Write("config.yaml", "data: [unclosed\n"); }, {}, {"config.yaml:"}},
       {"UnwritableRunDir",
-       [](const TestDir& dir) { (void)dir.Write("run", "a file stands where the run directory should be"); },
+       [](const TempDir& dir) { (void)dir.Write("run", "a file stands where the run directory should be"); },
        {},
        {"{dir}/run"}},
   };
@@ -89,7 +89,7 @@ std::vector<BadInput> Cases() {
 class BadInputTest : public ::testing::TestWithParam<BadInput> {};
 
 TEST_P(BadInputTest, ExitsWithTwoAndSaysWhere) {
-  const TestDir dir;
+  const TempDir dir;
   const std::string config = WriteSmallJob(dir, 100);
   if (GetParam().spoil) GetParam().spoil(dir);
   const bool run_exists = FileExists(dir.path() + "/run");
@@ -112,7 +112,7 @@ INSTANTIATE_TEST_SUITE_P(Train, BadInputTest, ::testing::ValuesIn(Cases()),
                          [](const auto& test) { return test.param.name; });
 
 TEST(BadInput, UnderMpirunTheMessageStandsOnce) {
-  const TestDir dir;
+  const TempDir dir;
   const std::string config = WriteSmallJob(dir, 100);
   (void)dir.Write("train.csv", std::string(kHeader) + "u1,2,t1,cheap,1,0\n");
   const Finished done = RunProgram(Mpirun(3, {Binary(), "train", config, "--run-dir", dir.path() + "/run"}), 60);
@@ -124,7 +124,7 @@ TEST(BadInput, UnderMpirunTheMessageStandsOnce) {
 }
 
 TEST(BadInput, TooManyServers) {
-  const TestDir dir;
+  const TempDir dir;
   const std::string config = WriteSmallJob(dir, 100);
   for (const std::vector<std::string>& prefix : {std::vector<std::string>{}, Mpirun(2, {})}) {
     std::vector<std::string> command = prefix;
@@ -138,7 +138,7 @@ TEST(BadInput, TooManyServers) {
 }
 
 TEST(BadInput, ACheckpointThatIsNone) {
-  const TestDir dir;
+  const TempDir dir;
   const std::string config = WriteSmallJob(dir, 100);
   for (const std::vector<std::string>& command :
        {std::vector<std::string>{Binary(), "eval", dir.path(), "--data", dir.path() + "/test.csv"},
@@ -155,7 +155,7 @@ TEST(BadInput, ACheckpointThatIsNone) {
 }
 
 TEST(BadInput, OutputsAreCheckedBeforeTheWork) {
-  const TestDir dir;
+  const TempDir dir;
   const std::string config = WriteSmallJob(dir, 200);
   const std::string run = dir.path() + "/run";
   ASSERT_EQ(RunProgram({Binary(), "train", config, "--run-dir", run, "--set", "train.num_epochs=1"}, 60).exit_code, 0);
@@ -177,7 +177,7 @@ TEST(BadInput, OutputsAreCheckedBeforeTheWork) {
 }
 
 TEST(BadInput, AResumeThatCannotBeKeepsTheRunAsItIs) {
-  const TestDir dir;
+  const TempDir dir;
   const std::string config = WriteSmallJob(dir, 200);
   const std::string run = dir.path() + "/run";
   ASSERT_EQ(RunProgram({Binary(), "train", config, "--run-dir", run, "--set", "train.num_epochs=1"}, 60).exit_code, 0);
@@ -193,7 +193,7 @@ TEST(BadInput, AResumeThatCannotBeKeepsTheRunAsItIs) {
 }
 
 TEST(BadInput, APredictionThatIsNoNumberNamesTaskAndSample) {
-  const TestDir dir;
+  const TempDir dir;
   const std::string config = WriteSmallJob(dir, 200);
   const std::string run = dir.path() + "/run";
   ASSERT_EQ(RunProgram({Binary(), "train", config, "--run-dir", run, "--set", "train.num_epochs=1", "--set",
@@ -205,7 +205,7 @@ TEST(BadInput, APredictionThatIsNoNumberNamesTaskAndSample) {
 }
 
 TEST(BadInput, ADamagedCheckpointIsNamedAndNotUsed) {
-  const TestDir dir;
+  const TempDir dir;
   const std::string config = WriteSmallJob(dir, 200);
   const std::string run = dir.path() + "/run";
   ASSERT_EQ(RunProgram({Binary(), "train", config, "--run-dir", run, "--set", "train.num_epochs=1"}, 60).exit_code, 0);

@@ -25,7 +25,7 @@ void ExpectSays(const Finished& done, const std::string& part) {
 }
 
 TEST(CheckTest, SaysWhatWouldBeTrained) {
-  const TestDir dir;
+  const TempDir dir;
   const Finished done = Check({WriteSmallJob(dir), "--json"});
   ASSERT_EQ(done.exit_code, 0) << done.err;
   const json said = json::parse(LastLine(done.out));
@@ -48,7 +48,7 @@ TEST(CheckTest, SaysWhatWouldBeTrained) {
 }
 
 TEST(CheckTest, TellsAPersonToo) {
-  const TestDir dir;
+  const TempDir dir;
   const Finished done = Check({WriteSmallJob(dir)});
   ASSERT_EQ(done.exit_code, 0) << done.err;
   EXPECT_EQ(done.err, "");
@@ -58,7 +58,7 @@ TEST(CheckTest, TellsAPersonToo) {
 }
 
 TEST(CheckTest, ReportsConfigurationColumnsAndFilesTogether) {
-  const TestDir dir;
+  const TempDir dir;
   const std::string config = WriteSmallJob(dir);
   const Finished done = Check({config, "--set", "model.num_experts=3", "--set", "train.num_epochs=0", "--set",
                                "features.0.columns=[user, itme]", "--set", "data.test=nowhere.csv"});
@@ -70,7 +70,7 @@ TEST(CheckTest, ReportsConfigurationColumnsAndFilesTogether) {
 }
 
 TEST(CheckTest, DataWarnsOfALeak) {
-  const TestDir dir;
+  const TempDir dir;
   const std::string config = WriteSmallJob(dir);
   // `seconds` is the click's own trace; `noise` is not.
   std::string text = "user,item,tags,price,seconds,click,buy\n";
@@ -96,7 +96,7 @@ TEST(CheckTest, DataWarnsOfALeak) {
 }
 
 TEST(CheckTest, DataFindsTextInNumbersAndLabels) {
-  const TestDir dir;
+  const TempDir dir;
   const std::string config = WriteSmallJob(dir);
   (void)dir.Write("train.csv", "user,item,tags,price,click,buy\nu1,1,t1,cheap,1,0\nu2,2,t2,3.5,0,7\n");
   const Finished done = Check({config, "--data"});
@@ -106,7 +106,7 @@ TEST(CheckTest, DataFindsTextInNumbersAndLabels) {
 }
 
 TEST(CheckTest, DirectoriesThatAreNoCheckpoint) {
-  const TestDir dir;
+  const TempDir dir;
   const Finished done = Check({dir.path()});
   EXPECT_EQ(done.exit_code, 2);
   ExpectSays(done, dir.path());

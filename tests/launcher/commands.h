@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "tests/launcher/process.h"
+#include "tests/temp_dir.h"
 
 namespace gatemill::launcher {
 
@@ -27,20 +28,5 @@ Finished RunProgram(const std::vector<std::string>& command, int seconds);
 std::string Binary();
 // `command` as `ranks` ranks under mpirun on this machine.
 std::vector<std::string> Mpirun(int ranks, const std::vector<std::string>& command);
-
-// A directory of the test's own, removed at its end.
-class TestDir {
- public:
-  TestDir();
-  ~TestDir();
-  TestDir(const TestDir&) = delete;
-  TestDir& operator=(const TestDir&) = delete;
-  [[nodiscard]] const std::string& path() const { return path_; }
-  // Writes a file and returns its path.
-  [[nodiscard]] std::string Write(const std::string& name, const std::string& contents) const;
-
- private:
-  std::string path_;
-};
 
 }  // namespace gatemill::launcher

@@ -26,7 +26,7 @@ const FeatureConfig* FeatureOf(const Config& config, const std::string& column) 
 }
 
 TEST(InitTest, DraftsWhatCheckAccepts) {
-  const TestDir dir;
+  const TempDir dir;
   const std::string data = dir.Write("train.csv", SmallCsv(2000, 1));
   const std::string path = dir.path() + "/draft.yaml";
   const Finished done = Init({data, "--labels", "click,buy", "--output", path});
@@ -47,7 +47,7 @@ TEST(InitTest, DraftsWhatCheckAccepts) {
 }
 
 TEST(InitTest, LeaksConstantsAndMissingTexts) {
-  const TestDir dir;
+  const TempDir dir;
   std::string text = "kind,same,seconds,seen,click\n";
   for (int row = 0; row < 400; ++row) {
     const int click = row * 7919 % 13 < 5 ? 1 : 0;
@@ -69,7 +69,7 @@ TEST(InitTest, LeaksConstantsAndMissingTexts) {
 }
 
 TEST(InitTest, NeverOverwrites) {
-  const TestDir dir;
+  const TempDir dir;
   const std::string data = dir.Write("train.csv", SmallCsv(200, 1));
   const std::string path = dir.Write("mine.yaml", "my work\n");
   const Finished done = Init({data, "--labels", "click", "--output", path});
@@ -79,7 +79,7 @@ TEST(InitTest, NeverOverwrites) {
 }
 
 TEST(InitTest, BadLabelsAndFiles) {
-  const TestDir dir;
+  const TempDir dir;
   const std::string data = dir.Write("train.csv", SmallCsv(200, 1));
   const std::string path = dir.path() + "/draft.yaml";
   const Finished unknown = Init({data, "--labels", "clik,user", "--output", path});
@@ -93,7 +93,7 @@ TEST(InitTest, BadLabelsAndFiles) {
 }
 
 TEST(InitTest, FilesWithoutAHeader) {
-  const TestDir dir;
+  const TempDir dir;
   const std::string csv = SmallCsv(500, 1);
   const std::string data = dir.Write("train.csv", csv.substr(csv.find('\n') + 1));
   const Finished done = Init({data, "--labels", "click", "--column-names", "user,item,tags,price,click,buy"});

@@ -24,10 +24,10 @@ std::string SmallCsv(int rows, int seed) {
   return text;
 }
 
-std::string WriteSmallJob(const TestDir& dir, int train_rows) {
-  (void)dir.Write("train.csv", SmallCsv(train_rows, 1));
-  (void)dir.Write("valid.csv", SmallCsv(500, 2));
-  (void)dir.Write("test.csv", SmallCsv(500, 3));
+std::string WriteSmallJob(const TempDir& dir, int train_rows) {
+  dir.Write("train.csv", SmallCsv(train_rows, 1));
+  dir.Write("valid.csv", SmallCsv(500, 2));
+  dir.Write("test.csv", SmallCsv(500, 3));
   return dir.Write("config.yaml", "data:\n"
                                   "  root: " + dir.path() + "\n"
                                   "  train: train.csv\n"

@@ -13,7 +13,7 @@ std::string SmallCsv(int rows, int seed);
 
 // Writes train.csv, valid.csv, test.csv and config.yaml (mmoe; tasks click and buy; all kinds of features) into the
 // directory, and returns the configuration's path.
-std::string WriteSmallJob(const TestDir& dir, int train_rows = 2000);
+std::string WriteSmallJob(const TempDir& dir, int train_rows = 2000);
 
 // The JSON object that the last line of `out` must be.
 std::string LastLine(const std::string& out);

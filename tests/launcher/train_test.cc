@@ -55,7 +55,7 @@ std::string Export(const std::string& run, const std::string& output) {
 }
 
 TEST(Train, OneProcessTrainsAndTheRunCanBeUsed) {
-  const TestDir dir;
+  const TempDir dir;
   const std::string config = WriteSmallJob(dir);
   const std::string run = dir.path() + "/run";
   const Trained trained = Train({}, config, run);
@@ -113,7 +113,7 @@ TEST(Train, OneProcessTrainsAndTheRunCanBeUsed) {
 }
 
 TEST(Train, ParquetPredictionsHoldTheSameDigits) {
-  const TestDir dir;
+  const TempDir dir;
   const std::string config = WriteSmallJob(dir);
   const std::string run = dir.path() + "/run";
   ASSERT_EQ(Train({}, config, run, {"--set", "train.num_epochs=1"}).done.exit_code, 0);
@@ -128,7 +128,7 @@ TEST(Train, ParquetPredictionsHoldTheSameDigits) {
 }
 
 TEST(Train, ResumedRunEndsWithTheBitsOfAnUndisturbedOne) {
-  const TestDir dir;
+  const TempDir dir;
   const std::string config = WriteSmallJob(dir);
   const Trained whole = Train({}, config, dir.path() + "/whole");
   ASSERT_EQ(whole.done.exit_code, 0) << whole.done.err;
@@ -145,7 +145,7 @@ TEST(Train, ResumedRunEndsWithTheBitsOfAnUndisturbedOne) {
 }
 
 TEST(Train, ResumeAutoGoesOnWithTheRunAndAFinishedRunOnlyReports) {
-  const TestDir dir;
+  const TempDir dir;
   const std::string config = WriteSmallJob(dir);
   const std::string run = dir.path() + "/run";
   ASSERT_EQ(Train({}, config, run, {"--set", "train.num_epochs=1", "--limit", "640"}).done.exit_code, 0);
@@ -162,7 +162,7 @@ TEST(Train, ResumeAutoGoesOnWithTheRunAndAFinishedRunOnlyReports) {
 }
 
 TEST(Train, AsyncStopsInTheMiddleOfAnEpoch) {
-  const TestDir dir;
+  const TempDir dir;
   const std::string config = WriteSmallJob(dir);
   const Trained trained = Train({}, config, dir.path() + "/run",
                                 {"--set", "train.consistency=async", "--set", "train.max_steps=45"});
@@ -171,7 +171,7 @@ TEST(Train, AsyncStopsInTheMiddleOfAnEpoch) {
 }
 
 TEST(Train, TwoProcessesDoNotTrainInOneRunDirectory) {
-  const TestDir dir;
+  const TempDir dir;
   const std::string config = WriteSmallJob(dir);
   const std::string run = dir.path() + "/run";
   Process first({Binary(), "train", config, "--run-dir", run, "--set", "train.num_epochs=100000"});
@@ -185,7 +185,7 @@ TEST(Train, TwoProcessesDoNotTrainInOneRunDirectory) {
 }
 
 TEST(Train, EarlyStoppingKeepsTheBestAndPrunesTheRest) {
-  const TestDir dir;
+  const TempDir dir;
   const std::string config = WriteSmallJob(dir, 300);
   const std::string run = dir.path() + "/run";
   const Trained trained = Train({}, config, run,
@@ -205,7 +205,7 @@ TEST(Train, EarlyStoppingKeepsTheBestAndPrunesTheRest) {
 }
 
 TEST(Train, ManyRanksAgreeWithOneProcess) {
-  const TestDir dir;
+  const TempDir dir;
   const std::string config = WriteSmallJob(dir);
   const Trained one = Train({}, config, dir.path() + "/one");
   ASSERT_EQ(one.done.exit_code, 0) << one.done.err;
@@ -224,7 +224,7 @@ TEST(Train, ManyRanksAgreeWithOneProcess) {
 }
 
 TEST(Train, SyncBitsDoNotDependOnServersOrTransport) {
-  const TestDir dir;
+  const TempDir dir;
   const std::string config = WriteSmallJob(dir, 1000);
   std::string first;
   for (const char* transport : {"ipc", "tcp"}) {
@@ -244,7 +244,7 @@ TEST(Train, SyncBitsDoNotDependOnServersOrTransport) {
 }
 
 TEST(Train, EncryptedTcpTrains) {
-  const TestDir dir;
+  const TempDir dir;
   const std::string config = WriteSmallJob(dir, 500);
   const Trained trained = Train(MpirunPrefix(2), config, dir.path() + "/run",
                                 {"--set", "ps.transport=tcp", "--set", "ps.encryption=on", "--set", "train.num_epochs=1"});
@@ -252,7 +252,7 @@ TEST(Train, EncryptedTcpTrains) {
 }
 
 TEST(Train, BoundedAndAsyncTrain) {
-  const TestDir dir;
+  const TempDir dir;
   const std::string config = WriteSmallJob(dir);
   for (const char* consistency : {"async", "{bounded: 2}"}) {
     const std::string run = dir.path() + "/" + std::string(consistency).substr(0, 2);
@@ -264,7 +264,7 @@ TEST(Train, BoundedAndAsyncTrain) {
 }
 
 TEST(Train, EveryModelTypeAndOptimizerTrains) {
-  const TestDir dir;
+  const TempDir dir;
   const std::string config = WriteSmallJob(dir);
   const auto auc = [&](const std::string& name, const std::vector<std::string>& sets) {
     std::vector<std::string> more;
@@ -292,7 +292,7 @@ TEST(Train, EveryModelTypeAndOptimizerTrains) {
 }
 
 TEST(Train, BatchOfOneAndUnevenTailsTrain) {
-  const TestDir dir;
+  const TempDir dir;
   const std::string config = WriteSmallJob(dir, 65);
   const Trained trained = Train(MpirunPrefix(3), config, dir.path() + "/run",
                                 {"--set", "train.num_epochs=2", "--set", "model.expert_mlp.use_bn=true"});
@@ -302,7 +302,7 @@ TEST(Train, BatchOfOneAndUnevenTailsTrain) {
 }
 
 TEST(Train, OneClassAucIsNullAndWarnedAbout) {
-  const TestDir dir;
+  const TempDir dir;
   const std::string config = WriteSmallJob(dir);
   std::string valid = "user,item,tags,price,click,buy\n";
   for (int i = 0; i < 50; ++i) valid += "u" + std::to_string(i) + ",1,,5," + std::to_string(i % 2) + ",0\n";
@@ -315,7 +315,7 @@ TEST(Train, OneClassAucIsNullAndWarnedAbout) {
 }
 
 TEST(Train, ALossThatIsNoNumberStopsTheRunAndNamesTheFeature) {
-  const TestDir dir;
+  const TempDir dir;
   const std::string config = WriteSmallJob(dir);
   const Trained trained =
       Train({}, config, dir.path() + "/run",
@@ -358,7 +358,7 @@ bool Says(Process* job, const std::string& text) {
 
 TEST(Train, WhenARankDiesAllEndWithTheCauseAndLeaveNothing) {
   const std::vector<std::string> before = Leftovers();
-  const TestDir dir;
+  const TempDir dir;
   const std::string config = WriteSmallJob(dir);
   const std::string run = dir.path() + "/run";
   Process job(Mpirun(
@@ -379,7 +379,7 @@ TEST(Train, WhenARankDiesAllEndWithTheCauseAndLeaveNothing) {
 TEST(Train, CtrlCStopsCleanly) {
   const std::vector<std::string> before = Leftovers();
   for (const int ranks : {1, 3}) {
-    const TestDir dir;
+    const TempDir dir;
     const std::string config = WriteSmallJob(dir);
     const std::string run = dir.path() + "/run";
     const std::vector<std::string> train{Binary(), "train", config, "--run-dir", run, "--set", "train.num_epochs=100000"};

@@ -10,7 +10,7 @@
 #include "common/file.h"
 #include "common/keys.h"
 #include "common/random.h"
-#include "tests/ps/scratch_dir.h"
+#include "tests/temp_dir.h"
 
 namespace gatemill::ps {
 namespace {
@@ -69,7 +69,7 @@ Rows DrawRows() {
 }
 
 TEST(CheckpointTables, ComeBackAsWritten) {
-  const ScratchDir scratch;
+  const TempDir scratch;
   const CheckpointTables written = Tables(5);
   ASSERT_TRUE(WriteCheckpointTables(scratch.path(), written).ok());
   const auto read = ReadCheckpointTables(scratch.path());
@@ -90,7 +90,7 @@ TEST(CheckpointTables, ComeBackAsWritten) {
 }
 
 TEST(CheckpointTables, NoCheckpointDamageAndOtherVersionsAreToldApart) {
-  const ScratchDir scratch;
+  const TempDir scratch;
   const auto code = [&] { return ReadCheckpointTables(scratch.path()).status().code(); };
   EXPECT_EQ(code(), Code::kInvalidInput);
   const std::string path = scratch.path() + "/tables.json";
@@ -117,7 +117,7 @@ TEST(CheckpointTables, NoCheckpointDamageAndOtherVersionsAreToldApart) {
 }
 
 TEST(CheckpointReader, SeesTheUnionOfTheShards) {
-  const ScratchDir scratch;
+  const TempDir scratch;
   const Rows rows = DrawRows();
   for (const std::uint32_t num_shards : {1U, 3U, 4U}) {
     const std::string dir = scratch.path() + "/" + std::to_string(num_shards);
@@ -153,7 +153,7 @@ TEST(CheckpointReader, SeesTheUnionOfTheShards) {
 }
 
 TEST(CheckpointReader, GetsOneRow) {
-  const ScratchDir scratch;
+  const TempDir scratch;
   const Rows rows = DrawRows();
   WriteParts(scratch.path(), 3, rows);
   auto reader = CheckpointReader::Open(scratch.path());
@@ -174,7 +174,7 @@ TEST(CheckpointReader, GetsOneRow) {
 }
 
 TEST(CheckpointReader, RowsOfAnotherSizeAreDamage) {
-  const ScratchDir scratch;
+  const TempDir scratch;
   WriteParts(scratch.path(), 1, {{{0, VshardOf(8), 8}, {1, 2, 3}}});
   auto reader = CheckpointReader::Open(scratch.path());
   ASSERT_TRUE(reader.ok());
@@ -185,7 +185,7 @@ TEST(CheckpointReader, RowsOfAnotherSizeAreDamage) {
 }
 
 TEST(CheckpointReader, AMissingShardIsDamage) {
-  const ScratchDir scratch;
+  const TempDir scratch;
   WriteParts(scratch.path(), 2, DrawRows());
   ASSERT_TRUE(RemoveTree(scratch.path() + "/" + ShardDirName(1, 2)).ok());
   const auto reader = CheckpointReader::Open(scratch.path());

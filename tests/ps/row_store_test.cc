@@ -12,7 +12,7 @@
 #include "common/file.h"
 #include "common/keys.h"
 #include "common/random.h"
-#include "tests/ps/scratch_dir.h"
+#include "tests/temp_dir.h"
 
 namespace gatemill::ps {
 namespace {
@@ -87,7 +87,7 @@ class RowStoreConformance : public testing::TestWithParam<Kind> {
     EXPECT_TRUE(store.ok()) << store.status().message();
     return std::move(store).value();
   }
-  ScratchDir scratch_;
+  TempDir scratch_;
 };
 
 INSTANTIATE_TEST_SUITE_P(Stores, RowStoreConformance, testing::Values(Kind::kRocks, Kind::kMemory),
@@ -241,7 +241,7 @@ std::map<std::string, std::uint64_t> Checksums(const std::string& dir) {
 }
 
 // A checkpoint of 1000 rows in `dir`, written by a store on disk.
-void WriteCheckpoint(const ScratchDir& scratch, const std::string& dir) {
+void WriteCheckpoint(const TempDir& scratch, const std::string& dir) {
   auto store = CreateRowStore(scratch.path() + "/store");
   ASSERT_TRUE(store.ok());
   RandomStream random(kSeed, 6);
@@ -250,7 +250,7 @@ void WriteCheckpoint(const ScratchDir& scratch, const std::string& dir) {
 }
 
 TEST(ReadOnlyRowStore, ReadingChangesNoByteAndWritingFails) {
-  const ScratchDir scratch;
+  const TempDir scratch;
   const std::string dir = scratch.path() + "/checkpoint";
   WriteCheckpoint(scratch, dir);
   const auto before = Checksums(dir);
@@ -266,7 +266,7 @@ TEST(ReadOnlyRowStore, ReadingChangesNoByteAndWritingFails) {
 }
 
 TEST(ReadOnlyRowStore, NoStoreAndDamagedStoresAreToldApart) {
-  const ScratchDir scratch;
+  const TempDir scratch;
   const std::string dir = scratch.path() + "/checkpoint";
   EXPECT_EQ(OpenRowStoreReadOnly(dir).status().code(), Code::kInvalidInput);
   ASSERT_TRUE(MakeDirs(dir + "-empty").ok());
@@ -298,7 +298,7 @@ TEST(ReadOnlyRowStore, NoStoreAndDamagedStoresAreToldApart) {
 }
 
 TEST(RocksRowStore, WhatLayInItsDirectoryIsRemoved) {
-  const ScratchDir scratch;
+  const TempDir scratch;
   const std::string dir = scratch.path() + "/store";
   {
     auto store = CreateRowStore(dir);
@@ -312,7 +312,7 @@ TEST(RocksRowStore, WhatLayInItsDirectoryIsRemoved) {
 
 // Files end at borders of vshard groups, so that another number of shards takes whole files.
 TEST(RocksRowStore, LargeWritesAreCutIntoFiles) {
-  const ScratchDir scratch;
+  const TempDir scratch;
   auto store = CreateRowStore(scratch.path() + "/store");
   ASSERT_TRUE(store.ok());
   Rows rows;

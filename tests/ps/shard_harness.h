@@ -202,6 +202,7 @@ class ShardJob {
     part.table = table;
     part.count = keys.size();
     part.keys = Frame::Own(keys);
+    part.want_found = op == Op::kPull;
     request.parts.push_back(std::move(part));
     return request;
   }

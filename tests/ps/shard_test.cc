@@ -10,7 +10,7 @@
 
 #include "common/file.h"
 #include "ps/checkpoint.h"
-#include "tests/ps/scratch_dir.h"
+#include "tests/temp_dir.h"
 #include "tests/ps/shard_harness.h"
 
 namespace gatemill::ps {
@@ -378,7 +378,7 @@ void Restore(ShardJob* job, std::uint64_t step, const std::string& dir) {
 
 // Killed after an uneven number of steps, resumed on another number of shards, again and again: the same bits as never.
 TEST(ShardCheckpoint, ResumingOnOtherShardsGivesTheSameBits) {
-  const ScratchDir scratch;
+  const TempDir scratch;
   PlainTables plain(TestSpecs());
   RandomStream draws(kSeed, 50);
   SCOPED_TRACE("seed " + std::to_string(kSeed));
@@ -411,7 +411,7 @@ TEST(ShardCheckpoint, ResumingOnOtherShardsGivesTheSameBits) {
 }
 
 TEST(ShardCheckpoint, WaitsForTheOlderPushesAndHoldsNoNewerOnes) {
-  const ScratchDir scratch;
+  const TempDir scratch;
   ShardJob job({.num_workers = 2});
   const std::string dir = scratch.path() + "/ps";
   job.Ask(0, job.Push(0, 0, 0, TagGradient(5, 1)));
@@ -446,7 +446,7 @@ TEST(ShardCheckpoint, WaitsForTheOlderPushesAndHoldsNoNewerOnes) {
 }
 
 TEST(ShardCheckpoint, OnlyDirtyRowsAreWritten) {
-  const ScratchDir scratch;
+  const TempDir scratch;
   ShardJob job({});
   const auto rows_written = [&](std::uint64_t step, const std::string& name) {
     const Reply reply = job.Ask(0, job.WithText(Op::kCheckpoint, 0, step, scratch.path() + "/" + name));
@@ -463,7 +463,7 @@ TEST(ShardCheckpoint, OnlyDirtyRowsAreWritten) {
 }
 
 TEST(ShardCheckpoint, AFailedCheckpointLosesNothing) {
-  const ScratchDir scratch;
+  const TempDir scratch;
   ShardJob job({});
   job.Ask(0, job.Push(0, 0, 0, TagGradient(5, 1)));
   const std::string dir = scratch.path() + "/ps";
@@ -476,7 +476,7 @@ TEST(ShardCheckpoint, AFailedCheckpointLosesNothing) {
 }
 
 TEST(ShardRestore, MatchesTablesByName) {
-  const ScratchDir scratch;
+  const TempDir scratch;
   ShardJob job({});
   std::vector<Gradients> grads(3);
   grads[0][1] = {1, 2, 3, 4};
@@ -493,7 +493,7 @@ TEST(ShardRestore, MatchesTablesByName) {
 }
 
 TEST(ShardRestore, OtherTablesAreRefusedWithEverythingThatDiffers) {
-  const ScratchDir scratch;
+  const TempDir scratch;
   ShardJob job({});
   job.Ask(0, job.Push(0, 0, 0, TagGradient(5, 1)));
   WriteCheckpoint(&job, 1, scratch.path() + "/ps");
@@ -513,7 +513,7 @@ TEST(ShardRestore, OtherTablesAreRefusedWithEverythingThatDiffers) {
 }
 
 TEST(ShardRestore, ADamagedCheckpointChangesNothing) {
-  const ScratchDir scratch;
+  const TempDir scratch;
   const std::string dir = scratch.path() + "/ps";
   ShardJob job({.num_shards = 2});
   for (std::uint32_t shard = 0; shard < 2; ++shard) {
@@ -533,7 +533,7 @@ TEST(ShardRestore, ADamagedCheckpointChangesNothing) {
 }
 
 TEST(ShardRestore, WaitsForAStepBoundaryAndHappensOnce) {
-  const ScratchDir scratch;
+  const TempDir scratch;
   const std::string dir = scratch.path() + "/ps";
   ShardJob source({});
   source.Ask(0, source.Push(0, 0, 0, TagGradient(5, 1)));
@@ -557,7 +557,7 @@ TEST(ShardRestore, WaitsForAStepBoundaryAndHappensOnce) {
 }
 
 TEST(ShardClear, DropsEveryRowAndStartsAtTheStep) {
-  const ScratchDir scratch;
+  const TempDir scratch;
   ShardJob job({});
   job.Ask(0, job.Push(0, 0, 0, TagGradient(5, 1)));
   WriteCheckpoint(&job, 1, scratch.path() + "/a");

@@ -36,15 +36,12 @@ void BatchAssembler::Assemble(const Columns& columns, std::span<const std::uint3
     table.keys.clear();
     table.counts.clear();
     table.oov.clear();
+    table.oov_uses.clear();
   }
   batch->samples.resize(rows.size());
   for (std::size_t i = 0; i < rows.size(); ++i) batch->samples[i] = columns.sample(rows[i]);
   for (std::size_t s = 0; s < columns.single_features_.size(); ++s) AddSingle(columns, s, rows, batch);
   for (std::size_t l = 0; l < columns.list_features_.size(); ++l) AddList(columns, l, rows, batch);
-  for (const OovUse& use : oov_uses_) {
-    const TableBatch& table = batch->tables[columns.schema_.sparse[use.feature].table];
-    batch->sparse[use.feature].slots[use.position] = static_cast<std::uint32_t>(table.keys.size()) + use.oov;
-  }
   AddNumbers(columns, rows, batch);
   AddLabels(columns, rows, batch);
 }
@@ -72,7 +69,6 @@ void BatchAssembler::Reset(const Columns& columns) {
   for (std::size_t t = 0; t < marks_.size(); ++t) {
     if (marks_[t].size() < columns.dictionaries_[t].keys().size()) marks_[t].resize(columns.dictionaries_[t].keys().size());
   }
-  oov_uses_.clear();
 }
 
 BatchAssembler::FeatureInput BatchAssembler::InputOf(const Columns& columns, std::size_t feature, Batch* batch) {
@@ -120,8 +116,9 @@ void BatchAssembler::AddList(const Columns& columns, std::size_t list, std::span
 
 inline std::uint32_t BatchAssembler::SlotOf(FeatureInput* input, std::uint32_t code, std::uint64_t sample, Place place) {
   if (input->drops && Drops(*input, sample, place.of_sample)) {
-    oov_uses_.push_back({input->feature, place.of_feature, OovSlot(*input, input->keys[code])});
-    return 0;
+    input->out.oov_uses.push_back({.feature = static_cast<std::uint32_t>(input->feature),
+                                   .position = static_cast<std::uint32_t>(place.of_feature),
+                                   .oov = OovSlot(*input, input->keys[code])});
   }
   Mark& mark = input->marks[code];
   if (mark.stamp != stamp_) {
@@ -142,7 +139,7 @@ bool BatchAssembler::Drops(const FeatureInput& input, std::uint64_t sample, std:
 std::uint32_t BatchAssembler::OovSlot(const FeatureInput& input, std::uint64_t key) {
   std::vector<std::uint64_t>& used = input.out.oov;
   const std::uint64_t bucket = OovBucketOf(key, input.table.oov_buckets);
-  // A linear search: oov_ratio of a batch's ids are dropped, into few buckets.
+  // A linear search: few uses are drawn, into few buckets.
   const auto found = std::find(used.begin(), used.end(), bucket);
   const auto slot = static_cast<std::uint32_t>(found - used.begin());
   if (found == used.end()) used.push_back(bucket);

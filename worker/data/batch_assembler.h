@@ -29,11 +29,6 @@ class BatchAssembler {
     std::uint32_t stamp = 0;  // the batch that the slot belongs to
     std::uint32_t slot = 0;
   };
-  struct OovUse {  // a slot to fill in when the table's number of keys is known
-    std::size_t feature;
-    std::size_t position;
-    std::uint32_t oov;
-  };
   struct Place {  // of a value
     std::size_t of_feature;   // among the feature's values in the batch
     std::uint64_t of_sample;  // among the sample's values of the feature
@@ -53,7 +48,7 @@ class BatchAssembler {
   [[nodiscard]] FeatureInput InputOf(const Columns& columns, std::size_t feature, Batch* batch);
   void AddSingle(const Columns& columns, std::size_t single, std::span<const std::uint32_t> rows, Batch* batch);
   void AddList(const Columns& columns, std::size_t list, std::span<const std::uint32_t> rows, Batch* batch);
-  // The value's slot in its table; 0 for a dropped id, filled in at the end.
+  // The value's slot in its table; notes a use that may go to an oov row.
   std::uint32_t SlotOf(FeatureInput* input, std::uint32_t code, std::uint64_t sample, Place place);
   [[nodiscard]] bool Drops(const FeatureInput& input, std::uint64_t sample, std::uint64_t position) const;
   std::uint32_t OovSlot(const FeatureInput& input, std::uint64_t key);
@@ -63,7 +58,6 @@ class BatchAssembler {
   BatchOptions options_;
   std::uint32_t stamp_ = 0;
   std::vector<std::vector<Mark>> marks_;  // [tables][codes]
-  std::vector<OovUse> oov_uses_;
 };
 
 }  // namespace gatemill::data

@@ -50,10 +50,18 @@ struct FeatureBatch {               // one per sparse feature
   std::vector<std::uint32_t> slots;    // [values]: row in its table's TableBatch
   std::vector<std::uint32_t> offsets;  // [rows + 1] into slots for lists; empty = exactly one value a sample
 };
+// A use of a key that reads and trains an oov row instead if the key has no row yet. Its slot is the key's own until
+// the servers have said which keys have rows (train/table_parts.h, RouteUnseen).
+struct OovUse {
+  std::uint32_t feature = 0;   // position in Batch::sparse
+  std::uint32_t position = 0;  // in that feature's slots
+  std::uint32_t oov = 0;       // position in TableBatch::oov
+};
 struct TableBatch {                 // one per Schema::tables
   std::vector<std::uint64_t> keys;     // [n] distinct, in order of first use
   std::vector<std::uint32_t> counts;   // [n] uses in this batch
-  std::vector<std::uint64_t> oov;      // [m] distinct oov buckets that dropped ids train; slot of the j-th is n + j
+  std::vector<std::uint64_t> oov;      // [m] distinct oov buckets of `oov_uses`; slot of the j-th is n + j
+  std::vector<OovUse> oov_uses;        // training only
   [[nodiscard]] std::size_t slots() const { return keys.size() + oov.size(); }
 };
 struct Batch {
@@ -102,7 +110,7 @@ struct BatchOptions {
   std::uint64_t seed = 1;
   std::uint64_t epoch = 0;
   bool shuffle = true;             // by (seed, epoch); the same global batches for every number of workers
-  bool drop_to_oov = true;         // training: drop a share of ids (Table::oov_ratio) to the oov rows
+  bool drop_to_oov = true;         // training: draw the uses of which an id's first trains an oov row (Table::oov_ratio)
   std::uint64_t first_batch = 0;   // resume in the middle of an epoch
   int read_ahead = 4;              // batches made ahead by background threads
 };

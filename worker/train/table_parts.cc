@@ -1,5 +1,7 @@
 #include "worker/train/table_parts.h"
 
+#include <algorithm>
+#include <cstddef>
 #include <span>
 
 namespace gatemill::train {
@@ -20,13 +22,61 @@ void ForEachTable(const data::Schema& schema, const data::Batch& batch, Rows& ro
 
 }  // namespace
 
-std::vector<ps::PullPart> PullParts(const data::Schema& schema, const data::Batch& batch, TableRows* rows) {
+std::vector<ps::PullPart> PullParts(const data::Schema& schema, const data::Batch& batch, TableRows* rows,
+                                    FoundKeys* found) {
+  found->resize(schema.tables.size());
+  for (std::size_t t = 0; t < schema.tables.size(); ++t) {
+    (*found)[t].assign(batch.tables[t].oov_uses.empty() ? 0 : batch.tables[t].keys.size(), 0);
+  }
   std::vector<ps::PullPart> parts;
   parts.reserve(schema.tables.size());
   ForEachTable(schema, batch, *rows, [&](std::uint32_t table, std::span<const std::uint64_t> keys, std::span<float> out) {
-    parts.push_back({.table = table, .keys = keys, .rows = out, .found = {}});
+    const bool own = table < schema.tables.size();  // companions come behind
+    parts.push_back({.table = table, .keys = keys, .rows = out, .found = own ? std::span((*found)[table]) : std::span<std::uint8_t>()});
   });
   return parts;
+}
+
+void RouteUnseen(const FoundKeys& found, data::Batch* batch) {
+  for (std::size_t t = 0; t < batch->tables.size(); ++t) {
+    data::TableBatch& table = batch->tables[t];
+    for (const data::OovUse& use : table.oov_uses) {
+      std::uint32_t& slot = batch->sparse[use.feature].slots[use.position];
+      if (found[t][slot] != 0) continue;
+      --table.counts[slot];
+      slot = static_cast<std::uint32_t>(table.keys.size()) + use.oov;
+    }
+  }
+}
+
+void DropUnused(const data::Schema& schema, data::Batch* batch, TableRows* grads) {
+  std::vector<std::uint8_t> used;
+  for (std::size_t t = 0; t < batch->tables.size(); ++t) {
+    data::TableBatch& table = batch->tables[t];
+    if (table.oov_uses.empty()) continue;
+    used.assign(table.slots(), 0);
+    for (std::size_t i = 0; i < table.keys.size(); ++i) used[i] = table.counts[i] != 0 ? 1 : 0;
+    for (const data::OovUse& use : table.oov_uses) used[batch->sparse[use.feature].slots[use.position]] = 1;
+    const auto dim = static_cast<std::size_t>(schema.tables[t].dim);
+    std::vector<float>& rows = grads->tables[t];
+    std::size_t to = 0;  // slots that stay move up
+    const auto compact = [&](std::vector<std::uint64_t>* keys, std::size_t first_slot) {
+      const std::size_t begin = to;
+      for (std::size_t i = 0; i < keys->size(); ++i) {
+        const std::size_t from = first_slot + i;
+        if (used[from] == 0) continue;
+        if (from != to) std::copy_n(rows.begin() + static_cast<std::ptrdiff_t>(from * dim), dim,
+                                    rows.begin() + static_cast<std::ptrdiff_t>(to * dim));
+        (*keys)[to - begin] = (*keys)[i];
+        ++to;
+      }
+      keys->resize(to - begin);
+    };
+    const std::size_t own = table.keys.size();
+    compact(&table.keys, 0);
+    compact(&table.oov, own);
+    rows.resize(to * dim);
+  }
 }
 
 std::vector<ps::PushPart> PushParts(const data::Schema& schema, const data::Batch& batch, const TableRows& grads) {

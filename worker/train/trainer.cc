@@ -6,8 +6,6 @@
 #include <string>
 #include <utility>
 
-#include "worker/train/table_parts.h"
-
 namespace gatemill::train {
 
 Trainer::Trainer(const TrainerParts& parts)
@@ -38,6 +36,7 @@ Result<bool> Trainer::Step() {
     GM_RETURN_IF_ERROR(BeginPull(&current_, step_));
   }
   GM_RETURN_IF_ERROR(parts_.client->FinishPull());
+  RouteUnseen(current_.found, &current_.batch);
   Lap(Phase::kPull);
   if (overlaps()) {
     GM_ASSIGN_OR_RETURN(pull_begun_, Read(&next_));
@@ -45,7 +44,7 @@ Result<bool> Trainer::Step() {
     Lap(Phase::kPull);
   }
   GM_RETURN_IF_ERROR(ForwardBackward(current_));
-  GM_RETURN_IF_ERROR(Push(current_));
+  GM_RETURN_IF_ERROR(Push(&current_));
   GM_RETURN_IF_ERROR(AllReduce());
   GM_RETURN_IF_ERROR(parts_.model->Update(step_));
   Lap(Phase::kUpdate);
@@ -78,7 +77,7 @@ Result<bool> Trainer::Read(InFlight* flight) {
 
 Status Trainer::BeginPull(InFlight* flight, std::uint64_t step) {
   flight->rows.Resize(*parts_.schema, flight->batch);
-  flight->parts = PullParts(*parts_.schema, flight->batch, &flight->rows);
+  flight->parts = PullParts(*parts_.schema, flight->batch, &flight->rows, &flight->found);
   return parts_.client->BeginPull(step, ps::ReadMode::kTrain, flight->parts);
 }
 
@@ -123,8 +122,9 @@ Result<std::vector<double>> Trainer::WeightSums(const data::Batch& batch) {
   return std::vector<double>(parts_.schema->tasks.size(), sum);
 }
 
-Status Trainer::Push(const InFlight& flight) {
-  const std::vector<ps::PushPart> parts = PushParts(*parts_.schema, flight.batch, grads_);
+Status Trainer::Push(InFlight* flight) {
+  DropUnused(*parts_.schema, &flight->batch, &grads_);
+  const std::vector<ps::PushPart> parts = PushParts(*parts_.schema, flight->batch, grads_);
   GM_RETURN_IF_ERROR(parts_.client->Push(step_, parts));
   Lap(Phase::kPush);
   return Ok();
@@ -164,8 +164,9 @@ std::string Trainer::FeatureWithLargestGradient(const data::Batch& batch) const 
     for (std::size_t r = 0; r < batch.rows; ++r) {
       for (int i = 0; i < width; ++i) {
         float magnitude = std::fabs(grad_x_[r * x_dim + static_cast<std::size_t>(offset + i)]);
-        // A gradient that is no number is no evidence when the loss is none either: look at the input instead.
-        if (!std::isfinite(magnitude)) {
+        // A gradient that is no number is no evidence when the loss is none either: look at the input instead. An
+        // infinite one is the largest.
+        if (std::isnan(magnitude)) {
           const float value = std::fabs(x_[r * x_dim + static_cast<std::size_t>(offset + i)]);
           magnitude = std::isfinite(value) ? value : std::numeric_limits<float>::infinity();
         }

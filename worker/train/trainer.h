@@ -30,6 +30,7 @@
 #include "worker/data/dataset.h"
 #include "worker/model/dense_model.h"
 #include "worker/train/embedding.h"
+#include "worker/train/table_parts.h"
 
 namespace gatemill::train {
 
@@ -84,13 +85,14 @@ class Trainer {
   struct InFlight {
     data::Batch batch;
     TableRows rows;
+    FoundKeys found;
     std::vector<ps::PullPart> parts;
   };
 
   Result<bool> Read(InFlight* flight);
   Status BeginPull(InFlight* flight, std::uint64_t step);
   Status ForwardBackward(const InFlight& flight);
-  Status Push(const InFlight& flight);
+  Status Push(InFlight* flight);
   Status AllReduce();
   Status Observe(const InFlight& flight);
   Result<std::vector<double>> WeightSums(const data::Batch& batch);

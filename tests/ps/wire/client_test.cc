@@ -13,7 +13,7 @@
 #include "common/keys.h"
 #include "common/random.h"
 #include "ps/checkpoint.h"
-#include "tests/ps/wire/temp_dir.h"
+#include "tests/temp_dir.h"
 
 namespace gatemill::ps {
 namespace {
@@ -95,7 +95,7 @@ Reply GoodReply(const Sent& sent) {
       found.push_back(IsFound(key) ? 1 : 0);
     }
     TablePart part{.table = asked.table, .count = asked.count, .rows = Unaligned(rows)};
-    if (request.mode == ReadMode::kEval) part.found = Unaligned(found);
+    if (asked.want_found) part.found = Unaligned(found);
     reply.parts.push_back(std::move(part));
   }
   return reply;
@@ -415,7 +415,8 @@ class ClientErrorTest : public ClientTest {
   Status PullSome(Client* client) {
     const std::vector<std::uint64_t> keys = SomeKeys(100);
     std::vector<float> rows(keys.size() * kDim);
-    std::vector<PullPart> parts{{.table = 0, .keys = keys, .rows = rows}};
+    std::vector<std::uint8_t> found(keys.size());
+    std::vector<PullPart> parts{{.table = 0, .keys = keys, .rows = rows, .found = found}};
     return client->Pull(0, ReadMode::kEval, parts);
   }
 };

@@ -43,7 +43,7 @@ inline Request SampleRequest(Op op) {
     case Op::kReadStored:
       request.parts.push_back({.table = 0, .count = 3, .keys = Keys(3)});
       request.parts.push_back({.table = 7, .count = 0});
-      request.parts.push_back({.table = 2, .count = 1, .keys = Keys(1, ~0ULL)});
+      request.parts.push_back({.table = 2, .count = 1, .keys = Keys(1, ~0ULL), .want_found = op == Op::kPull});
       break;
     case Op::kPush:
       request.parts.push_back({.table = 1, .count = 2, .keys = Keys(2), .rows = Floats(2 * 5)});
@@ -93,6 +93,7 @@ inline void ExpectSameParts(const std::vector<TablePart>& a, const std::vector<T
     EXPECT_TRUE(SameBytes(a[i].rows, b[i].rows)) << "rows of part " << i;
     EXPECT_TRUE(SameBytes(a[i].found, b[i].found)) << "found of part " << i;
     EXPECT_TRUE(SameBytes(a[i].headers, b[i].headers)) << "headers of part " << i;
+    EXPECT_EQ(a[i].want_found, b[i].want_found) << "part " << i;
   }
 }
 

@@ -14,7 +14,7 @@
 #include "ps/client.h"
 #include "ps/wire/codec.h"
 #include "tests/ps/wire/messages.h"
-#include "tests/ps/wire/temp_dir.h"
+#include "tests/temp_dir.h"
 
 namespace gatemill::ps {
 namespace {

@@ -10,7 +10,7 @@
 #include <thread>
 
 #include "tests/ps/wire/messages.h"
-#include "tests/ps/wire/temp_dir.h"
+#include "tests/temp_dir.h"
 
 namespace gatemill::ps {
 namespace {

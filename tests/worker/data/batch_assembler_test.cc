@@ -128,7 +128,7 @@ TEST(BatchAssemblerTest, HashBucketsMakeSmallKeys) {
 }
 
 // oov draws: the same whatever rows stand beside a sample, near the ratio, and only in training.
-TEST(BatchAssemblerTest, DroppedIdsTrainTheOovRows) {
+TEST(BatchAssemblerTest, DrawsTheUsesThatMayTrainOovRows) {
   const TempDir dir;
   Config config = SmallConfig(dir.Write("f.csv", SmallLog(4000)));
   TableConfig table;
@@ -142,37 +142,38 @@ TEST(BatchAssemblerTest, DroppedIdsTrainTheOovRows) {
   BatchOptions options;
   options.seed = 3;
   options.epoch = 7;
-  const auto dropped = [&](const BatchOptions& with, const std::vector<std::uint32_t>& rows) {
+  const auto drawn = [&](const BatchOptions& with, const std::vector<std::uint32_t>& rows) {
     BatchAssembler assembler(with);
     Batch batch;
     assembler.Assemble(*columns, rows, &batch);
     const TableBatch& user = batch.tables[0];
     std::map<std::uint64_t, std::uint64_t> buckets;  // sample -> oov bucket
+    for (const OovUse& use : user.oov_uses) {
+      EXPECT_EQ(use.feature, 0U);
+      buckets[batch.samples.at(use.position)] = user.oov.at(use.oov);
+    }
+    EXPECT_EQ(buckets.size(), user.oov_uses.size()) << "a sample has one user";
     std::uint32_t uses = 0;
     for (const std::uint32_t count : user.counts) uses += count;
-    for (std::size_t i = 0; i < rows.size(); ++i) {
-      const std::uint32_t slot = batch.sparse[0].slots[i];
-      EXPECT_LT(slot, user.slots());
-      if (slot >= user.keys.size()) buckets[batch.samples[i]] = user.oov.at(slot - user.keys.size());
-    }
-    EXPECT_EQ(uses + buckets.size(), rows.size());
+    EXPECT_EQ(uses, rows.size()) << "drawn uses keep their key's slot until it is known to have no row";
+    for (const std::uint32_t slot : batch.sparse[0].slots) EXPECT_LT(slot, user.keys.size());
     EXPECT_TRUE(batch.tables[1].oov.empty()) << "item has no oov rows";
     return buckets;
   };
   std::vector<std::uint32_t> all(4000);
   std::iota(all.begin(), all.end(), 0U);
-  const auto in_order = dropped(options, all);
+  const auto in_order = drawn(options, all);
   EXPECT_NEAR(static_cast<double>(in_order.size()) / 4000.0, 0.1, 0.02);
   for (const auto& [sample, bucket] : in_order) {
     const std::uint64_t key = KeyOfText("u" + std::to_string(sample * 7 % 11), TableSalt("user"));
     EXPECT_EQ(bucket, OovBucketOf(key, 5));
   }
   std::reverse(all.begin(), all.end());
-  EXPECT_EQ(dropped(options, all), in_order);
+  EXPECT_EQ(drawn(options, all), in_order);
   options.epoch = 8;
-  EXPECT_NE(dropped(options, all), in_order);
+  EXPECT_NE(drawn(options, all), in_order);
   options.drop_to_oov = false;
-  EXPECT_TRUE(dropped(options, all).empty());
+  EXPECT_TRUE(drawn(options, all).empty());
 }
 
 }  // namespace

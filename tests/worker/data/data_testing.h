@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <map>
 #include <memory>
 #include <string>
@@ -14,37 +13,13 @@
 #include <vector>
 
 #include "common/config.h"
+#include "tests/temp_dir.h"
 #include "worker/data/dataset.h"
 #include "worker/data/schema.h"
 
 namespace gatemill::data {
 
 inline constexpr int kDeadlineMs = 60'000;
-
-// A folder that is removed with the test.
-class TempDir {
- public:
-  TempDir() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "gatemill_data_XXXXXX").string();
-    path_ = mkdtemp(pattern.data());
-  }
-  ~TempDir() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  TempDir(const TempDir&) = delete;
-  TempDir& operator=(const TempDir&) = delete;
-
-  [[nodiscard]] const std::string& path() const { return path_; }
-  std::string Write(const std::string& name, const std::string& contents) const {
-    const std::string path = path_ + "/" + name;
-    std::ofstream(path, std::ios::binary) << contents;
-    return path;
-  }
-
- private:
-  std::string path_;
-};
 
 // RFC 1952 with stored blocks: a .gz file without a compressor.
 inline std::string Gzip(const std::string& text) {
@@ -188,6 +163,12 @@ inline void ExpectEqual(const Batch& a, const Batch& b) {
     EXPECT_EQ(a.tables[i].keys, b.tables[i].keys);
     EXPECT_EQ(a.tables[i].counts, b.tables[i].counts);
     EXPECT_EQ(a.tables[i].oov, b.tables[i].oov);
+    ASSERT_EQ(a.tables[i].oov_uses.size(), b.tables[i].oov_uses.size());
+    for (std::size_t u = 0; u < a.tables[i].oov_uses.size(); ++u) {
+      EXPECT_EQ(a.tables[i].oov_uses[u].feature, b.tables[i].oov_uses[u].feature);
+      EXPECT_EQ(a.tables[i].oov_uses[u].position, b.tables[i].oov_uses[u].position);
+      EXPECT_EQ(a.tables[i].oov_uses[u].oov, b.tables[i].oov_uses[u].oov);
+    }
   }
 }
 

@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 
 #include "common/random.h"
-#include "worker/train/table_parts.h"
 
 namespace gatemill::train {
 namespace {
@@ -81,22 +80,6 @@ TEST(EmbeddingLayer, ScatterIsTheDerivativeOfGather) {
       }
     }
   }
-}
-
-TEST(TableParts, OovRowsTravelAsTheCompanionsKeysBehindTheTables) {
-  const data::Schema schema = SchemaOf(Pooling::kSum);
-  const data::Batch batch = BatchOf();
-  TableRows rows = RowsOf();
-  const auto pulls = PullParts(schema, batch, &rows);
-  ASSERT_EQ(pulls.size(), 3U);
-  EXPECT_EQ(pulls[1].table, 1U);
-  EXPECT_EQ(pulls[1].rows.size(), 6U);
-  EXPECT_EQ(pulls[2].table, 2U);
-  EXPECT_EQ(pulls[2].keys[0], 3U);
-  EXPECT_EQ(pulls[2].rows.data(), rows.tables[1].data() + 6);
-  const auto pushes = PushParts(schema, batch, rows);
-  ASSERT_EQ(pushes.size(), 3U);
-  EXPECT_EQ(pushes[2].grads[0], 7.0F);
 }
 
 }  // namespace

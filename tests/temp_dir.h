@@ -1,0 +1,42 @@
+// A directory of a test's own, removed with it. Thread safety: none.
+#pragma once
+
+#include <gtest/gtest.h>
+#include <stdlib.h>
+
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+namespace gatemill {
+
+class TempDir {
+ public:
+  TempDir() : path_((std::filesystem::temp_directory_path() / "gatemill-test-XXXXXX").string()) {
+    if (::mkdtemp(path_.data()) == nullptr) {
+      ADD_FAILURE() << "cannot make " << path_;
+      path_.clear();
+    }
+  }
+  ~TempDir() {
+    std::error_code error;
+    if (!path_.empty()) std::filesystem::remove_all(path_, error);
+    EXPECT_FALSE(error) << path_ << ": " << error.message();
+  }
+  TempDir(const TempDir&) = delete;
+  TempDir& operator=(const TempDir&) = delete;
+
+  [[nodiscard]] const std::string& path() const { return path_; }
+  // Writes a file, with the folders it lies in, and returns its path.
+  std::string Write(const std::string& name, const std::string& contents) const {
+    const std::string file = path_ + "/" + name;
+    std::filesystem::create_directories(std::filesystem::path(file).parent_path());
+    std::ofstream(file, std::ios::binary) << contents;
+    return file;
+  }
+
+ private:
+  std::string path_;
+};
+
+}  // namespace gatemill

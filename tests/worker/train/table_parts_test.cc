@@ -1,0 +1,105 @@
+#include "worker/train/table_parts.h"
+
+#include <gtest/gtest.h>
+
+namespace gatemill::train {
+namespace {
+
+using Keys = std::vector<std::uint64_t>;
+using Slots = std::vector<std::uint32_t>;
+
+// Two tables; `tag` has oov rows in the server's table 2.
+data::Schema TwoTables() {
+  data::Schema schema;
+  schema.tables = {{.name = "id", .dim = 2}, {.name = "tag", .dim = 1, .oov_buckets = 4, .oov_table = 2}};
+  schema.sparse = {{.name = "id", .table = 0, .dim = 2, .x_offset = 0},
+                   {.name = "tag", .table = 1, .dim = 1, .x_offset = 2},
+                   {.name = "tags", .table = 1, .dim = 1, .x_offset = 3, .separator = "|"}};
+  schema.sparse_dim = 4;
+  return schema;
+}
+
+// Four samples. Of the uses of `tag` and `tags`, four were drawn: key 20 twice, key 21 and key 22 once.
+data::Batch BatchOf() {
+  data::Batch batch;
+  batch.rows = 4;
+  batch.sparse.resize(3);
+  batch.sparse[0].slots = {0, 0, 1, 1};
+  batch.sparse[1].slots = {0, 0, 1, 2};
+  batch.sparse[2].slots = {2, 1};
+  batch.sparse[2].offsets = {0, 1, 1, 2, 2};
+  batch.tables.resize(2);
+  batch.tables[0] = {.keys = {10, 11}, .counts = {2, 2}, .oov = {}, .oov_uses = {}};
+  batch.tables[1] = {.keys = {20, 21, 22},
+                     .counts = {2, 2, 2},
+                     .oov = {3, 0},
+                     .oov_uses = {{.feature = 1, .position = 0, .oov = 0},
+                                  {.feature = 1, .position = 1, .oov = 0},
+                                  {.feature = 1, .position = 2, .oov = 1},
+                                  {.feature = 2, .position = 0, .oov = 1}}};
+  return batch;
+}
+
+TableRows RowsOf() { return {.tables = {{1, 2, 3, 4}, {20, 21, 22, 103, 100}}}; }
+
+TEST(TableParts, OovRowsTravelAsTheCompanionsKeysBehindTheTables) {
+  const data::Schema schema = TwoTables();
+  const data::Batch batch = BatchOf();
+  TableRows rows = RowsOf();
+  FoundKeys found;
+  const auto pulls = PullParts(schema, batch, &rows, &found);
+  ASSERT_EQ(pulls.size(), 3U);
+  EXPECT_EQ(pulls[0].table, 0U);
+  EXPECT_TRUE(pulls[0].found.empty()) << "nothing of table id depends on which keys have rows";
+  EXPECT_EQ(pulls[1].table, 1U);
+  EXPECT_EQ(pulls[1].rows.size(), 3U);
+  EXPECT_EQ(pulls[1].found.size(), 3U);
+  EXPECT_EQ(pulls[1].found.data(), found[1].data());
+  EXPECT_EQ(pulls[2].table, 2U);
+  EXPECT_EQ(Keys(pulls[2].keys.begin(), pulls[2].keys.end()), (Keys{3, 0}));
+  EXPECT_EQ(pulls[2].rows.data(), rows.tables[1].data() + 3);
+  EXPECT_TRUE(pulls[2].found.empty());
+  const auto pushes = PushParts(schema, batch, rows);
+  ASSERT_EQ(pushes.size(), 3U);
+  EXPECT_EQ(pushes[2].grads[0], 103.0F);
+}
+
+TEST(TableParts, DrawnUsesOfKeysWithoutARowGoToOovRows) {
+  data::Batch batch = BatchOf();
+  RouteUnseen({{}, {0, 1, 0}}, &batch);  // 20 and 22 have no row
+  EXPECT_EQ(batch.sparse[0].slots, (Slots{0, 0, 1, 1}));
+  EXPECT_EQ(batch.sparse[1].slots, (Slots{3, 3, 1, 2})) << "21 has a row; the use of 22 here was not drawn";
+  EXPECT_EQ(batch.sparse[2].slots, (Slots{4, 1}));
+  EXPECT_EQ(batch.tables[1].counts, (Slots{0, 2, 1}));
+}
+
+TEST(TableParts, KeysAndBucketsWithoutAUseAreNotPushed) {
+  const data::Schema schema = TwoTables();
+  data::Batch batch = BatchOf();
+  RouteUnseen({{}, {0, 1, 1}}, &batch);  // only 20 has no row: all its uses go to bucket 3, bucket 0 has none
+  TableRows grads = RowsOf();
+  DropUnused(schema, &batch, &grads);
+  EXPECT_EQ(batch.tables[0].keys, (Keys{10, 11}));
+  EXPECT_EQ(batch.tables[1].keys, (Keys{21, 22}));
+  EXPECT_EQ(batch.tables[1].oov, (Keys{3}));
+  EXPECT_EQ(grads.tables[0], (std::vector<float>{1, 2, 3, 4}));
+  EXPECT_EQ(grads.tables[1], (std::vector<float>{21, 22, 103}));
+  const auto pushes = PushParts(schema, batch, grads);
+  ASSERT_EQ(pushes.size(), 3U);
+  EXPECT_EQ(pushes[1].grads.size(), 2U);
+  EXPECT_EQ(pushes[2].grads[0], 103.0F);
+}
+
+TEST(TableParts, WhenEveryKeyHasARowNoBucketIsPushed) {
+  const data::Schema schema = TwoTables();
+  data::Batch batch = BatchOf();
+  RouteUnseen({{}, {1, 1, 1}}, &batch);
+  EXPECT_EQ(batch.sparse[1].slots, BatchOf().sparse[1].slots);
+  TableRows grads = RowsOf();
+  DropUnused(schema, &batch, &grads);
+  EXPECT_EQ(grads.tables[1], (std::vector<float>{20, 21, 22}));
+  EXPECT_EQ(PushParts(schema, batch, grads).size(), 2U);
+}
+
+}  // namespace
+}  // namespace gatemill::train
