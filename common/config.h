@@ -121,6 +121,10 @@ struct FeatureConfig {
   bool operator==(const FeatureConfig&) const = default;
 };
 
+// Limits of a model. Sizes past them are mistakes of the user, not models.
+inline constexpr int kMaxLayers = 64;  // of one stack
+inline constexpr int kMaxExperts = 1024;
+
 // ---- model -------------------------------------------------------------------------------------------------------
 struct MlpConfig {
   std::vector<int> hidden_units;

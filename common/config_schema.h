@@ -33,8 +33,6 @@ inline constexpr double kNoBound = std::numeric_limits<double>::quiet_NaN();
 // Limits of a configuration. Sizes past them are mistakes of the user, not models.
 inline constexpr int kMaxEmbeddingDim = 4096;
 inline constexpr int kMaxHiddenUnits = 65536;
-inline constexpr int kMaxLayers = 64;
-inline constexpr int kMaxExperts = 1024;
 inline constexpr int kMaxTasks = 64;
 inline constexpr int kMaxBuckets = 65536;
 inline constexpr std::int64_t kMaxBatch = 1 << 24;

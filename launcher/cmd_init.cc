@@ -254,6 +254,7 @@ Status RunInit(const InitArgs& args) {
   if (!args.output.empty() && FileExists(args.output)) {
     return InvalidInput(args.output + " exists already; give --output another name or move it away");
   }
+  if (!args.output.empty()) GM_RETURN_IF_ERROR(CheckOutputFile(args.output));
   GM_ASSIGN_OR_RETURN(const std::string yaml, Draft(args).Write());
   if (args.output.empty()) {
     std::fputs(yaml.c_str(), stdout);

@@ -14,6 +14,7 @@
 #include "launcher/command.h"
 #include "launcher/job.h"
 #include "launcher/output.h"
+#include "launcher/resume.h"
 #include "launcher/session.h"
 #include "worker/data/part_reader.h"
 #include "worker/train/checkpoint.h"
@@ -173,10 +174,28 @@ class TrainCommand {
     if (resume_from_.empty()) return Ok();
     GM_ASSIGN_OR_RETURN(resumed_, train::LoadCheckpoint(resume_from_));
     statistics_ = resumed_->statistics;
+    GM_ASSIGN_OR_RETURN(const Config then, ParseConfig(resumed_->config_yaml, resume_from_ + "/config.yaml", {}));
+    GM_ASSIGN_OR_RETURN(const auto notes, CompareForResume(config_, then, resumed_->cursor.next_batch > 0));
+    for (const std::string& note : notes) {
+      if (job_->rank() == 0) log_->Warn("resumed with a change, so the bits are not those of a run undisturbed: " + note);
+    }
     if (job_->rank() == 0) {
       log_->Info("resuming from " + resume_from_ + " (step " + std::to_string(resumed_->cursor.step) + ")");
     }
     return Ok();
+  }
+
+  // Where training goes on. In another run directory the best is looked for anew: the old one's is not in it.
+  [[nodiscard]] train::Cursor StartCursor() const {
+    if (!resumed_) return {};
+    train::Cursor cursor = resumed_->cursor;
+    std::error_code error;
+    const fs::path of_run = fs::weakly_canonical(resume_from_, error).parent_path().parent_path();
+    if (of_run != fs::weakly_canonical(run_dir_, error)) {
+      cursor.best_value.reset();
+      cursor.epochs_without_improvement = 0;
+    }
+    return cursor;
   }
 
   train::FitParts FitPartsOf() {
@@ -196,7 +215,7 @@ class TrainCommand {
             .run_dir = run_dir_,
             .log = log_,
             .quiet = false,
-            .start = resumed_ ? resumed_->cursor : train::Cursor{},
+            .start = StartCursor(),
             .start_checkpoint = resume_from_};
   }
 

@@ -3,6 +3,8 @@
 #include <CLI/CLI.hpp>
 #include <array>
 #include <cstdio>
+#include <exception>
+#include <new>
 #include <utility>
 #include <vector>
 
@@ -50,9 +52,16 @@ int main(int argc, char** argv) {
   }
   for (const auto& [sub, run] : commands) {
     if (!sub->parsed()) continue;
-    const gatemill::Status status = run();
-    if (!status.ok() && !status.message().empty()) std::fprintf(stderr, "gatemill: %s\n", status.message().c_str());
-    return status.exit_code();
+    try {
+      const gatemill::Status status = run();
+      if (!status.ok() && !status.message().empty()) std::fprintf(stderr, "gatemill: %s\n", status.message().c_str());
+      return status.exit_code();
+    } catch (const std::bad_alloc&) {
+      std::fprintf(stderr, "gatemill: out of memory; use smaller batches, data.cache_bytes or tables\n");
+    } catch (const std::exception& error) {
+      std::fprintf(stderr, "gatemill: unexpected error: %s\n", error.what());
+    }
+    return 1;
   }
   return 2;
 }

@@ -51,7 +51,7 @@ std::string FormatMetrics(const std::vector<std::pair<std::string, train::TaskMe
       rows.push_back(std::move(row));
     }
   }
-  return FormatTable(rows);
+  return rows.size() == 1 ? std::string() : FormatTable(rows);
 }
 
 std::string FormatUnseen(const std::vector<std::string>& features, const std::vector<double>& shares) {

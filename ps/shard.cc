@@ -48,9 +48,10 @@ struct DoneControl {
   Reply reply;
 };
 
-std::uint64_t FrameBytes(const Request& request) {
-  std::uint64_t bytes = 0;
-  for (const TablePart& part : request.parts) bytes += part.keys.size() + part.rows.size();
+// What parts take while they are kept.
+std::uint64_t BytesOf(const std::vector<TablePart>& parts) {
+  std::uint64_t bytes = parts.size() * sizeof(TablePart);
+  for (const TablePart& part : parts) bytes += part.keys.size() + part.rows.size();
   return bytes;
 }
 
@@ -217,7 +218,7 @@ class StepShard final : public Shard {
   }
 
   Status Buffer(Request* request) {
-    const std::uint64_t bytes = FrameBytes(*request);
+    const std::uint64_t bytes = BytesOf(request->parts);
     GM_RETURN_IF_ERROR(CheckBuffer(bytes));
     KeepFrames(&request->parts);
     std::vector<std::vector<TablePart>>& workers = buffered_[request->stamp.step];
@@ -255,9 +256,9 @@ class StepShard final : public Shard {
     if (found == buffered_.end()) return;  // applied when it came
     std::vector<std::vector<const TablePart*>> by_table(tables_.size());
     for (const std::vector<TablePart>& worker : found->second) {
+      buffered_bytes_ -= BytesOf(worker);
       for (const TablePart& part : worker) {
         if (part.count != 0) by_table[part.table].push_back(&part);
-        buffered_bytes_ -= part.keys.size() + part.rows.size();
       }
     }
     for (const std::vector<const TablePart*>& parts : by_table) {
@@ -285,7 +286,7 @@ class StepShard final : public Shard {
              waiting.request.op == request.op && waiting.request.id == request.id;
     };
     if (std::any_of(waiting_.begin(), waiting_.end(), same)) return;  // sent again
-    const std::uint64_t bytes = FrameBytes(request);
+    const std::uint64_t bytes = BytesOf(request.parts) + request.text.size();
     const Status status = CheckBuffer(bytes);
     if (!status.ok()) return Answer(from, request, status, out);
     KeepFrames(&request.parts);
@@ -303,7 +304,10 @@ class StepShard final : public Shard {
       const Waiting ready = std::move(*at);
       waiting_.erase(at);
       buffered_bytes_ -= ready.bytes;
-      Run(ready.from, ready.request, out);
+      // Steps went on while it waited, or the tables were restored.
+      const Status status = CheckStep(ready.request);
+      if (status.ok()) Run(ready.from, ready.request, out);
+      if (!status.ok()) Answer(ready.from, ready.request, status, out);
       at = waiting_.begin();  // a restore changes what is ready
     }
   }

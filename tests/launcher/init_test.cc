@@ -87,6 +87,9 @@ TEST(InitTest, BadLabelsAndFiles) {
   EXPECT_NE(unknown.err.find("there is no column clik; did you mean click?"), std::string::npos) << unknown.err;
   EXPECT_NE(unknown.err.find("label user must be a number"), std::string::npos) << unknown.err;
   EXPECT_FALSE(FileExists(path));
+  const Finished unwritable = Init({data, "--labels", "click", "--output", dir.path() + "/nowhere/draft.yaml"});
+  EXPECT_EQ(unwritable.exit_code, 2);
+  EXPECT_NE(unwritable.err.find("nowhere/draft.yaml"), std::string::npos) << unwritable.err;
   const Finished missing = Init({dir.path() + "/nowhere.csv", "--labels", "click"});
   EXPECT_EQ(missing.exit_code, 2);
   EXPECT_NE(missing.err.find("nowhere.csv"), std::string::npos) << missing.err;

@@ -258,7 +258,7 @@ TEST(Shard, APullOfAStepThatIsOverIsRefused) {
 }
 
 TEST(Shard, WaitingRequestsAreBounded) {
-  ShardJob job({.num_workers = 2, .max_buffered_bytes = 100});
+  ShardJob job({.num_workers = 2, .max_buffered_bytes = 100 + sizeof(TablePart)});
   std::vector<std::uint64_t> keys(10);
   for (std::uint64_t i = 0; i < 10; ++i) keys[i] = i;
   EXPECT_TRUE(job.Send(0, job.WithKeys(Op::kPull, 0, 1, 2, keys)).empty());
@@ -271,6 +271,26 @@ TEST(Shard, WaitingRequestsAreBounded) {
   job.Ask(0, job.Push(0, 0, 0, {}));
   EXPECT_EQ(job.Send(0, job.Push(0, 1, 0, {})).size(), 2U);
   EXPECT_TRUE(job.Send(0, job.WithKeys(Op::kPull, 1, 2, 2, keys)).empty());
+}
+
+// A restore's directory waits with the request: what is kept counts, whatever it is.
+TEST(Shard, TextThatWaitsIsBounded) {
+  ShardJob job({.num_workers = 2, .max_buffered_bytes = 100});
+  job.Ask(0, job.Push(0, 0, 0, {}));  // worker 1 has not pushed: no step boundary
+  EXPECT_EQ(job.Ask(0, job.WithText(Op::kRestore, 0, 5, std::string(101, 'd'))).code, Code::kUnavailable);
+  EXPECT_TRUE(job.Send(0, job.WithText(Op::kRestore, 0, 5, std::string(100, 'd'))).empty());
+}
+
+TEST(Shard, APullThatWaitedForAStepThatIsGoneIsRefused) {
+  ShardJob job({.num_workers = 2});
+  EXPECT_TRUE(job.Send(0, job.WithKeys(Op::kPull, 0, 3, 2, {5})).empty());
+  const auto out = job.Send(0, job.NewRequest(Op::kClear, 1, 9));
+  ASSERT_EQ(out.size(), 2U);
+  EXPECT_EQ(out[0].reply.op, Op::kClear);
+  EXPECT_EQ(out[0].reply.code, Code::kOk) << out[0].reply.error;
+  EXPECT_EQ(out[1].reply.op, Op::kPull);
+  EXPECT_EQ(out[1].reply.code, Code::kInvalidInput);
+  EXPECT_NE(out[1].reply.error.find("older than step 9"), std::string::npos) << out[1].reply.error;
 }
 
 TEST(Shard, HelloSaysWhichTablesItMeans) {

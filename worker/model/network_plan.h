@@ -27,8 +27,6 @@
 namespace gatemill::model {
 
 inline constexpr std::int64_t kMaxParameters = (std::int64_t{1} << 31) - 1;  // numbers in the flat buffer
-inline constexpr int kMaxExperts = 4096;
-inline constexpr int kMaxLayers = 64;  // of one stack
 
 enum class Activation { kLinear, kRelu, kLeakyRelu, kGelu, kSilu, kTanh, kSigmoid };
 enum class ParameterKind { kWeight, kBias, kBnWeight, kBnBias };

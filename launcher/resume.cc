@@ -1,0 +1,82 @@
+#include "launcher/resume.h"
+
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
+namespace gatemill::launcher {
+namespace {
+
+class Differences {
+ public:
+  template <typename T>
+  void Compare(const char* key, const T& now, const T& then) {
+    if (now == then) return;
+    lines_.push_back(std::string(key) + " is " + Text(now) + ", in the checkpoint " + Text(then));
+  }
+  // For values too long to show.
+  template <typename T>
+  void CompareWhole(const char* key, const T& now, const T& then) {
+    if (!(now == then)) lines_.push_back(std::string(key) + " is another than the checkpoint's");
+  }
+  std::vector<std::string> Take() { return std::move(lines_); }
+
+ private:
+  static std::string Text(bool value) { return value ? "true" : "false"; }
+  template <typename T>
+  static std::string Text(const T& value) {
+    return std::to_string(value);
+  }
+  std::vector<std::string> lines_;
+};
+
+const char* NameOf(Consistency consistency) {
+  switch (consistency) {
+    case Consistency::kSync: return "sync";
+    case Consistency::kBounded: return "bounded";
+    case Consistency::kAsync: return "async";
+  }
+  return "unknown";
+}
+
+// Features without the lines of the file that they stand in.
+std::vector<FeatureConfig> Unplaced(std::vector<FeatureConfig> features) {
+  for (FeatureConfig& feature : features) feature.line = 0;
+  return features;
+}
+
+}  // namespace
+
+Result<std::vector<std::string>> CompareForResume(const Config& now, const Config& then, bool mid_epoch) {
+  Differences epoch;
+  epoch.Compare("train.global_batch_size", now.train.global_batch_size, then.train.global_batch_size);
+  epoch.Compare("train.seed", now.train.seed, then.train.seed);
+  epoch.Compare("data.shuffle", now.data.shuffle, then.data.shuffle);
+  epoch.Compare("data.shuffle_rows", now.data.shuffle_rows, then.data.shuffle_rows);
+  epoch.Compare("data.cache_bytes", now.data.cache_bytes, then.data.cache_bytes);
+  epoch.Compare("data.limit", now.data.limit, then.data.limit);
+  epoch.CompareWhole("data.train", now.data.train, then.data.train);
+  epoch.CompareWhole("data.split", now.data.split, then.data.split);
+  std::vector<std::string> notes = epoch.Take();
+  if (mid_epoch && !notes.empty()) {
+    std::string list;
+    for (const std::string& line : notes) list += "\n  " + line;
+    return InvalidInput("the checkpoint is of the middle of an epoch, whose rest would be other samples:" + list +
+                        "\ngive the checkpoint's values, or resume from a checkpoint of an epoch's end");
+  }
+  Differences rest;
+  rest.Compare("train.threads", now.train.threads, then.train.threads);
+  if (now.train.consistency != then.train.consistency) {
+    notes.push_back(std::string("train.consistency is ") + NameOf(now.train.consistency) + ", in the checkpoint " +
+                    NameOf(then.train.consistency));
+  }
+  rest.CompareWhole("train.dense_optimizer", now.train.dense_optimizer, then.train.dense_optimizer);
+  rest.CompareWhole("train.sparse_optimizer", now.train.sparse_optimizer, then.train.sparse_optimizer);
+  rest.CompareWhole("tables", now.tables, then.tables);
+  rest.CompareWhole("features", Unplaced(now.features), Unplaced(then.features));
+  std::vector<std::string> more = rest.Take();
+  std::move(more.begin(), more.end(), std::back_inserter(notes));
+  return notes;
+}
+
+}  // namespace gatemill::launcher

@@ -1,0 +1,65 @@
+#include "launcher/resume.h"
+
+#include <gtest/gtest.h>
+
+namespace gatemill::launcher {
+namespace {
+
+constexpr const char* kYaml = R"(
+data: {train: log.csv}
+tables: {user: {embedding_dim: 4}}
+features: [{columns: user, type: sparse}]
+tasks: {click: {label_name: click}}
+train: {global_batch_size: 64, seed: 3}
+)";
+
+Config ConfigWith(const std::vector<std::string>& overrides) {
+  auto config = ParseConfig(kYaml, "job.yaml", overrides);
+  EXPECT_TRUE(config.ok()) << config.status().message();
+  return config.ok() ? *config : Config();
+}
+
+TEST(CompareForResume, TheResolvedConfigurationIsItsOwn) {
+  const Config config = ConfigWith({});
+  const auto resolved = ParseConfig(ResolvedYaml(config), "config.yaml", {});
+  ASSERT_TRUE(resolved.ok());
+  const auto notes = CompareForResume(config, *resolved, true);
+  ASSERT_TRUE(notes.ok()) << notes.status().message();
+  EXPECT_TRUE(notes->empty()) << notes->front();
+}
+
+TEST(CompareForResume, WhatMovesTheBordersOfBatchesIsRefusedInTheMiddleOfAnEpoch) {
+  for (const std::string change : {"train.global_batch_size=32", "train.seed=4", "data.shuffle=false", "data.limit=10",
+                                   "data.train=other.csv", "data.split=0.5", "data.shuffle_rows=128", "data.cache_bytes=1"}) {
+    const std::string key = change.substr(0, change.find('='));
+    const auto refused = CompareForResume(ConfigWith({change}), ConfigWith({}), true);
+    ASSERT_EQ(refused.status().code(), Code::kInvalidInput) << change;
+    EXPECT_NE(refused.status().message().find("\n  " + key + " is "), std::string::npos) << refused.status().message();
+    const auto said = CompareForResume(ConfigWith({change}), ConfigWith({}), false);
+    ASSERT_TRUE(said.ok()) << change;
+    ASSERT_EQ(said->size(), 1U) << change;
+    EXPECT_EQ(said->front().find(key + " is "), 0U) << said->front();
+  }
+}
+
+TEST(CompareForResume, OtherChangesAreSaid) {
+  for (const std::string change : {"train.threads=1", "train.consistency=async", "train.dense_optimizer.lr=0.5",
+                                   "train.sparse_optimizer.lr=0.5", "tables.user.initializer.scale=0.5",
+                                   "tables.user.oov_buckets=3", "features.0.separator=|"}) {
+    const auto said = CompareForResume(ConfigWith({change}), ConfigWith({}), true);
+    ASSERT_TRUE(said.ok()) << said.status().message();
+    EXPECT_EQ(said->size(), 1U) << change;
+  }
+}
+
+TEST(CompareForResume, WhatDoesNotTouchTheResultIsNotSaid) {
+  for (const std::string change : {"train.num_epochs=7", "train.max_steps=9", "train.checkpoint.keep=5", "ps.transport=tcp",
+                                   "train.log_every_steps=1"}) {
+    const auto said = CompareForResume(ConfigWith({change}), ConfigWith({}), true);
+    ASSERT_TRUE(said.ok()) << said.status().message();
+    EXPECT_TRUE(said->empty()) << change << ": " << said->front();
+  }
+}
+
+}  // namespace
+}  // namespace gatemill::launcher
