@@ -281,7 +281,8 @@ void Describe(V& v, TableConfig& c) {
                         .when = "oov_buckets > 0",
                         .foreign = {{"oov_share"}, {"oov_dropout"}},
                         .doc = "Share of the uses of a value that has no row yet which train a shared row instead, so that shared rows "
-                               "learn what new values have in common. A value that has a row is never dropped."});
+                               "learn what new values have in common. A value that has a row, as of the step's "
+                               "pull, is never dropped."});
 }
 
 template <class V>

@@ -174,8 +174,16 @@ class TrainCommand {
     if (resume_from_.empty()) return Ok();
     GM_ASSIGN_OR_RETURN(resumed_, train::LoadCheckpoint(resume_from_));
     statistics_ = resumed_->statistics;
+    // Both with their variables replaced.
+    GM_ASSIGN_OR_RETURN(const Config now, ParseConfig(ResolvedYaml(config_), args_.config_path, {}));
     GM_ASSIGN_OR_RETURN(const Config then, ParseConfig(resumed_->config_yaml, resume_from_ + "/config.yaml", {}));
-    GM_ASSIGN_OR_RETURN(const auto notes, CompareForResume(config_, then, resumed_->cursor.next_batch > 0));
+    GM_ASSIGN_OR_RETURN(const bool streams_now, Streams(now));
+    GM_ASSIGN_OR_RETURN(const bool streamed_then, Streams(then));
+    GM_ASSIGN_OR_RETURN(const auto notes, CompareForResume({.config = &now, .streams = streams_now},
+                                                           {.config = &then, .streams = streamed_then},
+                                                           resumed_->cursor.next_batch > 0));
+    same_judge_ = train::MonitorOf(now) == train::MonitorOf(then) && now.data.root == then.data.root &&
+                  now.data.valid == then.data.valid && now.data.split == then.data.split && now.tasks == then.tasks;
     for (const std::string& note : notes) {
       if (job_->rank() == 0) log_->Warn("resumed with a change, so the bits are not those of a run undisturbed: " + note);
     }
@@ -185,14 +193,20 @@ class TrainCommand {
     return Ok();
   }
 
-  // Where training goes on. In another run directory the best is looked for anew: the old one's is not in it.
+  // Does the training part, of another configuration too, come from its files batch by batch?
+  static Result<bool> Streams(const Config& config) {
+    GM_ASSIGN_OR_RETURN(const bool in_memory, data::FitsInMemory(config.data, config.data.train));
+    return !in_memory;
+  }
+
+  // Where training goes on. The best is looked for anew in another run directory, which does not have the old one's, and
+  // when it is judged by something else.
   [[nodiscard]] train::Cursor StartCursor() const {
     if (!resumed_) return {};
     train::Cursor cursor = resumed_->cursor;
-    std::error_code error;
-    const fs::path of_run = fs::weakly_canonical(resume_from_, error).parent_path().parent_path();
-    if (of_run != fs::weakly_canonical(run_dir_, error)) {
+    if (args_.resume != "auto" || !same_judge_) {
       cursor.best_value.reset();
+      cursor.best_step = 0;
       cursor.epochs_without_improvement = 0;
     }
     return cursor;
@@ -301,6 +315,7 @@ class TrainCommand {
   data::Schema schema_;
   std::string resume_from_;
   std::optional<train::Checkpoint> resumed_;
+  bool same_judge_ = true;  // the resumed run's best value means the same here
   data::Statistics statistics_;
   std::shared_ptr<const data::Dataset> train_;
   std::shared_ptr<const data::Dataset> valid_;
@@ -328,18 +343,15 @@ Status RunTrain(const TrainArgs& args) {
   const std::int64_t start_ns = clock.NowNs();
   GM_ASSIGN_OR_RETURN(const std::unique_ptr<Job> job, Job::Start({.servers = args.servers, .deadline_ms = kDeadlineMs}));
   const std::unique_ptr<Logger> log = NewStderrLogger(job->name(), LogLevel::kInfo);
-  Status status;
-  {
-    TrainCommand command(args, job.get(), log.get());
-    command.SetStart(start_ns);
-    // What is wrong with the input is found by all ranks together, before anything is written or started.
-    GM_RETURN_IF_ERROR(Agree(command.Prepare(), job.get()));
-    GM_RETURN_IF_ERROR(Agree(command.ReadData(), job.get()));
-    GM_RETURN_IF_ERROR(command.MakeRunDir());
-    status = command.Run();
-    // From here on the others may be waiting for this rank: end them too, with the cause.
-    if (!status.ok() && job->size() > 1) job->Abort(status.exit_code(), status.message());
-  }
+  TrainCommand command(args, job.get(), log.get());
+  command.SetStart(start_ns);
+  // What is wrong with the input is found by all ranks together, before anything is written or started.
+  GM_RETURN_IF_ERROR(Agree(WithoutExceptions([&] { return command.Prepare(); }), job.get()));
+  GM_RETURN_IF_ERROR(Agree(WithoutExceptions([&] { return command.ReadData(); }), job.get()));
+  GM_RETURN_IF_ERROR(command.MakeRunDir());
+  Status status = WithoutExceptions([&] { return command.Run(); });
+  // From here on the others may be waiting for this rank: end them too, with the cause.
+  if (!status.ok() && job->size() > 1) job->Abort(status.exit_code(), status.message());
   return status;
 }
 

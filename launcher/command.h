@@ -6,13 +6,28 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <exception>
 #include <functional>
+#include <new>
+#include <string>
 
 #include "common/status.h"
 
 namespace gatemill::launcher {
 
 using RunCommand = std::function<Status()>;
+
+// Runs it; what a library throws (no memory, as a rule) becomes kInternal. A rank of a job uses it while its job lives, so
+// that the failure ends the other ranks too.
+inline Status WithoutExceptions(const RunCommand& run) {
+  try {
+    return run();
+  } catch (const std::bad_alloc&) {
+    return Internal("out of memory; use a smaller batch, data.cache_bytes or embedding_dim, or more servers");
+  } catch (const std::exception& error) {
+    return Internal(std::string("unexpected error: ") + error.what());
+  }
+}
 
 RunCommand AddTrain(CLI::App* app);
 RunCommand AddEval(CLI::App* app);

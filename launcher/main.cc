@@ -3,8 +3,6 @@
 #include <CLI/CLI.hpp>
 #include <array>
 #include <cstdio>
-#include <exception>
-#include <new>
 #include <utility>
 #include <vector>
 
@@ -52,16 +50,9 @@ int main(int argc, char** argv) {
   }
   for (const auto& [sub, run] : commands) {
     if (!sub->parsed()) continue;
-    try {
-      const gatemill::Status status = run();
-      if (!status.ok() && !status.message().empty()) std::fprintf(stderr, "gatemill: %s\n", status.message().c_str());
-      return status.exit_code();
-    } catch (const std::bad_alloc&) {
-      std::fprintf(stderr, "gatemill: out of memory; use smaller batches, data.cache_bytes or tables\n");
-    } catch (const std::exception& error) {
-      std::fprintf(stderr, "gatemill: unexpected error: %s\n", error.what());
-    }
-    return 1;
+    const gatemill::Status status = gatemill::launcher::WithoutExceptions(run);
+    if (!status.ok() && !status.message().empty()) std::fprintf(stderr, "gatemill: %s\n", status.message().c_str());
+    return status.exit_code();
   }
   return 2;
 }

@@ -1,4 +1,4 @@
-// What commands print: one JSON object on standard output with --json, else tables for a person on standard error.
+// What commands print: one JSON object on standard output with --json, else tables for a person.
 // Thread safety: free functions.
 #pragma once
 
@@ -14,7 +14,7 @@ namespace gatemill::launcher {
 
 // Columns aligned, two spaces between; the first row is the heading.
 std::string FormatTable(const std::vector<std::vector<std::string>>& rows);
-// A row per task, a column per part and metric: {"valid", metrics}, {"test", metrics}. "" when there are none.
+// A row per task and part, a column per metric: {"valid", metrics}, {"test", metrics}. "" when there are none.
 std::string FormatMetrics(const std::vector<std::pair<std::string, train::TaskMetrics>>& parts);
 // The shares of unseen values worth knowing (above 0.1%), as one line; "" when there is none.
 std::string FormatUnseen(const std::vector<std::string>& features, const std::vector<double>& shares);

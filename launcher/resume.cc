@@ -22,6 +22,7 @@ class Differences {
   std::vector<std::string> Take() { return std::move(lines_); }
 
  private:
+  static std::string Text(const std::string& value) { return "\"" + value + "\""; }
   static std::string Text(bool value) { return value ? "true" : "false"; }
   template <typename T>
   static std::string Text(const T& value) {
@@ -47,14 +48,22 @@ std::vector<FeatureConfig> Unplaced(std::vector<FeatureConfig> features) {
 
 }  // namespace
 
-Result<std::vector<std::string>> CompareForResume(const Config& now, const Config& then, bool mid_epoch) {
+Result<std::vector<std::string>> CompareForResume(const ResumeSide& now_side, const ResumeSide& then_side,
+                                                  bool mid_epoch) {
+  const Config& now = *now_side.config;
+  const Config& then = *then_side.config;
   Differences epoch;
   epoch.Compare("train.global_batch_size", now.train.global_batch_size, then.train.global_batch_size);
   epoch.Compare("train.seed", now.train.seed, then.train.seed);
   epoch.Compare("data.shuffle", now.data.shuffle, then.data.shuffle);
-  epoch.Compare("data.shuffle_rows", now.data.shuffle_rows, then.data.shuffle_rows);
-  epoch.Compare("data.cache_bytes", now.data.cache_bytes, then.data.cache_bytes);
+  epoch.Compare("streaming (data.cache_bytes)", now_side.streams, then_side.streams);
+  if (now_side.streams && then_side.streams) {
+    epoch.Compare("data.shuffle_rows", now.data.shuffle_rows, then.data.shuffle_rows);
+  }
   epoch.Compare("data.limit", now.data.limit, then.data.limit);
+  epoch.Compare("data.header", now.data.header, then.data.header);
+  epoch.Compare("data.format", now.data.format, then.data.format);
+  epoch.CompareWhole("data.column_names", now.data.column_names, then.data.column_names);
   epoch.CompareWhole("data.train", now.data.train, then.data.train);
   epoch.CompareWhole("data.split", now.data.split, then.data.split);
   std::vector<std::string> notes = epoch.Take();
@@ -65,15 +74,19 @@ Result<std::vector<std::string>> CompareForResume(const Config& now, const Confi
                         "\ngive the checkpoint's values, or resume from a checkpoint of an epoch's end");
   }
   Differences rest;
+  rest.Compare("data.root", now.data.root, then.data.root);  // the same files may have moved
+  rest.CompareWhole("data.missing", now.data.missing, then.data.missing);
+  rest.Compare("data.sample_weight", now.data.sample_weight, then.data.sample_weight);
   rest.Compare("train.threads", now.train.threads, then.train.threads);
-  if (now.train.consistency != then.train.consistency) {
-    notes.push_back(std::string("train.consistency is ") + NameOf(now.train.consistency) + ", in the checkpoint " +
-                    NameOf(then.train.consistency));
-  }
+  rest.Compare("train.device", now.train.device, then.train.device);
+  rest.Compare("train.consistency", std::string(NameOf(now.train.consistency)), std::string(NameOf(then.train.consistency)));
+  rest.Compare("train.staleness", now.train.staleness, then.train.staleness);
   rest.CompareWhole("train.dense_optimizer", now.train.dense_optimizer, then.train.dense_optimizer);
   rest.CompareWhole("train.sparse_optimizer", now.train.sparse_optimizer, then.train.sparse_optimizer);
   rest.CompareWhole("tables", now.tables, then.tables);
   rest.CompareWhole("features", Unplaced(now.features), Unplaced(then.features));
+  rest.CompareWhole("model", now.model, then.model);
+  rest.CompareWhole("tasks", now.tasks, then.tasks);
   std::vector<std::string> more = rest.Take();
   std::move(more.begin(), more.end(), std::back_inserter(notes));
   return notes;

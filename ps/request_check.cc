@@ -108,6 +108,7 @@ Status RequestChecker::CheckFrames(Op op, const TablePart& part, const std::stri
   GM_RETURN_IF_ERROR(CheckBytes(part.keys, part.count * sizeof(std::uint64_t), "keys", where));
   GM_RETURN_IF_ERROR(CheckBytes(part.rows, part.count * row_bytes, "rows", where));
   GM_RETURN_IF_ERROR(CheckBytes(part.found, 0, "found", where));
+  if (part.want_found && op != Op::kPull) return InvalidInput(where + ": only a pull can ask which keys have rows");
   return CheckBytes(part.headers, 0, "headers", where);
 }
 
@@ -135,7 +136,7 @@ Status RequestChecker::CheckKeys(Op op, const TablePart& part, const std::string
 std::uint64_t RequestChecker::ReplyBytes(const Request& request, const TablePart& part) const {
   const TableShape& table = tables_[part.table];
   if (request.op == Op::kPull) {
-    return part.count * (table.dim * sizeof(float) + (request.mode == ReadMode::kEval ? 1 : 0));
+    return part.count * (table.dim * sizeof(float) + (part.want_found ? 1 : 0));
   }
   if (request.op == Op::kReadStored) {
     return part.count * ((table.dim + table.state_dim) * sizeof(float) + sizeof(RowHeader) + 1);

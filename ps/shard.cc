@@ -286,7 +286,7 @@ class StepShard final : public Shard {
              waiting.request.op == request.op && waiting.request.id == request.id;
     };
     if (std::any_of(waiting_.begin(), waiting_.end(), same)) return;  // sent again
-    const std::uint64_t bytes = BytesOf(request.parts) + request.text.size();
+    const std::uint64_t bytes = sizeof(Waiting) + BytesOf(request.parts) + request.text.size();
     const Status status = CheckBuffer(bytes);
     if (!status.ok()) return Answer(from, request, status, out);
     KeepFrames(&request.parts);

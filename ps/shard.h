@@ -49,7 +49,7 @@ struct ShardOptions {
   std::uint64_t seed = 1;
   Consistency consistency = Consistency::kSync;
   std::uint32_t staleness = 0;
-  std::uint64_t max_buffered_bytes = 4ULL << 30;  // of pushes and pulls that wait; more is an error, never a silent drop
+  std::uint64_t max_buffered_bytes = 4ULL << 30;  // of pushes and other requests that wait, text included; more is an error, never a silent drop
 };
 
 class Shard {

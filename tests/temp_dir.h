@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <stdlib.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -13,14 +14,11 @@ namespace gatemill {
 class TempDir {
  public:
   TempDir() : path_((std::filesystem::temp_directory_path() / "gatemill-test-XXXXXX").string()) {
-    if (::mkdtemp(path_.data()) == nullptr) {
-      ADD_FAILURE() << "cannot make " << path_;
-      path_.clear();
-    }
+    if (::mkdtemp(path_.data()) == nullptr) std::abort();  // nothing may be written elsewhere instead
   }
   ~TempDir() {
     std::error_code error;
-    if (!path_.empty()) std::filesystem::remove_all(path_, error);
+    std::filesystem::remove_all(path_, error);
     EXPECT_FALSE(error) << path_ << ": " << error.message();
   }
   TempDir(const TempDir&) = delete;
@@ -31,7 +29,9 @@ class TempDir {
   std::string Write(const std::string& name, const std::string& contents) const {
     const std::string file = path_ + "/" + name;
     std::filesystem::create_directories(std::filesystem::path(file).parent_path());
-    std::ofstream(file, std::ios::binary) << contents;
+    std::ofstream stream(file, std::ios::binary);
+    stream << contents << std::flush;
+    EXPECT_TRUE(stream.good()) << "cannot write " << file;
     return file;
   }
 

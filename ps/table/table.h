@@ -45,7 +45,7 @@ struct RowHeader {
 
 enum class ReadMode : std::uint8_t {
   kTrain = 0,  // an unseen key reads the value that its row would start with
-  kEval = 1,   // an unseen key reads zeros and found = 0
+  kEval = 1,   // an unseen key reads zeros
 };
 
 struct TableStats {
@@ -59,7 +59,7 @@ class Table {
   static Result<std::unique_ptr<Table>> Create(const TableSpec& spec, std::uint64_t seed);
   virtual ~Table() = default;
 
-  // keys: [n], rows: [n, dim] out, found: [n] out or empty. Keys may repeat.
+  // keys: [n], rows: [n, dim] out, found: [n] out, 1 where the key has a row; or empty. Keys may repeat.
   virtual void Read(std::span<const std::uint64_t> keys, ReadMode mode, std::span<float> rows,
                     std::span<std::uint8_t> found) const = 0;
   // keys: [n], all different; grads: [n, dim]. Creates rows that do not exist; runs the optimizer once per key.

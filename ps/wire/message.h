@@ -18,7 +18,7 @@
 
 namespace gatemill::ps {
 
-inline constexpr std::uint32_t kWireVersion = 1;
+inline constexpr std::uint32_t kWireVersion = 2;
 inline constexpr std::uint32_t kMaxTablesPerRequest = 4096;
 inline constexpr std::uint64_t kMaxKeysPerPart = 1ULL << 26;
 inline constexpr std::uint64_t kMaxMessageBytes = 1ULL << 31;

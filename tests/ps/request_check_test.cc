@@ -83,6 +83,7 @@ std::vector<Mistake> Mistakes() {
       {"rows of another dim", [](Request* r) { r->parts[0].rows = Frame::Own(std::vector<float>(15)); }, "'rows'"},
       {"rows of another type", [](Request* r) { r->parts[0].rows = Frame::Own(std::vector<double>(12)); }, "'rows'"},
       {"found", [](Request* r) { r->parts[0].found = Frame::Own(std::vector<std::uint8_t>(3)); }, "'found'"},
+      {"found asked of a push", [](Request* r) { r->parts[0].want_found = true; }, "only a pull"},
       {"headers", [](Request* r) { r->parts[0].headers = Frame::Own(std::vector<RowHeader>(3)); }, "'headers'"},
       {"another shard's key",
        [](Request* r) {

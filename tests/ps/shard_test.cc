@@ -258,13 +258,13 @@ TEST(Shard, APullOfAStepThatIsOverIsRefused) {
 }
 
 TEST(Shard, WaitingRequestsAreBounded) {
-  ShardJob job({.num_workers = 2, .max_buffered_bytes = 100 + sizeof(TablePart)});
-  std::vector<std::uint64_t> keys(10);
-  for (std::uint64_t i = 0; i < 10; ++i) keys[i] = i;
+  ShardJob job({.num_workers = 2, .max_buffered_bytes = 2000});
+  std::vector<std::uint64_t> keys(150);
+  for (std::uint64_t i = 0; i < 150; ++i) keys[i] = i;
   EXPECT_TRUE(job.Send(0, job.WithKeys(Op::kPull, 0, 1, 2, keys)).empty());
   EXPECT_EQ(job.Ask(0, job.WithKeys(Op::kPull, 1, 1, 2, keys)).code, Code::kUnavailable);
   std::vector<Gradients> large(3);
-  for (std::uint64_t key = 0; key < 10; ++key) large[2][key] = {1};
+  for (std::uint64_t key = 0; key < 150; ++key) large[2][key] = {1};
   EXPECT_EQ(job.Ask(0, job.Push(0, 0, 0, large)).code, Code::kUnavailable);
   EXPECT_EQ(job.shard(0).next_step(), 0U);
   // What waited leaves the count when it is answered.
@@ -273,12 +273,15 @@ TEST(Shard, WaitingRequestsAreBounded) {
   EXPECT_TRUE(job.Send(0, job.WithKeys(Op::kPull, 1, 2, 2, keys)).empty());
 }
 
-// A restore's directory waits with the request: what is kept counts, whatever it is.
-TEST(Shard, TextThatWaitsIsBounded) {
-  ShardJob job({.num_workers = 2, .max_buffered_bytes = 100});
+// A restore's directory waits with the request, and a request without parts takes room too.
+TEST(Shard, TextAndEmptyRequestsThatWaitAreBounded) {
+  ShardJob job({.num_workers = 2, .max_buffered_bytes = 2000});
   job.Ask(0, job.Push(0, 0, 0, {}));  // worker 1 has not pushed: no step boundary
-  EXPECT_EQ(job.Ask(0, job.WithText(Op::kRestore, 0, 5, std::string(101, 'd'))).code, Code::kUnavailable);
-  EXPECT_TRUE(job.Send(0, job.WithText(Op::kRestore, 0, 5, std::string(100, 'd'))).empty());
+  EXPECT_EQ(job.Ask(0, job.WithText(Op::kRestore, 0, 5, std::string(2000, 'd'))).code, Code::kUnavailable);
+  EXPECT_TRUE(job.Send(0, job.WithText(Op::kRestore, 0, 5, std::string(1000, 'd'))).empty());
+  int waiting = 0;
+  while (waiting < 20 && job.Send(0, job.NewRequest(Op::kClear, 0, 5)).empty()) ++waiting;
+  EXPECT_LT(waiting, 20);
 }
 
 TEST(Shard, APullThatWaitedForAStepThatIsGoneIsRefused) {
@@ -291,6 +294,18 @@ TEST(Shard, APullThatWaitedForAStepThatIsGoneIsRefused) {
   EXPECT_EQ(out[1].reply.op, Op::kPull);
   EXPECT_EQ(out[1].reply.code, Code::kInvalidInput);
   EXPECT_NE(out[1].reply.error.find("older than step 9"), std::string::npos) << out[1].reply.error;
+}
+
+TEST(Shard, APullSaysWhichKeysHaveRowsWhenAsked) {
+  ShardJob job({});
+  job.Ask(0, job.Push(0, 0, 0, TagGradient(5, 1)));
+  for (const ReadMode mode : {ReadMode::kTrain, ReadMode::kEval}) {
+    Request pull = job.WithKeys(Op::kPull, 0, 1, 2, {5, 6}, mode);
+    pull.parts[0].want_found = true;
+    EXPECT_EQ(Values<std::uint8_t>(job.Ask(0, pull).parts[0].found), (std::vector<std::uint8_t>{1, 0}));
+    pull.parts[0].want_found = false;
+    EXPECT_EQ(job.Ask(0, pull).parts[0].found.size(), 0U);
+  }
 }
 
 TEST(Shard, HelloSaysWhichTablesItMeans) {

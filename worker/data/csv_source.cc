@@ -348,7 +348,7 @@ Status CheckNames(const std::string& path, const std::vector<std::string>& names
   for (std::size_t i = 0; i < names.size(); ++i) {
     if (IsUtf8(names[i])) continue;
     return InvalidInput(path + ":1: the name of column " + std::to_string(i + 1) +
-                        " is not UTF-8; convert the file, or give data.header: false and data.column_names");
+                        " is not UTF-8; convert the file");
   }
   std::vector<std::string> sorted = names;
   std::sort(sorted.begin(), sorted.end());

@@ -110,7 +110,7 @@ struct BatchOptions {
   std::uint64_t seed = 1;
   std::uint64_t epoch = 0;
   bool shuffle = true;             // by (seed, epoch); the same global batches for every number of workers
-  bool drop_to_oov = true;         // training: draw the uses of which an id's first trains an oov row (Table::oov_ratio)
+  bool drop_to_oov = true;         // training: draw uses that train an oov row if their key has no row (Table::oov_ratio)
   std::uint64_t first_batch = 0;   // resume in the middle of an epoch
   int read_ahead = 4;              // batches made ahead by background threads
 };

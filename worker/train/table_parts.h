@@ -30,8 +30,8 @@ std::vector<ps::PullPart> PullParts(const data::Schema& schema, const data::Batc
 // Gives each use in TableBatch::oov_uses whose key has no row the slot of its oov row, and takes it off the key's count.
 void RouteUnseen(const FoundKeys& found, data::Batch* batch);
 
-// Takes out the keys and oov buckets that RouteUnseen left without a use, with their gradients. The batch's slots no
-// longer fit afterwards. grads: as scattered.
+// Takes out the keys and oov buckets that RouteUnseen left without a use, with their gradients. The batch's slots and
+// counts no longer fit afterwards. grads: as scattered.
 void DropUnused(const data::Schema& schema, data::Batch* batch, TableRows* grads);
 
 std::vector<ps::PushPart> PushParts(const data::Schema& schema, const data::Batch& batch, const TableRows& grads);

@@ -421,6 +421,15 @@ class ClientErrorTest : public ClientTest {
   }
 };
 
+TEST_F(ClientErrorTest, FoundFlagsThatWereNotAskedForAreNotTaken) {
+  Spoil(Op::kPull, [](Reply* r) { r->parts[0].found = Frame::Own(std::vector<std::uint8_t>(r->parts[0].count)); });
+  const auto client = NewClient(2);
+  const std::vector<std::uint64_t> keys = SomeKeys(100);
+  std::vector<float> rows(keys.size() * kDim);
+  std::vector<PullPart> parts{{.table = 0, .keys = keys, .rows = rows}};
+  EXPECT_EQ(client->Pull(0, ReadMode::kTrain, parts).code(), Code::kInternal);
+}
+
 TEST_F(ClientErrorTest, AShardsErrorIsPassedOnWithItsNameOnce) {
   Spoil(Op::kPull, [](Reply* reply) {
     reply->code = Code::kInvalidInput;

@@ -157,9 +157,19 @@ TEST(CsvSourceTest, TwoColumnsOfOneName) {
   const TempDir dir;
   const std::string path = dir.Write("twice.csv", "a,b,a\n1,2,3\n");
   EXPECT_EQ(ErrorOf(path), path + ":1: two columns are named \"a\"; rename one");
+}
+
+TEST(CsvSourceTest, ColumnNamesAreUtf8) {
+  const TempDir dir;
   for (const char* bad : {"caf\xe9", "\xc0\xaf", "\xed\xa0\x80", "\xf4\x90\x80\x80", "a\xe2\x82"}) {
     const std::string latin = dir.Write("latin.csv", std::string("a,") + bad + "\n1,2\n");
     EXPECT_EQ(ErrorOf(latin).find(latin + ":1: the name of column 2 is not UTF-8"), 0U) << ErrorOf(latin);
+  }
+  for (const char* good : {"caf\u00e9", "\u20ac", "\U0001F600", "\xe0\xa0\x80", "\xed\x9f\xbf", "\xf0\x90\x80\x80", "\xf4\x8f\xbf\xbf"}) {
+    const std::string path = dir.Write("good.csv", std::string("a,") + good + "\n1,2\n");
+    const auto header = ReadHeader(path, {});
+    ASSERT_TRUE(header.ok()) << header.status().message();
+    EXPECT_EQ(*header, (std::vector<std::string>{"a", good}));
   }
 }
 

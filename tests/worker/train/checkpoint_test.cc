@@ -7,7 +7,6 @@
 #include <fstream>
 
 #include "tests/worker/train/train_testing.h"
-#include "worker/train/trainer.h"
 
 namespace gatemill::train {
 namespace {
@@ -31,17 +30,9 @@ std::string Save(const Job& job, std::uint64_t step) {
   return dir;
 }
 
-// Trains one epoch: 7 steps.
-void TrainSome(const Job& job) {
-  Trainer trainer(job.ForTrainer());
-  ASSERT_TRUE(trainer.BeginEpoch(job.Stream(0)).ok());
-  while (!trainer.epoch_over()) ASSERT_TRUE(trainer.Step().ok());
-  ASSERT_TRUE(trainer.EndEpoch().ok());
-}
-
 TEST(TrainCheckpoint, WhatWasSavedIsLoaded) {
   Job job({});
-  TrainSome(job);
+  job.TrainEpoch();
   const std::string dir = Save(job, 7);
   EXPECT_EQ(dir, CheckpointsDir(job) + "/step-000000007");
   EXPECT_FALSE(FileExists(dir + ".tmp"));
@@ -68,7 +59,7 @@ TEST(TrainCheckpoint, WhatWasSavedIsLoaded) {
 
 TEST(TrainCheckpoint, RestoredRowsAndParametersHaveTheSameBits) {
   Job job({});
-  TrainSome(job);
+  job.TrainEpoch();
   const auto state = job.State();
   const std::string dir = Save(job, 7);
   const auto loaded = LoadCheckpoint(dir);
@@ -142,7 +133,7 @@ TEST(TrainCheckpoint, AResolvedRunIsItsBestElseItsNewest) {
   fs::create_directories(CheckpointsDir(job) + "/step-000000008.tmp");
   EXPECT_EQ(ListCheckpoints(CheckpointsDir(job)), std::vector<std::string>{first});
   EXPECT_EQ(*ResolveCheckpoint(job.run_dir()), first);
-  TrainSome(job);
+  job.TrainEpoch();
   const std::string second = Save(job, 7);
   EXPECT_EQ(ListCheckpoints(CheckpointsDir(job)), (std::vector<std::string>{first, second}));
   EXPECT_EQ(*ResolveCheckpoint(job.run_dir()), second);
@@ -154,7 +145,7 @@ TEST(TrainCheckpoint, AResolvedRunIsItsBestElseItsNewest) {
 
 TEST(TrainCheckpoint, PruningKeepsTheNewestAndTheBest) {
   Job job({});
-  TrainSome(job);
+  job.TrainEpoch();
   const std::string saved = Save(job, 7);
   for (std::uint64_t step = 8; step < 12; ++step) {
     fs::copy(saved, CheckpointsDir(job) + "/" + CheckpointDirName(step), fs::copy_options::recursive);

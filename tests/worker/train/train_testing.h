@@ -1,6 +1,6 @@
 // A job in one process for the tests of worker/train: real data files, a real server in process, the real model.
 //
-//   Job job({.rows = 400, .yaml = "train: {num_epochs: 2}\n"});
+//   Job job({.rows = 400, .overrides = {"train.num_epochs=2"}});
 //   const auto fit = Fit(job.Parts());
 //
 // Thread safety: none.
@@ -142,6 +142,21 @@ class Job {
                      .pool = pool.get(), .next_step = step, .batch_size = batch_size, .deadline_ms = 60000},
                     part, true);
   }
+  // Steps until the epoch is over.
+  void RunEpoch(Trainer* trainer, std::uint64_t epoch) const {
+    ASSERT_TRUE(trainer->BeginEpoch(Stream(epoch)).ok());
+    while (!trainer->epoch_over()) {
+      const auto more = trainer->Step();
+      ASSERT_TRUE(more.ok()) << more.status().message();
+      if (!*more) break;
+    }
+    ASSERT_TRUE(trainer->EndEpoch().ok());
+  }
+  // The first epoch: 7 steps, unless the options say otherwise.
+  void TrainEpoch() const {
+    Trainer trainer(ForTrainer());
+    RunEpoch(&trainer, 0);
+  }
   [[nodiscard]] std::string run_dir() const { return dir.path() + "/run"; }
   // Rows of a table at the server.
   [[nodiscard]] std::uint64_t Rows(const std::string& table) const {
@@ -154,17 +169,19 @@ class Job {
     ADD_FAILURE() << "no table " << table;
     return 0;
   }
-  // The stored row of a user: embedding and optimizer state; empty when there is none.
-  [[nodiscard]] std::vector<float> UserRow(int user) const {
-    ps::StoredRow row;
-    Take(client->ReadStored(0, KeyOfText("u" + std::to_string(user), TableSalt("user"))), &row);
-    return row.found ? row.values : std::vector<float>();
-  }
   // Everything that training changed, to compare runs bit for bit.
   [[nodiscard]] std::vector<std::vector<float>> State() const {
     std::vector<std::vector<float>> state;
     for (const auto& tensor : model->Save()) state.push_back(tensor.values);
-    for (int user = 0; user < kUsers; ++user) state.push_back(UserRow(user));
+    const auto add = [&](std::uint32_t table, std::uint64_t key) {
+      ps::StoredRow row;
+      Take(client->ReadStored(table, key), &row);
+      state.push_back(row.found ? row.values : std::vector<float>());
+      state.push_back({static_cast<float>(row.header.updates), static_cast<float>(row.header.last_step)});
+    };
+    for (int user = 0; user < kUsers; ++user) add(0, KeyOfText("u" + std::to_string(user), TableSalt("user")));
+    const data::Table& table = schema.tables[0];
+    for (std::uint32_t bucket = 0; bucket < table.oov_buckets; ++bucket) add(table.oov_table, bucket);
     return state;
   }
   // The run's metrics.jsonl, by event.

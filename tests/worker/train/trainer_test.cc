@@ -7,17 +7,6 @@
 namespace gatemill::train {
 namespace {
 
-// Steps until the epoch is over.
-void RunEpoch(const Job& job, Trainer* trainer, std::uint64_t epoch) {
-  ASSERT_TRUE(trainer->BeginEpoch(job.Stream(epoch)).ok());
-  while (!trainer->epoch_over()) {
-    const auto more = trainer->Step();
-    ASSERT_TRUE(more.ok()) << more.status().message();
-    if (!*more) break;
-  }
-  ASSERT_TRUE(trainer->EndEpoch().ok());
-}
-
 // The mean loss of a task by its predictions and labels, in double.
 double MeanLoss(const Evaluation& evaluation, std::size_t task, const std::vector<double>& weights) {
   double loss = 0.0;
@@ -36,7 +25,7 @@ TEST(Trainer, TheFirstLossIsThatOfTheModelAsItWasMade) {
   const auto before = job.EvaluateAll(job.train, 0);
   ASSERT_TRUE(before.ok()) << before.status().message();
   Trainer trainer(job.ForTrainer());
-  RunEpoch(job, &trainer, 0);
+  job.RunEpoch(&trainer, 0);
   const Trainer::LossSum sum = trainer.TakeLosses();
   EXPECT_EQ(sum.steps, 1U);
   EXPECT_EQ(sum.samples, 64U);
@@ -50,7 +39,7 @@ TEST(Trainer, SampleWeightsWeighTheLoss) {
   const auto before = job.EvaluateAll(job.train, 0);
   ASSERT_TRUE(before.ok()) << before.status().message();
   Trainer trainer(job.ForTrainer());
-  RunEpoch(job, &trainer, 0);
+  job.RunEpoch(&trainer, 0);
   std::vector<double> weights;
   for (int r = 0; r < 64; ++r) weights.push_back(1 + r % 3);
   const Trainer::LossSum sum = trainer.TakeLosses();
@@ -61,14 +50,14 @@ TEST(Trainer, SampleWeightsWeighTheLoss) {
 TEST(Trainer, CountsStepsAndBatchesAndTimesItsPhases) {
   Job job({});
   Trainer trainer(job.ForTrainer());
-  RunEpoch(job, &trainer, 0);
+  job.RunEpoch(&trainer, 0);
   EXPECT_EQ(trainer.step(), 7U);  // 6 * 64 + 16
   EXPECT_EQ(trainer.next_batch(), 7U);
   EXPECT_TRUE(trainer.epoch_over());
   for (std::size_t phase = 0; phase < kPhaseNames.size(); ++phase) EXPECT_GE(trainer.times().ns[phase], 0);
   EXPECT_GT(trainer.times().ns[static_cast<std::size_t>(Phase::kForward)], 0);
   EXPECT_GT(trainer.times().ns[static_cast<std::size_t>(Phase::kBackward)], 0);
-  RunEpoch(job, &trainer, 1);
+  job.RunEpoch(&trainer, 1);
   EXPECT_EQ(trainer.step(), 14U);
   EXPECT_EQ(job.Rows("user"), static_cast<std::uint64_t>(kUsers));
 }
@@ -77,11 +66,11 @@ TEST(Trainer, LearnsInEveryMode) {
   for (const std::string mode : {"sync", "{bounded: 2}", "async"}) {
     Job job({.rows = 640, .overrides = {"train.consistency=" + mode}});
     Trainer trainer(job.ForTrainer());
-    RunEpoch(job, &trainer, 0);
+    job.RunEpoch(&trainer, 0);
     const double first = trainer.TakeLosses().losses[0] / 10.0;
-    for (std::uint64_t epoch = 1; epoch < 5; ++epoch) RunEpoch(job, &trainer, epoch);
+    for (std::uint64_t epoch = 1; epoch < 5; ++epoch) job.RunEpoch(&trainer, epoch);
     (void)trainer.TakeLosses();
-    RunEpoch(job, &trainer, 5);
+    job.RunEpoch(&trainer, 5);
     EXPECT_LT(trainer.TakeLosses().losses[0] / 10.0, first - 0.05) << mode;
     EXPECT_EQ(trainer.step(), 60U) << mode;
   }
@@ -94,7 +83,7 @@ TEST(Trainer, AnEpochMayEndBeforeItsLastBatch) {
   ASSERT_TRUE(trainer.Step().ok());  // the next batch's pull is under way
   ASSERT_TRUE(trainer.EndEpoch().ok());
   EXPECT_EQ(trainer.next_batch(), 1U);
-  RunEpoch(job, &trainer, 1);
+  job.RunEpoch(&trainer, 1);
   EXPECT_EQ(trainer.step(), 11U);
 }
 
