@@ -5,6 +5,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -61,7 +62,11 @@ class TrainCommand {
                           " ranks; use auto, ipc or tcp");
     }
     if (job_->is_worker()) {
-      GM_ASSIGN_OR_RETURN(model::ModelLibrary * library, model::LoadModelLibrary());
+      const auto cores = static_cast<int>(std::thread::hardware_concurrency());
+      GM_ASSIGN_OR_RETURN(model::ModelLibrary * library,
+                          model::LoadModelLibrary(
+                              {.cores_are_shared = job_->ranks_on_host() > 1 &&
+                                                   job_->ranks_on_host() * config_.train.threads > cores}));
       GM_RETURN_IF_ERROR(ResolveDevice(config_.train.device, library).status());
     }
     if (args_.resume == "auto" && args_.run_dir.empty()) {

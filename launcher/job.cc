@@ -191,6 +191,7 @@ class RankJob final : public Job {
   [[nodiscard]] int num_servers() const override { return roles_.num_servers(); }
   [[nodiscard]] int num_workers() const override { return roles_.num_workers(); }
   [[nodiscard]] bool several_hosts() const override { return several_hosts_; }
+  [[nodiscard]] int ranks_on_host() const override { return ranks_on_host_; }
   [[nodiscard]] const std::string& host_address() const override { return host_address_; }
   [[nodiscard]] std::uint64_t id() const override { return id_; }
   [[nodiscard]] const std::string& name() const override { return name_; }
@@ -222,6 +223,7 @@ class RankJob final : public Job {
   std::string name_;
   std::vector<Place> places_;  // by rank
   bool several_hosts_ = false;
+  int ranks_on_host_ = 1;
   std::string host_address_ = "127.0.0.1";
   std::uint64_t id_ = 0;
   std::string token_;
@@ -274,10 +276,12 @@ Status RankJob::OpenMpi() {
 Status RankJob::MeetOthers() {
   const Place mine = Place::Mine();
   GM_ASSIGN_OR_RETURN(const std::vector<std::string> all, world_->AllGather(mine.ToText()));
+  ranks_on_host_ = 0;
   for (const std::string& text : all) {
     places_.push_back(Place::FromText(text));
-    if (places_.back().identity != mine.identity) several_hosts_ = true;
+    if (places_.back().identity == mine.identity) ++ranks_on_host_;
   }
+  several_hosts_ = ranks_on_host_ < size();
   if (several_hosts_) host_address_ = mine.address;
   return DrawId();
 }

@@ -55,6 +55,7 @@ class Job {
   [[nodiscard]] virtual int num_servers() const = 0;
   [[nodiscard]] virtual int num_workers() const = 0;
   [[nodiscard]] virtual bool several_hosts() const = 0;
+  [[nodiscard]] virtual int ranks_on_host() const = 0;  // this one included
   [[nodiscard]] virtual const std::string& host_address() const = 0;  // numeric address the other hosts reach us at
   [[nodiscard]] virtual std::uint64_t id() const = 0;                 // the same on every rank, different every job
   [[nodiscard]] virtual const std::string& name() const = 0;          // "worker 1", "server 0", "rank 2", or ""

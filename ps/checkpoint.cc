@@ -203,7 +203,8 @@ Result<std::unique_ptr<CheckpointReader>> CheckpointReader::Open(const std::stri
     const std::string dir = ps_dir + "/" + ShardDirName(shard, tables.num_shards);
     if (!FileExists(dir)) return DataLoss("checkpoint: " + dir + " is missing; use another checkpoint");
     auto store = OpenRowStoreReadOnly(dir);
-    if (!store.ok()) return DataLoss(store.status().message());
+    if (store.status().code() == Code::kInvalidInput) return DataLoss(store.status().message());  // its files are gone
+    if (!store.ok()) return store.status();
     stores.push_back(std::move(store).value());
   }
   return std::unique_ptr<CheckpointReader>(

@@ -12,6 +12,8 @@
 #include <rocksdb/utilities/checkpoint.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -149,10 +151,17 @@ class RocksRowStore final : public RowStore {
     const rocksdb::Status status = ingest_dir_.empty() ? rocksdb::DB::OpenForReadOnly(options_, db_dir_, &db)
                                                        : rocksdb::DB::Open(options_, db_dir_, &db);
     database_.db.reset(db);
-    // A file that the store's own list names cannot be read: to a reader that is damage, whatever the system calls it.
-    if (ingest_dir_.empty() && !status.ok()) {
-      return DataLoss("row store " + db_dir_ + ": " + status.ToString() + "; use another checkpoint");
+    if (status.ok()) return Ok();
+    const std::string text = status.ToString();
+    // RocksDB tells these apart in words only.
+    if (text.find(std::strerror(EMFILE)) != std::string::npos || text.find(std::strerror(ENFILE)) != std::string::npos) {
+      return Unavailable("row store " + db_dir_ + ": " + text + "; raise the limit of open files (ulimit -n)");
     }
+    if (text.find(std::strerror(EACCES)) != std::string::npos) {
+      return Unavailable("row store " + db_dir_ + ": " + text + "; run as a user who may read it");
+    }
+    // A file that the store's own list names cannot be read: to a reader that is damage, whatever the system calls it.
+    if (ingest_dir_.empty()) return DataLoss("row store " + db_dir_ + ": " + text + "; use another checkpoint");
     return FromRocks(status, db_dir_);
   }
 

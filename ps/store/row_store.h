@@ -5,8 +5,8 @@
 // checkpoint is the durability point). A checkpoint is a directory of hard links made by RocksDB; it is opened
 // read-only, never written.
 //
-// Errors: kDataLoss for damaged files, kInvalidInput for a directory that is no store, kInternal for a full or failing
-// disk; messages name the path. Thread safety: one thread per store.
+// Errors: kDataLoss for damaged files, kInvalidInput for a directory that is no store, kUnavailable for one that may not be
+// read or when too many files are open, kInternal for a full or failing disk; messages name the path. Thread safety: one thread per store.
 #pragma once
 
 #include <cstdint>

@@ -36,7 +36,8 @@ Status Roles(Job& job) {
   Print("rank " + std::to_string(job.rank()) + "/" + std::to_string(job.size()) + " name [" + job.name() + "] server " +
         std::to_string(job.server_index()) + "/" + std::to_string(job.num_servers()) + " worker " +
         std::to_string(job.worker_index()) + "/" + std::to_string(job.num_workers()) + " hosts " +
-        (job.several_hosts() ? "several" : "one") + " at " + job.host_address());
+        (job.several_hosts() ? "several" : "one") + " at " + job.host_address() + " with " +
+        std::to_string(job.ranks_on_host()) + " ranks");
   return Ok();
 }
 

@@ -75,6 +75,7 @@ TEST_F(JobTest, AloneIsBothRolesWithoutMpi) {
   EXPECT_TRUE((*job)->is_server() && (*job)->is_worker());
   EXPECT_EQ((*job)->name(), "");
   EXPECT_FALSE((*job)->several_hosts());
+  EXPECT_EQ((*job)->ranks_on_host(), 1);
   const auto all = (*job)->AllGather("x");
   ASSERT_TRUE(all.ok());
   EXPECT_EQ(*all, std::vector<std::string>{"x"});
@@ -126,9 +127,9 @@ TEST_F(JobTest, EveryRankIsBothByDefault) {
   Process mpirun = Mpirun(3, {"roles", "0"});
   ASSERT_TRUE(mpirun.WaitForExit(kDeadlineMs));
   EXPECT_EQ(mpirun.exit_code(), 0) << mpirun.err();
-  for (const char* line : {"rank 0/3 name [rank 0] server 0/3 worker 0/3 hosts one at 127.0.0.1",
-                           "rank 1/3 name [rank 1] server 1/3 worker 1/3 hosts one at 127.0.0.1",
-                           "rank 2/3 name [rank 2] server 2/3 worker 2/3 hosts one at 127.0.0.1"}) {
+  for (const char* line : {"rank 0/3 name [rank 0] server 0/3 worker 0/3 hosts one at 127.0.0.1 with 3 ranks",
+                           "rank 1/3 name [rank 1] server 1/3 worker 1/3 hosts one at 127.0.0.1 with 3 ranks",
+                           "rank 2/3 name [rank 2] server 2/3 worker 2/3 hosts one at 127.0.0.1 with 3 ranks"}) {
     EXPECT_NE(mpirun.out().find(line), std::string::npos) << line << "\nin\n" << mpirun.out();
   }
 }

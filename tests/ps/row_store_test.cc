@@ -2,6 +2,8 @@
 #include "ps/store/row_store.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <map>
@@ -295,6 +297,28 @@ TEST(ReadOnlyRowStore, NoStoreAndDamagedStoresAreToldApart) {
 
   ASSERT_TRUE(RemoveTree(sst).ok());
   EXPECT_EQ(OpenRowStoreReadOnly(dir).status().code(), Code::kDataLoss);
+}
+
+TEST(RocksRowStore, TooFewFileDescriptorsAreNoDamage) {
+  const TempDir scratch;
+  const std::string dir = scratch.path() + "/checkpoint";
+  {
+    auto store = CreateRowStore(scratch.path() + "/store");
+    ASSERT_TRUE(store.ok()) << store.status().message();
+    ASSERT_TRUE((*store)->Checkpoint(dir).ok());
+  }
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  const int next = ::dup(0);
+  ASSERT_GE(next, 0);
+  ::close(next);
+  const rlimit none{.rlim_cur = static_cast<rlim_t>(next), .rlim_max = before.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &none), 0);
+  const Status status = OpenRowStoreReadOnly(dir).status();
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+  EXPECT_EQ(status.code(), Code::kUnavailable) << status.message();
+  EXPECT_NE(status.message().find("ulimit -n"), std::string::npos) << status.message();
+  EXPECT_TRUE(OpenRowStoreReadOnly(dir).ok());
 }
 
 TEST(RocksRowStore, WhatLayInItsDirectoryIsRemoved) {

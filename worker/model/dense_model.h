@@ -123,9 +123,13 @@ class ModelLibrary {
   [[nodiscard]] virtual std::string version() const = 0;  // LibTorch's
 };
 
+struct LibraryOptions {
+  bool cores_are_shared = false;  // this host has more compute threads than cores: one that waits sleeps at once
+};
+
 // Opens libgatemill_model.so beside the running binary (or in GATEMILL_LIBRARY_DIR), once per process; the library stays
-// open until the process ends. kInternal says which file could not be opened and why.
-Result<ModelLibrary*> LoadModelLibrary();
+// open until the process ends, with the options of the first call. GOMP_SPINCOUNT, where it is set, stays. kInternal says which file could not be opened and why.
+Result<ModelLibrary*> LoadModelLibrary(const LibraryOptions& options = {});
 
 // The number of parameters and their shapes without LibTorch: for `check`. The same names and order as parameters().
 std::vector<Parameter> DescribeParameters(const ModelSpec& spec);

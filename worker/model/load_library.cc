@@ -16,6 +16,7 @@ constexpr const char* kEntry = "gatemill_model_library";
 // How long LibTorch's OpenMP threads spin at the end of a loop before they sleep: some ten microseconds, the gap between
 // two loops of a step. The runtime's own default, milliseconds, starves every other thread and rank of the machine.
 constexpr const char* kSpinCount = "10000";
+constexpr const char* kSpinCountWhereCoresAreShared = "0";
 
 std::string LibraryPath() {
   const char* dir = std::getenv("GATEMILL_LIBRARY_DIR");
@@ -25,8 +26,9 @@ std::string LibraryPath() {
   return (binary.parent_path() / kLibraryFile).string();
 }
 
-Result<ModelLibrary*> Open(const std::string& path) {
-  setenv("GOMP_SPINCOUNT", kSpinCount, /*overwrite=*/0);  // read by the runtime when it is loaded, here
+Result<ModelLibrary*> Open(const std::string& path, const LibraryOptions& options) {
+  const char* spin_count = options.cores_are_shared ? kSpinCountWhereCoresAreShared : kSpinCount;
+  setenv("GOMP_SPINCOUNT", spin_count, /*overwrite=*/0);  // read by the runtime when it is loaded, here
   void* handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (handle == nullptr) {
     return Internal("cannot open the model library " + path + ": " + dlerror() +
@@ -40,8 +42,8 @@ Result<ModelLibrary*> Open(const std::string& path) {
 
 }  // namespace
 
-Result<ModelLibrary*> LoadModelLibrary() {
-  static const Result<ModelLibrary*> library = Open(LibraryPath());
+Result<ModelLibrary*> LoadModelLibrary(const LibraryOptions& options) {
+  static const Result<ModelLibrary*> library = Open(LibraryPath(), options);
   return library;
 }
 

@@ -1,5 +1,7 @@
 #include <gtest/gtest.h>
 
+#include <cstdio>
+#include <cstdlib>
 #include <string>
 #include <vector>
 
@@ -42,6 +44,22 @@ TEST(LoadLibrary, DescribedParametersAreTheModels) {
       EXPECT_EQ(described[i].shape, saved[i].shape);
     }
   }
+}
+
+// In a process of its own: the library is opened once.
+void OpenAndSaySpinCount(const LibraryOptions& options, const char* set_before) {
+  unsetenv("GOMP_SPINCOUNT");
+  if (set_before != nullptr) setenv("GOMP_SPINCOUNT", set_before, 1);
+  const bool opened = LoadModelLibrary(options).ok();
+  std::fprintf(stderr, "spin %s", opened ? std::getenv("GOMP_SPINCOUNT") : "none");
+  std::_Exit(0);
+}
+
+TEST(LoadLibraryDeathTest, ThreadsThatWaitSleepWhereCoresAreShared) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(OpenAndSaySpinCount({}, nullptr), testing::ExitedWithCode(0), "spin 10000");
+  EXPECT_EXIT(OpenAndSaySpinCount({.cores_are_shared = true}, nullptr), testing::ExitedWithCode(0), "spin 0");
+  EXPECT_EXIT(OpenAndSaySpinCount({.cores_are_shared = true}, "7"), testing::ExitedWithCode(0), "spin 7");
 }
 
 TEST(LoadLibrary, AModelLearnsThroughTheLibrary) {

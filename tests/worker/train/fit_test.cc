@@ -21,6 +21,7 @@ FitParts Resumed(Job* job, const std::string& dir) {
   EXPECT_TRUE(job->client->Restore(checkpoint.cursor.step, PsDir(dir)).ok());
   EXPECT_TRUE(job->model->Load(checkpoint.dense, true).ok());
   FitParts parts = job->Parts();
+  parts.statistics = checkpoint.statistics;
   parts.start = checkpoint.cursor;
   parts.start_checkpoint = dir;
   return parts;
