@@ -33,7 +33,9 @@ std::string Found(const YamlNode& node) {
     case Kind::kScalar:
       break;
   }
-  return node.quoted ? "the text \"" + node.text + "\"" : node.text;
+  constexpr std::size_t kShown = 80;
+  const std::string text = node.text.size() <= kShown ? node.text : node.text.substr(0, kShown) + "...";
+  return node.quoted ? "the text \"" + text + "\"" : text;
 }
 
 // ---- one value ------------------------------------------------------------------------------------------------------

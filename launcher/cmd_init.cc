@@ -153,7 +153,9 @@ class Draft {
   void Place(const data::ColumnProfile& column) {
     const auto leak = leaks_.find(column.name);
     if (IsLabel(column.name)) return;
-    if (leak != leaks_.end()) {
+    if (column.name.empty()) {
+      LeaveOut("(a column without a name)", "give it one in the file's first line to use it");
+    } else if (leak != leaks_.end()) {
       LeaveOut(column.name, "predicts " + leak->second.label + " almost alone (AUC " +
                                 Number(leak->second.auc, "%.3f") + " in a sample); known only after the label?");
     } else if (column.kind == data::ColumnKind::kConstant) {

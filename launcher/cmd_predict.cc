@@ -1,12 +1,15 @@
 // gatemill predict RUN|CHECKPOINT --data FILE... --output FILE.csv|.parquet: a prediction per row and task.
 
 #include <cstdio>
+#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
+#include "common/file.h"
 #include "launcher/command.h"
 #include "launcher/loaded_model.h"
 #include "launcher/output.h"
@@ -41,8 +44,24 @@ Result<std::vector<data::OutputColumn>> CopiedColumns(const PredictArgs& args, c
   return copied;
 }
 
+// An output that is also read would be lost.
+Status CheckNoInput(const PredictArgs& args) {
+  for (const std::string& pattern : args.files) {
+    const auto files = Glob(pattern);
+    if (!files.ok()) continue;  // reading says so
+    for (const std::string& file : *files) {
+      std::error_code error;
+      if (std::filesystem::equivalent(file, args.output, error)) {
+        return InvalidInput("--output " + args.output + " is one of the files that --data reads; name another");
+      }
+    }
+  }
+  return Ok();
+}
+
 Status RunPredict(const PredictArgs& args) {
   GM_RETURN_IF_ERROR(data::CheckOutputPath(args.output));
+  GM_RETURN_IF_ERROR(CheckNoInput(args));
   GM_ASSIGN_OR_RETURN(const auto loaded, LoadedModel::Open(args.path, args.overrides));
   GM_ASSIGN_OR_RETURN(std::vector<data::OutputColumn> columns, CopiedColumns(args, loaded->config()));
   GM_ASSIGN_OR_RETURN(const auto dataset, loaded->Read(args.files, false));

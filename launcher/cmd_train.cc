@@ -2,6 +2,7 @@
 
 #include <ctime>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -124,9 +125,12 @@ class TrainCommand {
                                                   .store_dir = store + "-" + std::to_string(job_->rank())}));
     if (!job_->is_worker()) return job_->WaitForWorkers([this] { return session_->server_health(); });
     if (resumed_) GM_RETURN_IF_ERROR(session_->Restore(resume_from_, *resumed_, true));
-    // Only now is it certain that this configuration can train: the one that a resumed run has stays until then.
-    if (leader()) GM_RETURN_IF_ERROR(WriteFileAtomic(run_dir_ + "/config.yaml", ResolvedYaml(config_)));
-    GM_RETURN_IF_ERROR(Train());
+    // Only now is it certain that this configuration can train: the one that a resumed run has stays until then, and for
+    // good when there is nothing left to train.
+    if (leader() && !NothingLeft()) {
+      GM_RETURN_IF_ERROR(WriteFileAtomic(run_dir_ + "/config.yaml", ResolvedYaml(config_)));
+    }
+    GM_RETURN_IF_ERROR(WithPlace(Train()));
     GM_RETURN_IF_ERROR(session_->workers()->Barrier());
     return job_->Leave();
   }
@@ -179,6 +183,7 @@ class TrainCommand {
     if (resume_from_.empty()) return Ok();
     GM_ASSIGN_OR_RETURN(resumed_, train::LoadCheckpoint(resume_from_));
     statistics_ = resumed_->statistics;
+    GM_RETURN_IF_ERROR(CheckSameModel());
     // Both with their variables replaced.
     GM_ASSIGN_OR_RETURN(const Config now, ParseConfig(ResolvedYaml(config_), args_.config_path, {}));
     GM_ASSIGN_OR_RETURN(const Config then, ParseConfig(resumed_->config_yaml, resume_from_ + "/config.yaml", {}));
@@ -194,8 +199,47 @@ class TrainCommand {
     }
     if (job_->rank() == 0) {
       log_->Info("resuming from " + resume_from_ + " (step " + std::to_string(resumed_->cursor.step) + ")");
+      if (NothingLeft()) {
+        log_->Warn("nothing is left to train: epoch " + std::to_string(resumed_->cursor.epoch) + ", step " +
+                   std::to_string(resumed_->cursor.step) + "; raise train.num_epochs or train.max_steps");
+      }
     }
     return Ok();
+  }
+
+  // Does the checkpoint's dense part fit? Asked before anything is written.
+  [[nodiscard]] Status CheckSameModel() const {
+    const model::ModelSpec spec{.x_dim = schema_.x_dim(), .model = config_.model, .tasks = config_.tasks,
+                                .optimizer = config_.train.dense_optimizer};
+    std::map<std::string, std::vector<std::int64_t>> saved;
+    for (const auto& tensor : resumed_->dense) saved[tensor.name] = tensor.shape;
+    std::string differences;
+    for (const model::Parameter& parameter : model::DescribeParameters(spec)) {
+      const auto found = saved.find(parameter.name);
+      if (found != saved.end() && found->second == parameter.shape) continue;
+      differences += "\n  " + parameter.name + (found == saved.end() ? " is not in it" : " has another shape in it");
+      saved.erase(parameter.name);
+    }
+    if (differences.empty()) return Ok();
+    return InvalidInput("checkpoint " + resume_from_ + " is of another model; its configuration is " + resume_from_ +
+                        "/config.yaml:" + differences);
+  }
+
+  // Has the resumed run come as far as the configuration wants?
+  [[nodiscard]] bool NothingLeft() const {
+    if (!resumed_) return false;
+    const train::Cursor& cursor = resumed_->cursor;
+    return cursor.epoch >= static_cast<std::uint64_t>(config_.train.num_epochs) ||
+           (config_.train.max_steps > 0 && cursor.step >= static_cast<std::uint64_t>(config_.train.max_steps));
+  }
+
+  // To a stop on request: what is kept and how to go on.
+  [[nodiscard]] Status WithPlace(const Status& status) const {
+    if (status.code() != Code::kCancelled) return status;
+    const std::vector<std::string> kept = train::ListCheckpoints(run_dir_ + "/checkpoints");
+    return Cancelled(status.message() + "; " +
+                     (kept.empty() ? "there is no checkpoint yet" : kept.back() + " is kept") +
+                     "; go on with --run-dir " + run_dir_ + " --resume auto");
   }
 
   // Does the training part, of another configuration too, come from its files batch by batch?
@@ -295,6 +339,9 @@ class TrainCommand {
       const std::string line = FormatUnseen(names, unseen);
       if (!line.empty()) text += "values never seen in training, test part: " + line + "\n";
     }
+    if (!text.empty() && valid_ && evaluated_step_ != fit.cursor.step) {
+      text += "of the best checkpoint, step " + std::to_string(evaluated_step_) + "\n";
+    }
     std::fprintf(ReportStream(args_.json), "\n%s%llu steps, %llu samples, %.0f samples/s, %.1f s in all\nrun directory: %s\n", text.c_str(),
                  static_cast<unsigned long long>(fit.cursor.step), static_cast<unsigned long long>(fit.cursor.samples),
                  samples_per_s, seconds, run_dir_.c_str());
@@ -371,7 +418,8 @@ RunCommand AddTrain(CLI::App* app) {
   app->add_option("--resume", args->resume, "auto: from the newest checkpoint of --run-dir; never; or a checkpoint");
   app->add_option("--servers", args->servers, "under mpirun: the first M ranks are servers only")
       ->check(CLI::NonNegativeNumber);
-  app->add_option("--limit", args->limit, "only the first N rows of each part")->check(CLI::PositiveNumber);
+  app->add_option("--limit", args->limit, "only the first N rows of each part")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 62));
   app->add_flag("--json", args->json, "the result as one JSON object, last on standard output");
   return [args] { return RunTrain(*args); };
 }

@@ -68,6 +68,22 @@ TEST(InitTest, LeaksConstantsAndMissingTexts) {
   EXPECT_EQ(config->model.type, "single");
 }
 
+// As pandas writes a frame with its index.
+TEST(InitTest, AColumnWithoutANameIsLeftOut) {
+  const TempDir dir;
+  const std::string csv = SmallCsv(200, 1);
+  std::string indexed;
+  int row = 0;
+  for (std::size_t begin = 0; begin < csv.size(); ++row) {
+    const std::size_t end = csv.find('\n', begin) + 1;
+    indexed += (row == 0 ? std::string() : std::to_string(row % 7)) + "," + csv.substr(begin, end - begin);
+    begin = end;
+  }
+  const Finished done = Init({dir.Write("pandas.csv", indexed), "--labels", "click"});
+  ASSERT_EQ(done.exit_code, 0) << done.err;
+  EXPECT_NE(done.out.find("(a column without a name)"), std::string::npos) << done.out;
+}
+
 TEST(InitTest, NeverOverwrites) {
   const TempDir dir;
   const std::string data = dir.Write("train.csv", SmallCsv(200, 1));

@@ -206,6 +206,64 @@ TEST(Train, ResumeAutoGoesOnWithTheRunAndAFinishedRunOnlyReports) {
   EXPECT_EQ(again.result.at("test"), more.result.at("test"));
 }
 
+TEST(Train, AResumeThatHasNothingToDoOrDoesNotFitLeavesTheRunAsItIs) {
+  const TempDir dir;
+  const std::string config = WriteSmallJob(dir);
+  const std::string run = dir.path() + "/run";
+  ASSERT_EQ(Train({}, config, run, {"--set", "train.num_epochs=1"}).done.exit_code, 0);
+  const std::string resolved = *ReadFile(run + "/config.yaml");
+  const Trained idle = Train({}, config, run, {"--resume", "auto", "--set", "train.num_epochs=1", "--set", "train.seed=9"});
+  EXPECT_EQ(idle.done.exit_code, 0) << idle.done.err;
+  EXPECT_NE(idle.done.err.find("nothing is left to train: epoch 1, step 32"), std::string::npos) << idle.done.err;
+  EXPECT_EQ(*ReadFile(run + "/config.yaml"), resolved) << "it no longer describes the run";
+  const Trained other = Train({}, config, dir.path() + "/other", {"--resume", run, "--set", "model.num_expert=3"});
+  EXPECT_EQ(other.done.exit_code, 2);
+  EXPECT_NE(other.done.err.find("is of another model"), std::string::npos) << other.done.err;
+  EXPECT_FALSE(FileExists(dir.path() + "/other"));
+}
+
+TEST(Train, ADamagedDensePartIsPassedOver) {
+  const TempDir dir;
+  const std::string config = WriteSmallJob(dir);
+  const std::string run = dir.path() + "/run";
+  ASSERT_EQ(Train({}, config, run, {"--set", "train.num_epochs=2"}).done.exit_code, 0);
+  const std::string path = run + "/checkpoints/step-000000064/dense.safetensors";
+  std::string bytes = *ReadFile(path);
+  bytes[bytes.size() - 9] = static_cast<char>(bytes[bytes.size() - 9] ^ 1);
+  ASSERT_TRUE(WriteFileAtomic(path, bytes).ok());
+  const Finished eval = RunProgram({Binary(), "eval", run + "/checkpoints/step-000000064", "--data", dir.path() + "/test.csv"}, 60);
+  EXPECT_NE(eval.exit_code, 0);
+  EXPECT_NE(eval.err.find("the checksum of " + path + " is wrong"), std::string::npos) << eval.err;
+  const Trained resumed = Train({}, config, run, {"--resume", "auto"});
+  EXPECT_EQ(resumed.done.exit_code, 0) << resumed.done.err;
+  EXPECT_NE(resumed.done.err.find("passed over " + run + "/checkpoints/step-000000064"), std::string::npos) << resumed.done.err;
+  EXPECT_NE(resumed.done.err.find("resuming from " + run + "/checkpoints/step-000000032"), std::string::npos);
+}
+
+TEST(Predict, NeverOverwritesWhatItReads) {
+  const TempDir dir;
+  const std::string config = WriteSmallJob(dir, 300);
+  const std::string run = dir.path() + "/run";
+  ASSERT_EQ(Train({}, config, run, {"--set", "train.num_epochs=1"}).done.exit_code, 0);
+  const std::string input = *ReadFile(dir.path() + "/test.csv");
+  const Finished done = RunProgram(
+      {Binary(), "predict", run, "--data", dir.path() + "/te*.csv", "--output", dir.path() + "/../" +
+       dir.path().substr(dir.path().rfind('/') + 1) + "/test.csv"}, 60);
+  EXPECT_EQ(done.exit_code, 2);
+  EXPECT_NE(done.err.find("is one of the files that --data reads"), std::string::npos) << done.err;
+  EXPECT_EQ(*ReadFile(dir.path() + "/test.csv"), input);
+}
+
+TEST(Eval, IsRefusedUnderMpirunAtOnce) {
+  const TempDir dir;
+  const std::string config = WriteSmallJob(dir, 300);
+  const std::string run = dir.path() + "/run";
+  ASSERT_EQ(Train({}, config, run, {"--set", "train.num_epochs=1"}).done.exit_code, 0);
+  const Finished done = RunProgram(Mpirun(2, {Binary(), "eval", run, "--data", dir.path() + "/test.csv"}), 60);
+  EXPECT_NE(done.exit_code, 0);
+  EXPECT_NE(done.err.find("start them without mpirun"), std::string::npos) << done.err;
+}
+
 TEST(Train, AsyncStopsInTheMiddleOfAnEpoch) {
   const TempDir dir;
   const std::string config = WriteSmallJob(dir);

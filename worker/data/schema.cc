@@ -8,6 +8,7 @@
 #include "common/file.h"
 #include "common/keys.h"
 #include "worker/data/csv_source.h"
+#include "worker/data/filter.h"
 #include "worker/data/part_reader.h"
 #include "worker/data/text.h"
 
@@ -25,6 +26,7 @@ class SchemaResolver {
 
   Result<Schema> Run() {
     AddLabels();
+    CheckParts();
     for (const FeatureConfig& entry : config_.features) AddEntry(entry);
     for (const auto& [name, table] : declared_) {
       if (!table_of_.contains(name)) Mistake(0, "table \"" + name + "\" is used by no feature; remove it");
@@ -46,6 +48,20 @@ class SchemaResolver {
   }
   void CheckColumn(int line, const std::string& name, const std::string& use) {
     if (!HasColumn(name)) Mistake(line, use + ": the data has no column \"" + name + "\"" + SuggestColumn(name, columns_));
+  }
+
+  // The columns that choose rows.
+  void CheckParts() {
+    const DataConfig& data = config_.data;
+    for (const auto& [name, part] : {std::pair{"data.train.where", &data.train}, {"data.valid.where", &data.valid},
+                                     {"data.test.where", &data.test}}) {
+      if (part->where.empty()) continue;
+      const auto filter = Filter::Parse(part->where, columns_);
+      if (!filter.ok()) Mistake(0, std::string(name) + ": " + filter.status().message());
+    }
+    if (data.split.ratio < 1.0 && data.split.by != "row" && data.split.by != "hash") {
+      CheckColumn(0, data.split.by, "data.split.by");
+    }
   }
 
   void AddLabels() {

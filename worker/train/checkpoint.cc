@@ -227,7 +227,8 @@ Status CheckCheckpoint(const std::string& dir, bool full) {
         return DataLoss("checkpoint " + dir + " is damaged: " + path + " has " + std::to_string(*size) + " bytes, not " +
                         std::to_string(file.at("bytes").get<std::uint64_t>()));
       }
-      if (!full) continue;
+      // The servers' files are large and check their blocks when they read them.
+      if (!full && file.at("path").get<std::string>().starts_with("ps/")) continue;
       GM_ASSIGN_OR_RETURN(const std::uint64_t checksum, FileChecksum(path));
       if (checksum != file.at("xxh3").get<std::uint64_t>()) {
         return DataLoss("checkpoint " + dir + " is damaged: the checksum of " + path + " is wrong");

@@ -64,7 +64,8 @@ std::vector<std::string> ListCheckpoints(const std::string& checkpoints_dir);
 Result<std::string> ResolveCheckpoint(const std::string& path);
 // Reads everything but the servers' part, after CheckCheckpoint(dir, false).
 Result<Checkpoint> LoadCheckpoint(const std::string& dir);
-// Are all files there with their sizes and, when `full`, checksums?
+// Are all files there with their sizes, and those of the dense part and the worker with their checksums? `full`: the
+// servers' files too.
 Status CheckCheckpoint(const std::string& dir, bool full);
 
 }  // namespace gatemill::train

@@ -144,6 +144,16 @@ TEST(SchemaTest, SmallMistakes) {
   EXPECT_NE(Mistakes(config).find("table \"video\" is used by no feature"), std::string::npos);
 }
 
+TEST(SchemaTest, ColumnsThatChooseRowsAreChecked) {
+  Config config = SmallConfig("unread.csv");
+  config.data.train.where = "dat < 3";
+  config.data.split = {.ratio = 0.5, .by = "usr"};
+  const auto schema = ResolveSchema(config, {"user", "item", "tags", "price", "click", "buy"});
+  ASSERT_EQ(schema.status().code(), Code::kInvalidInput);
+  EXPECT_NE(schema.status().message().find("data.train.where: "), std::string::npos) << schema.status().message();
+  EXPECT_NE(schema.status().message().find("data.split.by: the data has no column \"usr\""), std::string::npos);
+}
+
 TEST(SchemaTest, ReadColumnNames) {
   const TempDir dir;
   DataConfig data;
