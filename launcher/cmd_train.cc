@@ -218,7 +218,6 @@ class TrainCommand {
       const auto found = saved.find(parameter.name);
       if (found != saved.end() && found->second == parameter.shape) continue;
       differences += "\n  " + parameter.name + (found == saved.end() ? " is not in it" : " has another shape in it");
-      saved.erase(parameter.name);
     }
     if (differences.empty()) return Ok();
     return InvalidInput("checkpoint " + resume_from_ + " is of another model; its configuration is " + resume_from_ +

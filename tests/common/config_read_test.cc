@@ -88,6 +88,14 @@ train: {consistency: async, dense_optimizer: adagrad, sparse_optimizer: adam}
   EXPECT_EQ(config.train.sparse_optimizer.eps, 1e-8);
 }
 
+// A data file given as the configuration.
+TEST(ConfigReadTest, AWrongFileIsNotShownWhole) {
+  const auto config = ParseConfig("user,price " + std::string(100000, 'x'), "train.csv", {});
+  ASSERT_EQ(config.status().code(), Code::kInvalidInput);
+  EXPECT_EQ(config.status().message().find("train.csv:1:1: must be a map"), 0U) << config.status().message();
+  EXPECT_LT(config.status().message().size(), 300U);
+}
+
 TEST(ConfigReadTest, NullIsTheDefault) {
   const Config config = Parse(SmallYaml("model: {num_expert: null, gate_mlp: ~}\ntrain:\n"), {"data.valid="});
   EXPECT_EQ(config.model.num_expert, 8);

@@ -2,7 +2,11 @@
 
 #include <gtest/gtest.h>
 
+#include <new>
 #include <nlohmann/json.hpp>
+#include <stdexcept>
+
+#include "launcher/command.h"
 
 namespace gatemill::launcher {
 namespace {
@@ -34,6 +38,16 @@ TEST(Output, WithJsonStandardOutputIsOneObject) {
   testing::internal::CaptureStdout();
   PrintJsonLine({{"name", "caf\xe9"}, {"n", 1}});
   EXPECT_EQ(testing::internal::GetCapturedStdout(), "{\"n\":1,\"name\":\"caf\xef\xbf\xbd\"}\n");
+}
+
+TEST(WithoutExceptions, WhatALibraryThrowsIsAStatus) {
+  EXPECT_TRUE(WithoutExceptions([] { return Ok(); }).ok());
+  const Status memory = WithoutExceptions([]() -> Status { throw std::bad_alloc(); });
+  EXPECT_EQ(memory.code(), Code::kInternal);
+  EXPECT_NE(memory.message().find("out of memory"), std::string::npos);
+  const Status other = WithoutExceptions([]() -> Status { throw std::runtime_error("the cause"); });
+  EXPECT_EQ(other.code(), Code::kInternal);
+  EXPECT_NE(other.message().find("the cause"), std::string::npos);
 }
 
 }  // namespace

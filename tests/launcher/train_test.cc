@@ -262,6 +262,9 @@ TEST(Eval, IsRefusedUnderMpirunAtOnce) {
   const Finished done = RunProgram(Mpirun(2, {Binary(), "eval", run, "--data", dir.path() + "/test.csv"}), 60);
   EXPECT_NE(done.exit_code, 0);
   EXPECT_NE(done.err.find("start them without mpirun"), std::string::npos) << done.err;
+  const Finished bench = RunProgram(Mpirun(2, {Binary(), "bench", "step", config}), 60);
+  EXPECT_NE(bench.exit_code, 0);
+  EXPECT_NE(bench.err.find("start it without mpirun"), std::string::npos) << bench.err;
 }
 
 TEST(Train, AsyncStopsInTheMiddleOfAnEpoch) {
@@ -299,6 +302,7 @@ TEST(Train, EarlyStoppingKeepsTheBestAndPrunesTheRest) {
   const int best = trained.result.at("best_step").get<int>();
   EXPECT_LT(steps, 200 * 5);
   EXPECT_EQ(steps - best, 2 * 5);
+  EXPECT_NE(trained.done.err.find("of the best checkpoint, step " + std::to_string(best)), std::string::npos) << trained.done.err;
   EXPECT_NE(trained.done.err.find("stopped early"), std::string::npos);
   int checkpoints = 0;
   for (const auto& entry : std::filesystem::directory_iterator(run + "/checkpoints")) checkpoints += entry.is_symlink() ? 0 : 1;
@@ -491,6 +495,7 @@ TEST(Train, CtrlCStopsCleanly) {
     ::kill(job.pid(), SIGINT);
     const Finished done = Finish(&job, 10);
     EXPECT_GT(done.exit_code, 0) << done.err;
+    EXPECT_NE(done.err.find(" is kept; go on with --run-dir " + run + " --resume auto"), std::string::npos) << done.err;
     EXPECT_TRUE(RanksOf(run).empty());
     EXPECT_TRUE(FileExists(run + "/checkpoints/best/manifest.json"));
     EXPECT_EQ(Leftovers(), before);

@@ -6,9 +6,9 @@
 #include <arrow/io/file.h>
 #include <arrow/result.h>
 #include <arrow/util/compression.h>
+#include <arrow/util/utf8.h>
 
 #include <algorithm>
-#include <string_view>
 #include <thread>
 #include <utility>
 
@@ -323,30 +323,10 @@ class PipelinedCsvSource final : public CsvSource {
   std::thread split_thread_;
 };
 
-// RFC 3629: no overlong forms, no surrogates, nothing past U+10FFFF.
-bool IsUtf8(std::string_view text) {
-  for (std::size_t i = 0; i < text.size();) {
-    const auto byte = [&](std::size_t at) -> unsigned { return at < text.size() ? static_cast<unsigned char>(text[at]) : 0U; };
-    const unsigned first = byte(i);
-    const std::size_t length = first < 0x80 ? 1 : first >= 0xC2 && first < 0xE0 ? 2 : first >= 0xE0 && first < 0xF0 ? 3
-                               : first >= 0xF0 && first < 0xF5 ? 4 : 0;
-    if (length == 0) return false;
-    for (std::size_t k = 1; k < length; ++k) {
-      if ((byte(i + k) & 0xC0) != 0x80) return false;
-    }
-    const unsigned second = byte(i + 1);
-    if ((first == 0xE0 && second < 0xA0) || (first == 0xED && second >= 0xA0) || (first == 0xF0 && second < 0x90) ||
-        (first == 0xF4 && second >= 0x90)) {
-      return false;
-    }
-    i += length;
-  }
-  return true;
-}
-
 Status CheckNames(const std::string& path, const std::vector<std::string>& names) {
+  arrow::util::InitializeUTF8();
   for (std::size_t i = 0; i < names.size(); ++i) {
-    if (IsUtf8(names[i])) continue;
+    if (arrow::util::ValidateUTF8(names[i])) continue;
     return InvalidInput(path + ":1: the name of column " + std::to_string(i + 1) +
                         " is not UTF-8; convert the file");
   }
