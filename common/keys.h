@@ -42,6 +42,10 @@ constexpr std::uint32_t VshardOf(std::uint64_t key) { return static_cast<std::ui
 constexpr std::uint32_t ShardOfVshard(std::uint32_t vshard, std::uint32_t num_shards) {
   return vshard * num_shards / kNumVshards;
 }
+// The smallest vshard of `shard`; of `num_shards` itself: kNumVshards.
+constexpr std::uint32_t FirstVshardOf(std::uint32_t shard, std::uint32_t num_shards) {
+  return (shard * kNumVshards + num_shards - 1) / num_shards;
+}
 constexpr std::uint32_t ShardOf(std::uint64_t key, std::uint32_t num_shards) {
   return ShardOfVshard(VshardOf(key), num_shards);
 }

@@ -48,6 +48,12 @@ struct DoneControl {
   Reply reply;
 };
 
+// The vshards of a shard.
+VshardRange Vshards(const ShardOptions& options) {
+  return {.first = FirstVshardOf(options.shard, options.num_shards),
+          .end = FirstVshardOf(options.shard + 1, options.num_shards)};
+}
+
 // What parts take while they are kept.
 std::uint64_t BytesOf(const std::vector<TablePart>& parts) {
   std::uint64_t bytes = parts.size() * sizeof(TablePart);
@@ -364,7 +370,7 @@ class StepShard final : public Shard {
     std::span<std::uint8_t> found;
     part.rows = NewFrame(asked.count * dim, &rows);
     if (asked.want_found) part.found = NewFrame(asked.count, &found);
-    tables_[asked.table]->Read(asked.keys.View<std::uint64_t>(&keys_), mode, rows, found);
+    tables_[asked.table]->Read(asked.keys.View<std::uint64_t>(&keys_), mode, {.rows = rows, .found = found});
     return part;
   }
 
@@ -433,13 +439,13 @@ class StepShard final : public Shard {
     GM_ASSIGN_OR_RETURN(const auto writer, store_->NewBulkWriter());
     std::vector<std::unique_ptr<Table>> restored;
     for (std::uint32_t number = 0; number < specs_.size(); ++number) {
-      GM_ASSIGN_OR_RETURN(auto table, Table::Create(specs_[number], options_.seed));
+      GM_ASSIGN_OR_RETURN(auto table, Table::Create(specs_[number], options_.seed, Vshards(options_)));
       const auto take = [&](std::uint64_t key, std::span<const float> values, const RowHeader& header) {
         table->PutStored(key, values, header);
         return writer->Add({.table = number, .key = key}, values, header);
       };
       GM_RETURN_IF_ERROR(
-          reader->Scan(numbers[number], FirstVshard(options_.shard), FirstVshard(options_.shard + 1), take));
+          reader->Scan(numbers[number], Vshards(options_).first, Vshards(options_).end, take));
       restored.push_back(std::move(table));
     }
     GM_RETURN_IF_ERROR(store_->DropAll());
@@ -447,11 +453,6 @@ class StepShard final : public Shard {
     tables_ = std::move(restored);
     StartAt(step);
     return Ok();
-  }
-
-  // The smallest vshard v with ShardOfVshard(v) >= shard.
-  [[nodiscard]] std::uint32_t FirstVshard(std::uint32_t shard) const {
-    return (shard * kNumVshards + options_.num_shards - 1) / options_.num_shards;
   }
 
   // The checkpoint's number of each of our tables, or a list of everything that differs.
@@ -536,7 +537,7 @@ Result<std::unique_ptr<Shard>> Shard::Create(const ShardOptions& options, std::v
   std::vector<std::unique_ptr<Table>> tables;
   std::vector<RequestChecker::TableShape> shapes;
   for (const TableSpec& spec : specs) {
-    GM_ASSIGN_OR_RETURN(auto table, Table::Create(spec, options.seed));
+    GM_ASSIGN_OR_RETURN(auto table, Table::Create(spec, options.seed, Vshards(options)));
     shapes.push_back({.name = spec.name,
                       .dim = static_cast<std::uint64_t>(spec.dim),
                       .state_dim = static_cast<std::uint64_t>(table->state_dim())});

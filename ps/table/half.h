@@ -20,7 +20,7 @@
 #include <cstdint>
 #include <span>
 
-#include "ps/table/kernels.h"
+#include "ps/table/isa.h"
 
 namespace gatemill::ps {
 

@@ -1,34 +1,39 @@
 #include "ps/table/kernels.h"
 
 #include <cmath>
-#include <initializer_list>
+#include <cstring>
 
-#if defined(__x86_64__)
-#define GM_X86 1
-#endif
+#include "ps/table/row_index.h"
 
 namespace gatemill::ps {
 namespace {
 
-// Inlined into one wrapper per instruction set, so that the compiler vectorizes the same loop for each.
-#define GM_KERNEL [[gnu::always_inline]] inline
-
 constexpr int kLanes = 16;
+constexpr std::size_t kCacheLine = 64;
+constexpr std::size_t kGatherAhead = 16;  // rows asked for before they are read
+constexpr std::size_t kUpdateAhead = 8;   // fewer: an update touches two places a row
 
-GM_KERNEL void SgdLoop(float* __restrict row, const float* __restrict grad, int dim, SgdStep step) {
-  for (int i = 0; i < dim; ++i) row[i] -= step.lr * grad[i];
-}
+// ---- the formulas, one row --------------------------------------------------------------------------------------------
 
-GM_KERNEL void AdagradLoop(float* __restrict row, float* __restrict sum, const float* __restrict grad, int dim,
-                           AdagradStep step) {
-  for (int i = 0; i < dim; ++i) {
-    sum[i] += grad[i] * grad[i];
-    row[i] -= step.lr * grad[i] / (std::sqrt(sum[i]) + step.eps);
+struct SgdRule {
+  SgdStep step;
+  GM_LOOP void operator()(float* __restrict row, float* /*state*/, const float* __restrict grad, int dim) const {
+    for (int i = 0; i < dim; ++i) row[i] -= step.lr * grad[i];
   }
-}
+};
+
+struct AdagradRule {
+  AdagradStep step;
+  GM_LOOP void operator()(float* __restrict row, float* __restrict sum, const float* __restrict grad, int dim) const {
+    for (int i = 0; i < dim; ++i) {
+      sum[i] += grad[i] * grad[i];
+      row[i] -= step.lr * grad[i] / (std::sqrt(sum[i]) + step.eps);
+    }
+  }
+};
 
 // Lane i takes elements i, i + 16, ...; lanes are folded pairwise 8, 4, 2, 1.
-GM_KERNEL float SumOfSquares(const float* __restrict grad, int dim) {
+GM_LOOP float SumOfSquares(const float* __restrict grad, int dim) {
   float lanes[kLanes] = {};
   int begin = 0;
   for (; begin + kLanes <= dim; begin += kLanes) {
@@ -41,94 +46,169 @@ GM_KERNEL float SumOfSquares(const float* __restrict grad, int dim) {
   return lanes[0] + lanes[1];
 }
 
-GM_KERNEL void RowwiseAdagradLoop(float* __restrict row, float* __restrict sum, const float* __restrict grad, int dim,
-                                  AdagradStep step) {
-  sum[0] += SumOfSquares(grad, dim) / static_cast<float>(dim);
-  const float scale = step.lr / (std::sqrt(sum[0]) + step.eps);
-  for (int i = 0; i < dim; ++i) row[i] -= scale * grad[i];
+struct RowwiseAdagradRule {
+  AdagradStep step;
+  GM_LOOP void operator()(float* __restrict row, float* __restrict sum, const float* __restrict grad, int dim) const {
+    sum[0] += SumOfSquares(grad, dim) / static_cast<float>(dim);
+    const float scale = step.lr / (std::sqrt(sum[0]) + step.eps);
+    for (int i = 0; i < dim; ++i) row[i] -= scale * grad[i];
+  }
+};
+
+struct AdamRule {  // state: mean, variance
+  AdamStep step;
+  GM_LOOP void operator()(float* __restrict row, float* __restrict state, const float* __restrict grad, int dim) const {
+    float* __restrict variance = state + dim;
+    for (int i = 0; i < dim; ++i) {
+      state[i] += step.one_minus_beta1 * (grad[i] - state[i]);
+      variance[i] += step.one_minus_beta2 * (grad[i] * grad[i] - variance[i]);
+      row[i] -= step.step_size * state[i] / (std::sqrt(variance[i]) + step.eps);
+    }
+  }
+};
+
+struct FtrlRule {  // state: z, n
+  FtrlStep step;
+  GM_LOOP void operator()(float* __restrict row, float* __restrict z, const float* __restrict grad, int dim) const {
+    float* __restrict n = z + dim;
+    for (int i = 0; i < dim; ++i) {
+      const float new_n = n[i] + grad[i] * grad[i];
+      const float root = std::sqrt(new_n);
+      const float sigma = (root - std::sqrt(n[i])) / step.lr;
+      const float new_z = z[i] + (grad[i] - sigma * row[i]);
+      const float shrunk = new_z > 0.0F ? new_z - step.l1 : new_z + step.l1;
+      const float weight = -shrunk / ((step.beta + root) / step.lr + step.l2);
+      n[i] = new_n;
+      z[i] = new_z;
+      row[i] = std::fabs(new_z) <= step.l1 ? 0.0F : weight;
+    }
+  }
+};
+
+// ---- the loops over rows ----------------------------------------------------------------------------------------------
+
+// `begin` on a cache line, when `bytes` are whole ones.
+template <bool kWrite>
+GM_LOOP void PrefetchBytes(const std::byte* begin, std::size_t bytes) {
+  for (std::size_t at = 0; at < bytes; at += kCacheLine) __builtin_prefetch(begin + at, kWrite ? 1 : 0);
+  if (bytes % kCacheLine != 0) __builtin_prefetch(begin + bytes - 1, kWrite ? 1 : 0);
 }
 
-GM_KERNEL void AdamLoop(float* __restrict row, float* __restrict mean, float* __restrict variance,
-                        const float* __restrict grad, int dim, AdamStep step) {
-  for (int i = 0; i < dim; ++i) {
-    mean[i] += step.one_minus_beta1 * (grad[i] - mean[i]);
-    variance[i] += step.one_minus_beta2 * (grad[i] * grad[i] - variance[i]);
-    row[i] -= step.step_size * mean[i] / (std::sqrt(variance[i]) + step.eps);
+// Calls body with the dimension: a constant where it is a common one, so that the loops over it are unrolled.
+template <typename Body>
+GM_LOOP auto WithDim(std::size_t dim, const Body& body) {
+  switch (dim) {
+    case 8: return body(std::integral_constant<int, 8>());
+    case 16: return body(std::integral_constant<int, 16>());
+    case 32: return body(std::integral_constant<int, 32>());
+    case 64: return body(std::integral_constant<int, 64>());
+    default: return body(static_cast<int>(dim));
   }
 }
 
-GM_KERNEL void FtrlLoop(float* __restrict row, float* __restrict z, float* __restrict n, const float* __restrict grad,
-                        int dim, FtrlStep step) {
-  for (int i = 0; i < dim; ++i) {
-    const float new_n = n[i] + grad[i] * grad[i];
-    const float root = std::sqrt(new_n);
-    const float sigma = (root - std::sqrt(n[i])) / step.lr;
-    const float new_z = z[i] + (grad[i] - sigma * row[i]);
-    const float shrunk = new_z > 0.0F ? new_z - step.l1 : new_z + step.l1;
-    const float weight = -shrunk / ((step.beta + root) / step.lr + step.l2);
-    n[i] = new_n;
-    z[i] = new_z;
-    row[i] = std::fabs(new_z) <= step.l1 ? 0.0F : weight;
+template <typename Rule>
+GM_LOOP std::size_t UpdateRows(const RowMemory& memory, const RowGrads& grads, const Rule& rule) {
+  return WithDim(memory.dim, [&](auto dim) __attribute__((always_inline)) {
+    std::size_t newly_dirty = 0;
+    for (std::size_t i = 0; i < grads.count; ++i) {
+      if (i + kUpdateAhead < grads.count) {
+        const std::uint32_t ahead = grads.rows[i + kUpdateAhead];
+        PrefetchBytes<true>(memory.embeddings + ahead * static_cast<std::size_t>(dim) * sizeof(float),
+                            static_cast<std::size_t>(dim) * sizeof(float));
+        PrefetchBytes<true>(memory.states + ahead * memory.state_bytes, memory.state_bytes);
+      }
+      const std::uint32_t row = grads.rows[i];
+      PackedHeader* header = memory.Header(row);
+      newly_dirty += (header->updates_and_flags & PackedHeader::kDirty) == 0 ? 1 : 0;
+      header->updates_and_flags =
+          (header->updates_and_flags + PackedHeader::kOneUpdate) | PackedHeader::kDirty | PackedHeader::kTouched;
+      header->last_step = grads.step;
+      rule(reinterpret_cast<float*>(memory.embeddings + row * static_cast<std::size_t>(dim) * sizeof(float)),
+           memory.State(row), grads.grads + i * static_cast<std::size_t>(dim), dim);
+    }
+    return newly_dirty;
+  });
+}
+
+GM_LOOP std::size_t SgdLoop(const RowMemory& memory, const RowGrads& grads, SgdStep step) {
+  return UpdateRows(memory, grads, SgdRule{step});
+}
+GM_LOOP std::size_t AdagradLoop(const RowMemory& memory, const RowGrads& grads, AdagradStep step) {
+  return UpdateRows(memory, grads, AdagradRule{step});
+}
+GM_LOOP std::size_t RowwiseAdagradLoop(const RowMemory& memory, const RowGrads& grads, AdagradStep step) {
+  return UpdateRows(memory, grads, RowwiseAdagradRule{step});
+}
+GM_LOOP std::size_t AdamLoop(const RowMemory& memory, const RowGrads& grads, AdamStep step) {
+  return UpdateRows(memory, grads, AdamRule{step});
+}
+GM_LOOP std::size_t FtrlLoop(const RowMemory& memory, const RowGrads& grads, FtrlStep step) {
+  return UpdateRows(memory, grads, FtrlRule{step});
+}
+
+template <bool kPlaced>
+GM_LOOP void GatherRows(const RowMemory& memory, const std::uint32_t* rows, std::size_t count,
+                        const std::uint32_t* places, float* out) {
+  WithDim(memory.dim, [&](auto dim) __attribute__((always_inline)) {
+    const std::size_t bytes = static_cast<std::size_t>(dim) * sizeof(float);
+    for (std::size_t i = 0; i < count; ++i) {
+      if (i + kGatherAhead < count && rows[i + kGatherAhead] != RowIndex::kNoRow) {
+        PrefetchBytes<false>(memory.embeddings + rows[i + kGatherAhead] * bytes, bytes);
+      }
+      if (rows[i] == RowIndex::kNoRow) continue;
+      float* to = out + (kPlaced ? places[i] : i) * static_cast<std::size_t>(dim);
+      std::memcpy(to, memory.embeddings + rows[i] * bytes, bytes);
+    }
+  });
+}
+
+GM_LOOP void GatherLoop(const RowMemory& memory, const std::uint32_t* rows, std::size_t count,
+                        const std::uint32_t* places, float* out) {
+  if (places != nullptr) {
+    GatherRows<true>(memory, rows, count, places, out);
+  } else {
+    GatherRows<false>(memory, rows, count, places, out);
   }
 }
 
-GM_KERNEL void AddLoop(float* __restrict sum, const float* __restrict grad, int dim) {
+GM_LOOP void AddLoop(float* __restrict sum, const float* __restrict grad, int dim) {
   for (int i = 0; i < dim; ++i) sum[i] += grad[i];
 }
 
-// NOLINTBEGIN(bugprone-macro-parentheses): an attribute and a name cannot stand in parentheses.
-// One set of wrappers. `attribute` selects the instruction set, `suffix` names the set.
-#define GM_KERNEL_SET(suffix, attribute)                                                                              \
-  attribute void Sgd##suffix(float* row, const float* grad, int dim, SgdStep step) { SgdLoop(row, grad, dim, step); } \
-  attribute void Adagrad##suffix(float* row, float* sum, const float* grad, int dim, AdagradStep step) {              \
-    AdagradLoop(row, sum, grad, dim, step);                                                                           \
-  }                                                                                                                   \
-  attribute void RowwiseAdagrad##suffix(float* row, float* sum, const float* grad, int dim, AdagradStep step) {       \
-    RowwiseAdagradLoop(row, sum, grad, dim, step);                                                                    \
-  }                                                                                                                   \
-  attribute void Adam##suffix(float* row, float* mean, float* variance, const float* grad, int dim, AdamStep step) {  \
-    AdamLoop(row, mean, variance, grad, dim, step);                                                                   \
-  }                                                                                                                   \
-  attribute void Ftrl##suffix(float* row, float* z, float* n, const float* grad, int dim, FtrlStep step) {            \
-    FtrlLoop(row, z, n, grad, dim, step);                                                                             \
-  }                                                                                                                   \
-  attribute void Add##suffix(float* sum, const float* grad, int dim) { AddLoop(sum, grad, dim); }                     \
-  constexpr Kernels k##suffix = {                                                                                     \
-      .sgd = Sgd##suffix,                                                                                             \
-      .adagrad = Adagrad##suffix,                                                                                     \
-      .rowwise_adagrad = RowwiseAdagrad##suffix,                                                                      \
-      .adam = Adam##suffix,                                                                                           \
-      .ftrl = Ftrl##suffix,                                                                                           \
-      .add = Add##suffix,                                                                                             \
-  };
+GM_ISA_VARIANTS(Sgd, (const RowMemory& memory, const RowGrads& grads, SgdStep step), (memory, grads, step))
+GM_ISA_VARIANTS(Adagrad, (const RowMemory& memory, const RowGrads& grads, AdagradStep step), (memory, grads, step))
+GM_ISA_VARIANTS(RowwiseAdagrad, (const RowMemory& memory, const RowGrads& grads, AdagradStep step),
+                (memory, grads, step))
+GM_ISA_VARIANTS(Adam, (const RowMemory& memory, const RowGrads& grads, AdamStep step), (memory, grads, step))
+GM_ISA_VARIANTS(Ftrl, (const RowMemory& memory, const RowGrads& grads, FtrlStep step), (memory, grads, step))
+GM_ISA_VARIANTS(Gather,
+                (const RowMemory& memory, const std::uint32_t* rows, std::size_t count, const std::uint32_t* places,
+                 float* out),
+                (memory, rows, count, places, out))
+GM_ISA_VARIANTS(Add, (float* sum, const float* grad, int dim), (sum, grad, dim))
 
-// NOLINTEND(bugprone-macro-parentheses)
-
-GM_KERNEL_SET(Baseline, )
-#ifdef GM_X86
-GM_KERNEL_SET(Avx2, [[gnu::target("avx2")]])
-GM_KERNEL_SET(Avx512, [[gnu::target("avx512f,avx512vl,avx512dq,avx512bw")]])
+#define GM_KERNELS(suffix)                                                                                       \
+  {                                                                                                              \
+    .sgd = Sgd##suffix, .adagrad = Adagrad##suffix, .rowwise_adagrad = RowwiseAdagrad##suffix,                   \
+    .adam = Adam##suffix, .ftrl = Ftrl##suffix, .gather = Gather##suffix, .add = Add##suffix,                    \
+  }
+constexpr Kernels kBaseline = GM_KERNELS(Baseline);
+#if defined(__x86_64__)
+constexpr Kernels kAvx2 = GM_KERNELS(Avx2);
+constexpr Kernels kAvx512 = GM_KERNELS(Avx512);
 #endif
 
 }  // namespace
 
 const Kernels* KernelsFor(Isa isa) {
-#ifdef GM_X86
-  if (isa == Isa::kAvx2) return __builtin_cpu_supports("avx2") ? &kAvx2 : nullptr;
-  if (isa == Isa::kAvx512) {
-    const bool supported = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-                           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
-    return supported ? &kAvx512 : nullptr;
-  }
+  if (!IsaSupported(isa)) return nullptr;
+#if defined(__x86_64__)
+  if (isa == Isa::kAvx2) return &kAvx2;
+  if (isa == Isa::kAvx512) return &kAvx512;
 #endif
-  return isa == Isa::kBaseline ? &kBaseline : nullptr;
+  return &kBaseline;
 }
 
-const Kernels& BestKernels() {
-  for (const Isa isa : {Isa::kAvx512, Isa::kAvx2}) {
-    if (const Kernels* kernels = KernelsFor(isa)) return *kernels;
-  }
-  return kBaseline;
-}
+const Kernels& BestKernels() { return *KernelsFor(BestIsa()); }
 
 }  // namespace gatemill::ps

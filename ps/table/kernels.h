@@ -1,16 +1,20 @@
-// The loops of the sparse optimizers, compiled once per instruction set and chosen at run time.
+// The loops over a table's rows, compiled once per instruction set and chosen at run time.
 //
 //   const Kernels& kernels = BestKernels();
-//   kernels.adagrad(row, state, grad, dim, {.lr = 0.1F, .eps = 1e-10F});
+//   kernels.adagrad(memory, {.rows = rows, .grads = grads, .count = n, .step = step}, {.lr = 0.1F, .eps = 1e-10F});
 //
 // Every variant gives the same bits: the loops are the same source, element by element or in 16 fixed lanes, with
-// IEEE add, multiply, divide and square root only, and no fused multiply-add.
-// All arrays hold `dim` floats and are aligned to 4 bytes; they do not overlap. Thread safety: pure functions.
+// IEEE add, multiply, divide and square root only, and no fused multiply-add. Rows are asked for ahead of their use, so
+// that their memory accesses overlap. Thread safety: pure functions.
 #pragma once
 
-namespace gatemill::ps {
+#include <cstddef>
+#include <cstdint>
 
-enum class Isa { kBaseline, kAvx2, kAvx512 };
+#include "ps/table/isa.h"
+#include "ps/table/row_memory.h"
+
+namespace gatemill::ps {
 
 struct SgdStep {
   float lr;
@@ -32,14 +36,26 @@ struct FtrlStep {
   float beta;
 };
 
-// Formulas: ps/table/optimizer.h.
+// One gradient a row: grads[i] belongs to rows[i]. A row that comes twice is updated twice, in order.
+struct RowGrads {
+  const std::uint32_t* rows = nullptr;  // [count], every one of them in use
+  const float* grads = nullptr;         // [count, dim]
+  std::size_t count = 0;
+  std::uint32_t step = 0;               // the global step, which headers keep
+};
+
+// Formulas: ps/table/optimizer.h. An update marks the row dirty and touched, counts it and notes the step; each returns
+// how many rows were not dirty before.
 struct Kernels {
-  void (*sgd)(float* row, const float* grad, int dim, SgdStep step);
-  void (*adagrad)(float* row, float* sum, const float* grad, int dim, AdagradStep step);
-  void (*rowwise_adagrad)(float* row, float* sum /* one float */, const float* grad, int dim, AdagradStep step);
-  void (*adam)(float* row, float* mean, float* variance, const float* grad, int dim, AdamStep step);
-  void (*ftrl)(float* row, float* z, float* n, const float* grad, int dim, FtrlStep step);
-  void (*add)(float* sum, const float* grad, int dim);  // sum += grad
+  std::size_t (*sgd)(const RowMemory& memory, const RowGrads& grads, SgdStep step);
+  std::size_t (*adagrad)(const RowMemory& memory, const RowGrads& grads, AdagradStep step);
+  std::size_t (*rowwise_adagrad)(const RowMemory& memory, const RowGrads& grads, AdagradStep step);
+  std::size_t (*adam)(const RowMemory& memory, const RowGrads& grads, AdamStep step);
+  std::size_t (*ftrl)(const RowMemory& memory, const RowGrads& grads, FtrlStep step);
+  // out[i] = embedding of rows[i], or untouched where that is RowIndex::kNoRow; with `places` not null out[places[i]].
+  void (*gather)(const RowMemory& memory, const std::uint32_t* rows, std::size_t count, const std::uint32_t* places,
+                 float* out);
+  void (*add)(float* sum, const float* grad, int dim);  // sum += grad; the arrays do not overlap
 };
 
 // Null when this CPU lacks the instructions.

@@ -6,8 +6,6 @@
 #include <cmath>
 #include <string>
 
-#include "ps/table/kernels.h"
-
 namespace gatemill::ps {
 namespace {
 
@@ -16,8 +14,8 @@ class Sgd final : public SparseOptimizer {
   explicit Sgd(const SparseOptimizerConfig& config) : step_{static_cast<float>(config.lr)} {}
   int state_dim(int /*dim*/) const override { return 0; }
   void InitState(std::span<float> /*state*/, int /*dim*/) const override {}
-  void Apply(float* row, float* /*state*/, const float* grad, int dim, std::uint64_t /*step*/) const override {
-    kernels_.sgd(row, grad, dim, step_);
+  std::size_t Apply(const RowMemory& memory, const RowGrads& grads) const override {
+    return kernels_.sgd(memory, grads, step_);
   }
 
  private:
@@ -34,8 +32,8 @@ class Adagrad final : public SparseOptimizer {
   void InitState(std::span<float> state, int /*dim*/) const override {
     std::fill(state.begin(), state.end(), initial_);
   }
-  void Apply(float* row, float* state, const float* grad, int dim, std::uint64_t /*step*/) const override {
-    kernels_.adagrad(row, state, grad, dim, step_);
+  std::size_t Apply(const RowMemory& memory, const RowGrads& grads) const override {
+    return kernels_.adagrad(memory, grads, step_);
   }
 
  private:
@@ -51,8 +49,8 @@ class RowwiseAdagrad final : public SparseOptimizer {
         initial_(static_cast<float>(config.initial_accumulator)) {}
   int state_dim(int /*dim*/) const override { return 1; }
   void InitState(std::span<float> state, int /*dim*/) const override { state[0] = initial_; }
-  void Apply(float* row, float* state, const float* grad, int dim, std::uint64_t /*step*/) const override {
-    kernels_.rowwise_adagrad(row, state, grad, dim, step_);
+  std::size_t Apply(const RowMemory& memory, const RowGrads& grads) const override {
+    return kernels_.rowwise_adagrad(memory, grads, step_);
   }
 
  private:
@@ -95,10 +93,11 @@ class Adam final : public SparseOptimizer {
               .eps = static_cast<float>(config.eps)} {}
   int state_dim(int dim) const override { return 2 * dim; }
   void InitState(std::span<float> state, int /*dim*/) const override { std::fill(state.begin(), state.end(), 0.0F); }
-  void Apply(float* row, float* state, const float* grad, int dim, std::uint64_t step) const override {
+  std::size_t Apply(const RowMemory& memory, const RowGrads& grads) const override {
+    const std::uint64_t t = static_cast<std::uint64_t>(grads.step) + 1;
     AdamStep now = step_;
-    now.step_size = static_cast<float>(lr_ * std::sqrt(1.0 - beta2_.Of(step + 1)) / (1.0 - beta1_.Of(step + 1)));
-    kernels_.adam(row, state, state + dim, grad, dim, now);
+    now.step_size = static_cast<float>(lr_ * std::sqrt(1.0 - beta2_.Of(t)) / (1.0 - beta1_.Of(t)));
+    return kernels_.adam(memory, grads, now);
   }
 
  private:
@@ -122,8 +121,8 @@ class Ftrl final : public SparseOptimizer {
     std::fill(state.begin(), state.begin() + dim, 0.0F);
     std::fill(state.begin() + dim, state.end(), initial_);
   }
-  void Apply(float* row, float* state, const float* grad, int dim, std::uint64_t /*step*/) const override {
-    kernels_.ftrl(row, state, state + dim, grad, dim, step_);
+  std::size_t Apply(const RowMemory& memory, const RowGrads& grads) const override {
+    return kernels_.ftrl(memory, grads, step_);
   }
 
  private:

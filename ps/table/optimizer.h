@@ -11,7 +11,7 @@
 // The same bits on every instruction set: no fused multiply-add, sums over the row in a fixed lane order (16 lanes,
 // lane i takes elements i, i+16, ...; lanes folded pairwise 8, 4, 2, 1), only IEEE add, multiply, divide and sqrt.
 //
-// Thread safety: Apply is const and touches only the row it is given.
+// Thread safety: Apply is const and touches only the rows it is given.
 #pragma once
 
 #include <cstdint>
@@ -20,6 +20,7 @@
 
 #include "common/config.h"
 #include "common/status.h"
+#include "ps/table/kernels.h"
 
 namespace gatemill::ps {
 
@@ -28,8 +29,8 @@ class SparseOptimizer {
   virtual ~SparseOptimizer() = default;
   [[nodiscard]] virtual int state_dim(int dim) const = 0;                     // floats of state in a row
   virtual void InitState(std::span<float> state, int dim) const = 0;          // of a new row
-  // row: [dim], state: [state_dim(dim)], grad: [dim]; step: the global step, from 0.
-  virtual void Apply(float* row, float* state, const float* grad, int dim, std::uint64_t step) const = 0;
+  // Runs once for each of the rows. Returns how many of them were not dirty before.
+  virtual std::size_t Apply(const RowMemory& memory, const RowGrads& grads) const = 0;
 };
 
 // kInvalidInput for an unknown type or values out of range.

@@ -1,70 +1,232 @@
 #include "ps/table/row_index.h"
 
+#include <algorithm>
+#include <bit>
+
 namespace gatemill::ps {
 namespace {
 
-constexpr std::uint32_t kMinCapacity = 4;
+using Bucket = RowIndex::Bucket;
+using Homes = RowIndex::Homes;
 
-// Above this many rows a segment grows: four fifths of its slots, and never all of them, so that a probe always ends.
-std::uint32_t MaxUsed(std::uint32_t capacity) { return capacity - capacity / 5 - 1; }
+constexpr int kSlots = RowIndex::kSlots;
+constexpr std::size_t kBatch = 2048;  // keys whose homes are worked out ahead
+constexpr std::size_t kAhead = 16;    // cache lines asked for before they are read
+constexpr std::uint64_t kSlackBuckets = 1;  // past the last home, at first
+constexpr int kMovedPerInsert = 2;
+constexpr std::uint64_t kMovedAhead = 8;  // buckets asked for before they are moved
+
+// ~row of the key's slot; 0 when it is not in this bucket.
+GM_LOOP std::uint32_t NotRowIn(const Bucket& bucket, std::uint64_t key) {
+  unsigned match = 0;
+  for (int slot = 0; slot < kSlots; ++slot) match |= static_cast<unsigned>(bucket.key[slot] == key) << slot;
+  // A stale key of an unused slot has a zero there, and used slots come first.
+  const std::uint32_t not_row = bucket.not_row[std::countr_zero(match | 1U << (kSlots - 1))];
+  return match != 0 ? not_row : 0;
+}
+
+// No branch depends on what a cache line holds: a wrong guess would wait for memory. Keys that are not at home are listed
+// and looked for in the next buckets afterwards, together.
+GM_LOOP void FindLoop(const Bucket* buckets, const Homes& homes_of, const std::uint64_t* keys, std::size_t count,
+                      std::uint32_t* rows) {
+  std::uint32_t homes[kBatch + kAhead];
+  std::uint32_t listed[kBatch + 1];
+  for (std::size_t begin = 0; begin < count; begin += kBatch) {
+    const std::size_t n = std::min(kBatch, count - begin);
+    for (std::size_t i = 0; i < n; ++i) homes[i] = homes_of.Of(keys[begin + i]);
+    for (std::size_t i = n; i < n + kAhead; ++i) homes[i] = homes[n - 1];
+    for (std::size_t i = 0; i < kAhead; ++i) __builtin_prefetch(&buckets[homes[i]]);
+    std::size_t left = 0;
+    for (std::size_t i = 0; i < n; ++i) {
+      __builtin_prefetch(&buckets[homes[i + kAhead]]);
+      const Bucket& bucket = buckets[homes[i]];
+      const std::uint32_t not_row = NotRowIn(bucket, keys[begin + i]);
+      rows[begin + i] = ~not_row;
+      listed[left] = static_cast<std::uint32_t>(i);
+      left += static_cast<std::size_t>(not_row == 0) & static_cast<std::size_t>(bucket.beyond != 0);
+    }
+    while (left != 0) {
+      std::size_t still = 0;
+      for (std::size_t j = 0; j < std::min(left, kAhead); ++j) __builtin_prefetch(&buckets[homes[listed[j]] + 1]);
+      for (std::size_t j = 0; j < left; ++j) {
+        if (j + kAhead < left) __builtin_prefetch(&buckets[homes[listed[j + kAhead]] + 1]);
+        const std::uint32_t i = listed[j];
+        const Bucket& bucket = buckets[++homes[i]];
+        const std::uint32_t not_row = NotRowIn(bucket, keys[begin + i]);
+        rows[begin + i] = ~not_row;
+        listed[still] = i;
+        still += static_cast<std::size_t>(not_row == 0) & static_cast<std::size_t>(bucket.beyond != 0);
+      }
+      left = still;
+    }
+  }
+}
+
+GM_ISA_VARIANTS(Find,
+                (const Bucket* buckets, const Homes& homes_of, const std::uint64_t* keys, std::size_t count,
+                 std::uint32_t* rows),
+                (buckets, homes_of, keys, count, rows))
+
+constexpr IsaVariants<void (*)(const Bucket*, const Homes&, const std::uint64_t*, std::size_t, std::uint32_t*)> kFind =
+    GM_ISA_TABLE(Find);
+
+// Above so many keys the index grows.
+std::uint64_t MaxKeys(std::uint64_t buckets) { return buckets * kSlots * 25 / 32; }
 
 }  // namespace
 
-std::uint32_t RowIndex::Find(std::uint64_t key, std::uint64_t hash) const {
-  const Segment& segment = segments_[SegmentOf(hash)];
-  if (segment.capacity == 0) return kNoRow;
-  std::uint32_t at = HomeOf(segment, hash);
-  while (true) {
-    const Slot& slot = segment.slots[at];
-    if (slot.row == kNoRow || slot.key == key) return slot.row;
-    if (++at == segment.capacity) at = 0;
+RowIndex::RowIndex(VshardRange vshards, Isa isa) : vshards_(vshards), find_(kFind.For(isa)) {
+  homes_.first_hash = static_cast<std::uint64_t>(vshards.first) << 54;
+  homes_.shift = 22 + std::bit_width(vshards.end - vshards.first - 1);
+}
+
+// Rounded down, so that the largest place is within.
+std::uint64_t RowIndex::ScaleOf(std::uint64_t buckets) const {
+  const std::uint64_t places = static_cast<std::uint64_t>(vshards_.end - vshards_.first) << (54 - homes_.shift);
+  return static_cast<std::uint64_t>((static_cast<unsigned __int128>(buckets) << 32) / places);
+}
+
+void RowIndex::Find(std::span<const std::uint64_t> keys, std::uint32_t* rows) const {
+  if (size_ == 0) {
+    std::fill_n(rows, keys.size(), kNoRow);
+  } else {
+    find_(buckets(), homes_, keys.data(), keys.size(), rows);
   }
 }
 
-void RowIndex::Insert(std::uint64_t key, std::uint64_t hash, std::uint32_t row) {
-  Segment& segment = segments_[SegmentOf(hash)];
-  if (segment.capacity == 0 || segment.used >= MaxUsed(segment.capacity)) {
-    slot_bytes_ -= segment.capacity * sizeof(Slot);
-    Grow(&segment);
-    slot_bytes_ += segment.capacity * sizeof(Slot);
+std::uint32_t RowIndex::Find(std::uint64_t key) const {
+  if (size_ == 0) return kNoRow;
+  for (const Bucket* bucket = &buckets()[homes_.Of(key)];; ++bucket) {
+    const std::uint32_t not_row = NotRowIn(*bucket, key);
+    if (not_row != 0 || bucket->beyond == 0) return ~not_row;
   }
-  Place(&segment, {.key = key, .row = row}, hash);
-  ++segment.used;
+}
+
+std::uint32_t RowIndex::FindOrInsert(std::uint64_t key, std::uint32_t row, bool* created) {
+  const std::uint32_t found = Find(key);
+  *created = found == kNoRow;
+  if (*created) Insert(key, row);
+  return *created ? row : found;
+}
+
+void RowIndex::Insert(std::uint64_t key, std::uint32_t row) {
+  if (grown_ == capacity_ && size_ >= MaxKeys(capacity_)) BeginGrowth();
+  for (int i = 0; i < kMovedPerInsert && grown_ != capacity_; ++i) MoveLastBucket();
+  Place(key, row);
+  ++size_;
+}
+
+void RowIndex::Erase(std::uint64_t key) {
+  for (Bucket* bucket = &buckets()[homes_.Of(key)];; ++bucket) {
+    for (int slot = 0; slot < kSlots && bucket->not_row[slot] != 0; ++slot) {
+      if (bucket->key[slot] != key) continue;
+      RemoveSlot(bucket, slot);
+      --size_;
+      return;
+    }
+    --bucket->beyond;
+  }
 }
 
 void RowIndex::Clear() {
-  for (Segment& segment : segments_) segment = {};
-  slot_bytes_ = 0;
+  pages_.Clear();
+  homes_.border = Homes::kPlaces;
+  usable_ = capacity_ = grown_ = unmoved_ = size_ = 0;
 }
 
 void RowIndex::Collect(std::uint32_t vshard, std::vector<Slot>* slots) const {
-  const Segment& segment = segments_[vshard];
-  for (std::uint32_t i = 0; i < segment.capacity; ++i) {
-    if (segment.slots[i].row != kNoRow) slots->push_back(segment.slots[i]);
+  if (size_ == 0) return;
+  const std::uint64_t first = static_cast<std::uint64_t>(vshard - vshards_.first) << (54 - homes_.shift);
+  const std::uint64_t last = (static_cast<std::uint64_t>(vshard + 1 - vshards_.first) << (54 - homes_.shift)) - 1;
+  const std::uint32_t last_home = homes_.HomeOfPlace(last);
+  for (std::uint32_t at = homes_.HomeOfPlace(first); at <= last_home || buckets()[at - 1].beyond != 0; ++at) {
+    const Bucket& bucket = buckets()[at];
+    for (int slot = 0; slot < kSlots && bucket.not_row[slot] != 0; ++slot) {
+      if (VshardOf(bucket.key[slot]) == vshard) slots->push_back({bucket.key[slot], ~bucket.not_row[slot]});
+    }
   }
 }
 
-std::uint64_t RowIndex::memory_bytes() const { return slot_bytes_ + segments_.capacity() * sizeof(Segment); }
-
-void RowIndex::Place(Segment* segment, const Slot& slot, std::uint64_t hash) {
-  std::uint32_t at = HomeOf(*segment, hash);
-  while (segment->slots[at].row != kNoRow) {
-    if (++at == segment->capacity) at = 0;
+std::uint64_t RowIndex::memory_bytes() const {
+  std::uint64_t touched = usable_;
+  if (grown_ != capacity_) {  // the new array is touched from its end down
+    const std::uint64_t lowest = std::max<std::uint64_t>((homes_.border * homes_.new_scale) >> 32, capacity_);
+    touched = capacity_ + (usable_ - std::min(usable_, lowest));
   }
-  segment->slots[at] = slot;
+  return Pages::Touched(touched * sizeof(Bucket));
 }
 
-void RowIndex::Grow(Segment* segment) {
-  Segment grown;
-  grown.capacity = segment->capacity == 0 ? kMinCapacity : segment->capacity + segment->capacity / 4 + 1;
-  grown.used = segment->used;
-  grown.slots = std::make_unique_for_overwrite<Slot[]>(grown.capacity);
-  for (std::uint32_t i = 0; i < grown.capacity; ++i) grown.slots[i].row = kNoRow;
-  for (std::uint32_t i = 0; i < segment->capacity; ++i) {
-    const Slot& slot = segment->slots[i];
-    if (slot.row != kNoRow) Place(&grown, slot, Mix64(slot.key));
+void RowIndex::BeginGrowth() {
+  grown_ = capacity_ + std::max<std::uint64_t>(1, capacity_ / 4);
+  if (grown_ + kSlackBuckets > usable_) {
+    usable_ = grown_ + kSlackBuckets;
+    pages_.Reserve(usable_ * sizeof(Bucket));
   }
-  *segment = std::move(grown);
+  homes_.new_scale = ScaleOf(grown_);
+  unmoved_ = capacity_;
+  if (unmoved_ != 0) return;
+  capacity_ = grown_;  // the first
+  homes_.old_scale = homes_.new_scale;
+}
+
+// Takes out the keys whose old home is the last bucket that is not moved yet, moves the border below them, and puts them
+// in again.
+void RowIndex::MoveLastBucket() {
+  const std::uint64_t home = --unmoved_;
+  const std::uint64_t ahead = home - std::min<std::uint64_t>(home, kMovedAhead);
+  __builtin_prefetch(&buckets()[ahead], 1);
+  __builtin_prefetch(&buckets()[ahead * grown_ / capacity_], 1);
+  const std::uint64_t first_place = ((home << 32) + homes_.old_scale - 1) / homes_.old_scale;
+  moving_.clear();
+  for (std::uint64_t at = home;; ++at) {
+    Bucket* bucket = &buckets()[at];
+    const bool more = bucket->beyond != 0;
+    for (int slot = 0; slot < kSlots && bucket->not_row[slot] != 0;) {
+      const std::uint64_t place = homes_.PlaceOf(bucket->key[slot]);
+      if (place < first_place || place >= homes_.border) {
+        ++slot;
+        continue;
+      }
+      moving_.push_back({bucket->key[slot], ~bucket->not_row[slot]});
+      RemoveSlot(bucket, slot);
+      for (std::uint64_t passed = home; passed < at; ++passed) --buckets()[passed].beyond;
+    }
+    if (!more) break;
+  }
+  homes_.border = first_place;
+  for (const Slot& slot : moving_) Place(slot.key, slot.row);
+  if (unmoved_ != 0) return;
+  capacity_ = grown_;
+  homes_.old_scale = homes_.new_scale;
+  homes_.border = Homes::kPlaces;
+}
+
+void RowIndex::Place(std::uint64_t key, std::uint32_t row) {
+  for (std::uint64_t at = homes_.Of(key);; ++at) {
+    if (at == usable_) {
+      ++usable_;
+      pages_.Reserve(usable_ * sizeof(Bucket));
+    }
+    Bucket* bucket = &buckets()[at];
+    if (bucket->not_row[kSlots - 1] != 0) {
+      ++bucket->beyond;
+      continue;
+    }
+    int slot = 0;
+    while (bucket->not_row[slot] != 0) ++slot;
+    bucket->key[slot] = key;
+    bucket->not_row[slot] = ~row;
+    return;
+  }
+}
+
+// The last used slot takes the place of the one that goes.
+void RowIndex::RemoveSlot(Bucket* bucket, int slot) {
+  int last = slot;
+  while (last + 1 < kSlots && bucket->not_row[last + 1] != 0) ++last;
+  bucket->key[slot] = bucket->key[last];
+  bucket->not_row[slot] = bucket->not_row[last];
+  bucket->not_row[last] = 0;
 }
 
 }  // namespace gatemill::ps

@@ -1,64 +1,109 @@
-// Key -> row number, in memory: open addressing, one segment per vshard.
+// Key -> row number, in memory: open addressing in buckets of one cache line, looked up in batches.
 //
-//   const std::uint64_t hash = Mix64(key);
-//   index.Prefetch(hash);                       // for a batch of keys, then
-//   std::uint32_t row = index.Find(key, hash);  // kNoRow when there is none
+//   RowIndex index({.first = 0, .end = 512});       // the vshards whose keys it will be asked for
+//   index.Find(keys, rows);                         // rows[i] = row number, or kNoRow
+//   index.Insert(key, row);                         // `key` must be absent
 //
-// A segment grows alone, by a quarter, so an insert never waits for more than a 1024th of the table, and little memory
-// stays unused. A slot is 12 bytes (key and row number), so a lookup that hits touches one or two cache lines; row
-// number kNoRow marks an empty slot, which leaves every uint64 a legal key. Thread safety: none.
+// A bucket has five keys with their rows. A key lies in its home bucket or, when that was full, in one of the next; a
+// bucket counts the keys that had to go on past it, so a lookup that misses ends in one cache line as a rule, and an
+// erased key leaves no trace. Buckets are in the order of the keys' hashes, so a vshard's keys lie together.
+//
+// Growth has no pause: when the buckets are 25/32 full, a quarter more is added behind them, and every insert
+// moves the keys of two buckets to their new places, last bucket first (a home only moves up, so the array is rearranged
+// where it is). Until that is done, keys from the border up have their homes in the larger array, those below in the old.
+//
+// Every uint64 is a legal key. Memory: 16 to 20 bytes a key. Thread safety: none.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
+#include <span>
 #include <vector>
 
 #include "common/keys.h"
+#include "ps/table/isa.h"
+#include "ps/table/pages.h"
 
 namespace gatemill::ps {
+
+// first <= vshard < end.
+struct VshardRange {
+  std::uint32_t first = 0;
+  std::uint32_t end = kNumVshards;
+};
 
 class RowIndex {
  public:
   static constexpr std::uint32_t kNoRow = ~0U;
 
-  struct [[gnu::packed, gnu::aligned(4)]] Slot {
+  struct Slot {
     std::uint64_t key;
     std::uint32_t row;
   };
 
-  RowIndex() : segments_(kNumVshards) {}
+  // `isa`: one that this CPU has; the results are the same with each.
+  explicit RowIndex(VshardRange vshards = {}, Isa isa = BestIsa());
 
-  // `hash` is Mix64(key) throughout.
-  void Prefetch(std::uint64_t hash) const {
-    const Segment& segment = segments_[SegmentOf(hash)];
-    if (segment.capacity != 0) __builtin_prefetch(&segment.slots[HomeOf(segment, hash)]);
+  // rows: [keys] out.
+  void Find(std::span<const std::uint64_t> keys, std::uint32_t* rows) const;
+  [[nodiscard]] std::uint32_t Find(std::uint64_t key) const;
+  // The row of `key`, which becomes `row` when there is none. *created tells which.
+  std::uint32_t FindOrInsert(std::uint64_t key, std::uint32_t row, bool* created);
+  void Insert(std::uint64_t key, std::uint32_t row);  // `key` must be absent
+  void PrefetchHome(std::uint64_t key) const {        // ahead of FindOrInsert
+    __builtin_prefetch(buckets() + homes_.Of(key), 1);
   }
-  [[nodiscard]] std::uint32_t Find(std::uint64_t key, std::uint64_t hash) const;
-  void Insert(std::uint64_t key, std::uint64_t hash, std::uint32_t row);  // `key` must be absent
+  void Erase(std::uint64_t key);                      // `key` must be present
   void Clear();
 
-  // The occupied slots of one vshard, appended in no particular order.
+  // The keys of one vshard with their rows, appended in no particular order.
   void Collect(std::uint32_t vshard, std::vector<Slot>* slots) const;
+  [[nodiscard]] std::uint64_t size() const { return size_; }
   [[nodiscard]] std::uint64_t memory_bytes() const;
 
- private:
-  struct Segment {
-    std::unique_ptr<Slot[]> slots;
-    std::uint32_t capacity = 0;
-    std::uint32_t used = 0;
+  static constexpr int kSlots = 5;
+  struct alignas(64) Bucket {
+    std::uint64_t key[kSlots];
+    std::uint32_t not_row[kSlots];  // ~row; the used slots first, then zeros, so that a fresh page is empty buckets
+    std::uint32_t beyond;           // keys that have their home here or before, and their place after
+  };
+  static_assert(sizeof(Bucket) == 64);
+
+  // Where the home of a key is: of its place in the hash range, scaled to 32 bits, the bucket in the array of old_ or new_
+  // buckets, whichever the border says.
+  struct Homes {
+    static constexpr std::uint64_t kPlaces = 1ULL << 32;
+    std::uint64_t first_hash = 0;
+    int shift = 0;
+    std::uint64_t border = kPlaces;  // places from here up have their homes in the new array
+    std::uint64_t old_scale = 0;  // buckets per 2^32 places
+    std::uint64_t new_scale = 0;
+
+    [[nodiscard]] std::uint64_t PlaceOf(std::uint64_t key) const { return (Mix64(key) - first_hash) >> shift; }
+    [[nodiscard]] std::uint32_t HomeOfPlace(std::uint64_t place) const {
+      return static_cast<std::uint32_t>((place * (place >= border ? new_scale : old_scale)) >> 32);
+    }
+    [[nodiscard]] std::uint32_t Of(std::uint64_t key) const { return HomeOfPlace(PlaceOf(key)); }
   };
 
-  // The top bits of the hash are VshardOf(key), the following 32 the place within the segment.
-  static std::size_t SegmentOf(std::uint64_t hash) { return hash >> 54; }
-  static std::uint32_t HomeOf(const Segment& segment, std::uint64_t hash) {
-    return static_cast<std::uint32_t>((((hash << 10) >> 32) * segment.capacity) >> 32);
-  }
-  static void Place(Segment* segment, const Slot& slot, std::uint64_t hash);
-  static void Grow(Segment* segment);
+ private:
+  [[nodiscard]] Bucket* buckets() const { return reinterpret_cast<Bucket*>(pages_.data()); }
+  [[nodiscard]] std::uint64_t ScaleOf(std::uint64_t buckets) const;
+  void BeginGrowth();
+  void MoveLastBucket();
+  void Place(std::uint64_t key, std::uint32_t row);
+  static void RemoveSlot(Bucket* bucket, int slot);
 
-  std::vector<Segment> segments_;
-  std::uint64_t slot_bytes_ = 0;
+  VshardRange vshards_;
+  void (*find_)(const Bucket*, const Homes&, const std::uint64_t*, std::size_t, std::uint32_t*);
+  Homes homes_;
+  Pages pages_;
+  std::uint64_t usable_ = 0;    // buckets there are, those past the last home included
+  std::uint64_t capacity_ = 0;  // of the old array, in buckets
+  std::uint64_t grown_ = 0;     // of the new array; capacity_ when none is under way
+  std::uint64_t unmoved_ = 0;   // buckets of the old array whose keys have their homes there still
+  std::uint64_t size_ = 0;
+  std::vector<Slot> moving_;
 };
 
 }  // namespace gatemill::ps

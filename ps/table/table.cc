@@ -2,126 +2,106 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cstring>
 #include <utility>
 #include <vector>
 
 #include "common/keys.h"
 #include "ps/table/initializer.h"
+#include "ps/table/kernels.h"
+#include "ps/table/pages.h"
 #include "ps/table/row_index.h"
-#include "ps/table/slabs.h"
 
 namespace gatemill::ps {
 namespace {
 
-// Keys looked up together: enough to keep a core's outstanding cache misses busy, few enough to stay in its cache.
-constexpr std::size_t kBatch = 32;
-constexpr std::size_t kCacheLine = 64;
-// Embeddings of a whole slab: few enough slabs to address them cheaply, small enough that the last one wastes little.
-constexpr std::size_t kSlabBytes = 1U << 20;
+// Keys that are looked up together before their rows are touched: enough to keep the memory busy, few enough that the row
+// numbers stay in the cache.
+constexpr std::size_t kBatch = 2048;
+constexpr std::size_t kCreateAhead = 8;  // keys whose places in the index are asked for before they are created
 
-void PrefetchBytes(const std::byte* begin, std::size_t bytes) {
-  for (std::size_t at = 0; at < bytes; at += kCacheLine) __builtin_prefetch(begin + at);
-  if (bytes != 0) __builtin_prefetch(begin + bytes - 1);
-}
-
-// A row lies in two places under one number: what a pull reads in `embeddings_` ([dim] floats), what only an update
-// touches in `states_` ([RowHeader | state_dim floats]), so that a pull touches as few cache lines as can be.
-class SlabTable final : public Table {
+class PagedTable final : public Table {
  public:
-  SlabTable(TableSpec spec, std::uint64_t seed, std::unique_ptr<SparseOptimizer> optimizer)
+  PagedTable(TableSpec spec, std::uint64_t seed, VshardRange vshards, std::unique_ptr<SparseOptimizer> optimizer)
       : spec_(std::move(spec)),
+        vshards_(vshards),
         optimizer_(std::move(optimizer)),
         initializer_(spec_.initializer, spec_.name, seed),
         dim_(static_cast<std::size_t>(spec_.dim)),
         state_dim_(static_cast<std::size_t>(optimizer_->state_dim(spec_.dim))),
-        embeddings_(dim_ * sizeof(float), SlabRows()),
-        states_(sizeof(RowHeader) + state_dim_ * sizeof(float), SlabRows()),
-        dirty_(sizeof(std::uint64_t), SlabRows() / 64) {}
+        index_(vshards) {
+    memory_.dim = dim_;
+    memory_.state_bytes = sizeof(PackedHeader) + state_dim_ * sizeof(float);
+  }
 
-  void Read(std::span<const std::uint64_t> keys, ReadMode mode, std::span<float> rows,
-            std::span<std::uint8_t> found) const override {
-    Batch batch;
+  void Read(std::span<const std::uint64_t> keys, ReadMode mode, const RowSink& out) const override {
+    std::array<std::uint32_t, kBatch> rows;
     for (std::size_t begin = 0; begin < keys.size(); begin += kBatch) {
-      FindBatch(keys, begin, &batch);
-      for (std::size_t i = 0; i < batch.count; ++i) {
-        if (batch.rows[i] != RowIndex::kNoRow) PrefetchBytes(embeddings_.At(batch.rows[i]), dim_ * sizeof(float));
-      }
-      for (std::size_t i = 0; i < batch.count; ++i) {
-        const bool exists = batch.rows[i] != RowIndex::kNoRow;
-        const std::span<float> out = rows.subspan((begin + i) * dim_, dim_);
-        if (exists) {
-          std::memcpy(out.data(), embeddings_.At(batch.rows[i]), dim_ * sizeof(float));
-        } else if (mode == ReadMode::kTrain) {
-          initializer_.Fill(keys[begin + i], out);
-        } else {
-          std::fill(out.begin(), out.end(), 0.0F);
-        }
-        if (!found.empty()) found[begin + i] = exists ? 1 : 0;
+      const std::span<const std::uint64_t> batch = keys.subspan(begin, std::min(kBatch, keys.size() - begin));
+      const std::uint32_t* places = out.places.empty() ? nullptr : out.places.data() + begin;
+      index_.Find(batch, rows.data());
+      kernels_.gather(memory_, rows.data(), batch.size(), places,
+                      out.rows.data() + (places == nullptr ? begin * dim_ : 0));
+      for (std::size_t i = 0; i < batch.size(); ++i) {
+        const bool exists = rows[i] != RowIndex::kNoRow;
+        if (exists && out.found.empty()) continue;
+        const std::size_t place = places == nullptr ? begin + i : places[i];
+        if (!exists) ReadUnseen(batch[i], mode, out.rows.subspan(place * dim_, dim_));
+        if (!out.found.empty()) out.found[place] = exists ? 1 : 0;
       }
     }
   }
 
   void Update(std::span<const std::uint64_t> keys, std::span<const float> grads, std::uint64_t step) override {
-    Batch batch;
+    std::array<std::uint32_t, kBatch> rows;
     for (std::size_t begin = 0; begin < keys.size(); begin += kBatch) {
-      FindBatch(keys, begin, &batch);
-      for (std::size_t i = 0; i < batch.count; ++i) {
-        if (batch.rows[i] == RowIndex::kNoRow) {
-          batch.rows[i] = NewRow(keys[begin + i], batch.hashes[i]);
-        } else {
-          PrefetchBytes(embeddings_.At(batch.rows[i]), dim_ * sizeof(float));
-          PrefetchBytes(states_.At(batch.rows[i]), sizeof(RowHeader) + state_dim_ * sizeof(float));
-        }
-      }
-      for (std::size_t i = 0; i < batch.count; ++i) {
-        const std::uint32_t row = batch.rows[i];
-        optimizer_->Apply(Embedding(row), State(row), grads.data() + (begin + i) * dim_, spec_.dim, step);
-        RowHeader* header = Header(row);
-        ++header->updates;
-        header->last_step = static_cast<std::uint32_t>(step);
-        SetDirty(row, true);
-      }
+      const std::span<const std::uint64_t> batch = keys.subspan(begin, std::min(kBatch, keys.size() - begin));
+      index_.Find(batch, rows.data());
+      CreateMissing(batch, rows.data());
+      dirty_rows_ += optimizer_->Apply(memory_, {.rows = rows.data(),
+                                                 .grads = grads.data() + begin * dim_,
+                                                 .count = batch.size(),
+                                                 .step = static_cast<std::uint32_t>(step)});
     }
   }
 
   bool ReadStored(std::uint64_t key, std::span<float> values, RowHeader* header) const override {
-    const std::uint32_t row = index_.Find(key, Mix64(key));
+    const std::uint32_t row = index_.Find(key);
     if (row == RowIndex::kNoRow) return false;
     CopyStored(row, values);
-    *header = *Header(row);
+    *header = memory_.Header(row)->Unpack();
     return true;
   }
 
   void PutStored(std::uint64_t key, std::span<const float> values, const RowHeader& header) override {
-    const std::uint64_t hash = Mix64(key);
-    std::uint32_t row = index_.Find(key, hash);
-    if (row == RowIndex::kNoRow) row = AllocateRow(key, hash);
-    std::memcpy(Embedding(row), values.data(), dim_ * sizeof(float));
-    if (state_dim_ != 0) std::memcpy(State(row), values.data() + dim_, state_dim_ * sizeof(float));
-    *Header(row) = header;
-    SetDirty(row, false);
+    bool created = false;
+    const std::uint32_t row = index_.FindOrInsert(key, static_cast<std::uint32_t>(rows_), &created);
+    if (created) AllocateRow();
+    if (!created && IsDirty(row)) --dirty_rows_;
+    std::memcpy(memory_.Embedding(row), values.data(), dim_ * sizeof(float));
+    if (state_dim_ != 0) std::memcpy(memory_.State(row), values.data() + dim_, state_dim_ * sizeof(float));
+    *memory_.Header(row) = PackedHeader::Pack(header, PackedHeader::kTouched);
   }
 
   void ForEach(bool dirty_only, const Visit& visit) const override {
+    const std::vector<bool> dirty = dirty_only ? DirtyRows() : std::vector<bool>();
     std::vector<RowIndex::Slot> slots;
     std::vector<float> values(dim_ + state_dim_);
-    for (std::uint32_t vshard = 0; vshard < kNumVshards; ++vshard) {
+    for (std::uint32_t vshard = vshards_.first; vshard < vshards_.end; ++vshard) {
       slots.clear();
       index_.Collect(vshard, &slots);
-      if (dirty_only) std::erase_if(slots, [this](const RowIndex::Slot& slot) { return !IsDirty(slot.row); });
+      if (dirty_only) std::erase_if(slots, [&](const RowIndex::Slot& slot) { return !dirty[slot.row]; });
       std::sort(slots.begin(), slots.end(),
                 [](const RowIndex::Slot& a, const RowIndex::Slot& b) { return a.key < b.key; });
       for (const RowIndex::Slot& slot : slots) {
         CopyStored(slot.row, values);
-        visit(slot.key, values, *Header(slot.row));
+        visit(slot.key, values, memory_.Header(slot.row)->Unpack());
       }
     }
   }
 
   void ClearDirty() override {
-    for (std::uint64_t word = 0; word * 64 < rows_; ++word) *DirtyWord(word) = 0;
+    for (std::uint32_t row = 0; row < rows_; ++row) memory_.Header(row)->updates_and_flags &= ~PackedHeader::kDirty;
     dirty_rows_ = 0;
   }
 
@@ -129,7 +109,6 @@ class SlabTable final : public Table {
     index_.Clear();
     embeddings_.Clear();
     states_.Clear();
-    dirty_.Clear();
     rows_ = 0;
     dirty_rows_ = 0;
   }
@@ -139,79 +118,71 @@ class SlabTable final : public Table {
   TableStats stats() const override {
     return {.rows = rows_,
             .dirty_rows = dirty_rows_,
-            .memory_bytes =
-                index_.memory_bytes() + embeddings_.memory_bytes() + states_.memory_bytes() + dirty_.memory_bytes()};
+            .memory_bytes = index_.memory_bytes() + Pages::Touched(rows_ * memory_.embedding_bytes()) +
+                            Pages::Touched(rows_ * memory_.state_bytes)};
   }
 
  private:
-  struct Batch {
-    std::size_t count = 0;
-    std::array<std::uint64_t, kBatch> hashes;
-    std::array<std::uint32_t, kBatch> rows;  // kNoRow where there is none
-  };
-
-  // At least 64 (kMaxDim).
-  [[nodiscard]] std::size_t SlabRows() const { return std::bit_floor(kSlabBytes / (dim_ * sizeof(float))); }
-
-  // Looks up keys[begin, begin + kBatch): first every prefetch, then every probe.
-  void FindBatch(std::span<const std::uint64_t> keys, std::size_t begin, Batch* batch) const {
-    batch->count = std::min(kBatch, keys.size() - begin);
-    for (std::size_t i = 0; i < batch->count; ++i) {
-      batch->hashes[i] = Mix64(keys[begin + i]);
-      index_.Prefetch(batch->hashes[i]);
+  void ReadUnseen(std::uint64_t key, ReadMode mode, std::span<float> out) const {
+    if (mode == ReadMode::kTrain) {
+      initializer_.Fill(key, out);
+    } else {
+      std::fill(out.begin(), out.end(), 0.0F);
     }
-    for (std::size_t i = 0; i < batch->count; ++i) batch->rows[i] = index_.Find(keys[begin + i], batch->hashes[i]);
   }
 
-  std::uint32_t AllocateRow(std::uint64_t key, std::uint64_t hash) {
-    const auto row = static_cast<std::uint32_t>(rows_);
+  // A key that comes twice among them is created once.
+  void CreateMissing(std::span<const std::uint64_t> keys, std::uint32_t* rows) {
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+      // What the lookup brought in has been pushed out by the growing index since.
+      if (i + kCreateAhead < keys.size() && rows[i + kCreateAhead] == RowIndex::kNoRow) {
+        index_.PrefetchHome(keys[i + kCreateAhead]);
+      }
+      if (rows[i] != RowIndex::kNoRow) continue;
+      bool created = false;
+      rows[i] = index_.FindOrInsert(keys[i], static_cast<std::uint32_t>(rows_), &created);
+      if (!created) continue;
+      AllocateRow();
+      initializer_.Fill(keys[i], {memory_.Embedding(rows[i]), dim_});
+      optimizer_->InitState({memory_.State(rows[i]), state_dim_}, spec_.dim);
+      *memory_.Header(rows[i]) = {};
+    }
+  }
+
+  void AllocateRow() {
     ++rows_;
-    embeddings_.Reserve(rows_);
-    states_.Reserve(rows_);
-    dirty_.Reserve((rows_ + 63) / 64);
-    if (row % 64 == 0) *DirtyWord(row / 64) = 0;
-    index_.Insert(key, hash, row);
-    return row;
-  }
-
-  std::uint32_t NewRow(std::uint64_t key, std::uint64_t hash) {
-    const std::uint32_t row = AllocateRow(key, hash);
-    initializer_.Fill(key, {Embedding(row), dim_});
-    optimizer_->InitState({State(row), state_dim_}, spec_.dim);
-    *Header(row) = {};
-    return row;
-  }
-
-  [[nodiscard]] float* Embedding(std::uint32_t row) const { return reinterpret_cast<float*>(embeddings_.At(row)); }
-  [[nodiscard]] RowHeader* Header(std::uint32_t row) const { return reinterpret_cast<RowHeader*>(states_.At(row)); }
-  [[nodiscard]] float* State(std::uint32_t row) const {
-    return reinterpret_cast<float*>(states_.At(row) + sizeof(RowHeader));
+    embeddings_.Reserve(rows_ * memory_.embedding_bytes());
+    states_.Reserve(rows_ * memory_.state_bytes);
+    memory_.embeddings = embeddings_.data();
+    memory_.states = states_.data();
   }
 
   void CopyStored(std::uint32_t row, std::span<float> values) const {
-    std::memcpy(values.data(), Embedding(row), dim_ * sizeof(float));
-    if (state_dim_ != 0) std::memcpy(values.data() + dim_, State(row), state_dim_ * sizeof(float));
+    std::memcpy(values.data(), memory_.Embedding(row), dim_ * sizeof(float));
+    if (state_dim_ != 0) std::memcpy(values.data() + dim_, memory_.State(row), state_dim_ * sizeof(float));
   }
 
-  [[nodiscard]] std::uint64_t* DirtyWord(std::uint64_t word) const {
-    return reinterpret_cast<std::uint64_t*>(dirty_.At(word));
+  [[nodiscard]] bool IsDirty(std::uint32_t row) const {
+    return (memory_.Header(row)->updates_and_flags & PackedHeader::kDirty) != 0;
   }
-  [[nodiscard]] bool IsDirty(std::uint32_t row) const { return ((*DirtyWord(row / 64) >> (row % 64)) & 1) != 0; }
-  void SetDirty(std::uint32_t row, bool dirty) {
-    if (IsDirty(row) == dirty) return;
-    *DirtyWord(row / 64) ^= 1ULL << (row % 64);
-    dirty_rows_ += dirty ? 1 : -1ULL;
+  // By row number: headers are read in the order in which they lie.
+  [[nodiscard]] std::vector<bool> DirtyRows() const {
+    std::vector<bool> dirty(rows_);
+    for (std::uint32_t row = 0; row < rows_; ++row) dirty[row] = IsDirty(row);
+    return dirty;
   }
 
   TableSpec spec_;
+  VshardRange vshards_;
   std::unique_ptr<SparseOptimizer> optimizer_;
   RowInitializer initializer_;
+  const Kernels& kernels_ = BestKernels();
   std::size_t dim_;
   std::size_t state_dim_;
   RowIndex index_;
-  Slabs embeddings_;
-  Slabs states_;
-  Slabs dirty_;  // one bit a row, in words of 64
+  Pages embeddings_;
+  Pages states_;
+  RowMemory memory_;  // where embeddings_ and states_ are now
   std::uint64_t rows_ = 0;
   std::uint64_t dirty_rows_ = 0;
 };
@@ -220,7 +191,7 @@ class SlabTable final : public Table {
 
 std::string OovTableName(const std::string& table_name) { return table_name + "#oov"; }
 
-Result<std::unique_ptr<Table>> Table::Create(const TableSpec& spec, std::uint64_t seed) {
+Result<std::unique_ptr<Table>> Table::Create(const TableSpec& spec, std::uint64_t seed, VshardRange vshards) {
   const std::string where = "table '" + spec.name + "'";
   if (spec.name.empty()) return InvalidInput("a table has an empty name; give it one");
   if (spec.dim < 1 || spec.dim > kMaxDim) {
@@ -230,7 +201,7 @@ Result<std::unique_ptr<Table>> Table::Create(const TableSpec& spec, std::uint64_
   GM_RETURN_IF_ERROR(RowInitializer::Check(spec.initializer).Annotate(where));
   auto optimizer = NewSparseOptimizer(spec.optimizer);
   if (!optimizer.ok()) return optimizer.status().Annotate(where);
-  return std::unique_ptr<Table>(std::make_unique<SlabTable>(spec, seed, std::move(optimizer).value()));
+  return std::unique_ptr<Table>(std::make_unique<PagedTable>(spec, seed, vshards, std::move(optimizer).value()));
 }
 
 void InitialRow(const TableSpec& spec, std::uint64_t seed, std::uint64_t key, std::span<float> row) {

@@ -1,13 +1,13 @@
 // A table's rows of one shard, in memory: an open-addressing index over slabs of rows.
 //
-// A row is [embedding: dim floats | optimizer state: state_dim floats], contiguous, and a RowHeader beside it.
+// A row is an embedding of dim floats, state_dim floats of optimizer state and a RowHeader (ps/table/row_memory.h says where).
 // Lookups and inserts work on batches of keys, so that their memory accesses overlap (software prefetch).
 // Every uint64 is a legal key. New rows are made from (seed, table name, key) alone, so a row's first value does not
 // depend on when, where or by whom it is made.
 //
 //   auto table = Table::Create({.name = "user", .dim = 16}, seed);
-//   table->Read(keys, ReadMode::kTrain, rows, {});      // rows: [keys, dim]; unseen keys give their first value
-//   table->Update(keys, grads, step);                   // creates unseen rows, then applies the optimizer once per key
+//   table->Read(keys, ReadMode::kTrain, {.rows = rows});   // rows: [keys, dim]; unseen keys give their first value
+//   table->Update(keys, grads, step);                      // creates unseen rows, then applies the optimizer once per key
 //
 // Reading never creates rows. Thread safety: none; a table belongs to its shard's thread.
 #pragma once
@@ -21,6 +21,8 @@
 #include "common/config.h"
 #include "common/status.h"
 #include "ps/table/optimizer.h"
+#include "ps/table/row_index.h"
+#include "ps/table/row_memory.h"
 
 namespace gatemill::ps {
 
@@ -38,11 +40,6 @@ inline constexpr std::uint64_t kMaxTableRows = 0xFFFFFFFF;  // of one shard; who
 // The companion of a table with oov_buckets is an ordinary table named so; its keys are 0 to oov_buckets - 1.
 std::string OovTableName(const std::string& table_name);
 
-struct RowHeader {
-  std::uint32_t updates = 0;    // times the optimizer ran on the row
-  std::uint32_t last_step = 0;  // global step of the last update
-};
-
 enum class ReadMode : std::uint8_t {
   kTrain = 0,  // an unseen key reads the value that its row would start with
   kEval = 1,   // an unseen key reads zeros
@@ -54,15 +51,23 @@ struct TableStats {
   std::uint64_t memory_bytes = 0;   // index, slabs and headers, as allocated
 };
 
+// Where the rows of n keys go.
+struct RowSink {
+  std::span<float> rows = {};                   // [n, dim], or with places as many rows as they name
+  std::span<std::uint8_t> found = {};           // 1 where the key has a row; empty = not asked for
+  std::span<const std::uint32_t> places = {};   // key i's row and found go to places[i]; empty = to i
+};
+
 class Table {
  public:
-  static Result<std::unique_ptr<Table>> Create(const TableSpec& spec, std::uint64_t seed);
+  // `vshards`: of the keys that it will be asked for; others must not come.
+  static Result<std::unique_ptr<Table>> Create(const TableSpec& spec, std::uint64_t seed, VshardRange vshards = {});
   virtual ~Table() = default;
 
-  // keys: [n], rows: [n, dim] out, found: [n] out, 1 where the key has a row; or empty. Keys may repeat.
-  virtual void Read(std::span<const std::uint64_t> keys, ReadMode mode, std::span<float> rows,
-                    std::span<std::uint8_t> found) const = 0;
-  // keys: [n], all different; grads: [n, dim]. Creates rows that do not exist; runs the optimizer once per key.
+  // Keys may repeat.
+  virtual void Read(std::span<const std::uint64_t> keys, ReadMode mode, const RowSink& out) const = 0;
+  // keys: [n]; grads: [n, dim]. Creates rows that do not exist; runs the optimizer once per key. A key that comes twice
+  // is updated twice, in order: callers sum its gradients first.
   virtual void Update(std::span<const std::uint64_t> keys, std::span<const float> grads, std::uint64_t step) = 0;
 
   // One row as stored: embedding and state ([dim + state_dim]) and header. False when there is none.

@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "common/random.h"
+#include "tests/ps/one_row.h"
+#include "ps/table/row_index.h"
 
 namespace gatemill::ps {
 namespace {
@@ -27,76 +29,95 @@ void ExpectSameBits(const std::vector<float>& a, const std::vector<float>& b, co
   }
 }
 
-// A row with room for every optimizer's state.
-struct Row {
-  std::vector<float> weights;
-  std::vector<float> first;   // not negative
-  std::vector<float> second;  // not negative
-};
-
 class KernelVariants : public testing::TestWithParam<Isa> {};
 
-// Runs `apply` on the same row with the baseline and with the variant, several steps in a row.
+// Many rows of a table in one call: numbers out of order, some twice.
+struct Rows {
+  Rows(int dim, int state_floats, RandomStream* random)
+      : embeddings(Draw(random, kRows * dim, -1, 1)), states(Draw(random, kRows * (2 + state_floats), 0, 2)) {
+    memory = {.embeddings = reinterpret_cast<std::byte*>(embeddings.data()),
+              .states = reinterpret_cast<std::byte*>(states.data()),
+              .dim = static_cast<std::size_t>(dim),
+              .state_bytes = sizeof(PackedHeader) + static_cast<std::size_t>(state_floats) * sizeof(float)};
+    for (std::uint32_t row = 0; row < kRows; ++row) *memory.Header(row) = {};
+  }
+  Rows(const Rows& other) : embeddings(other.embeddings), states(other.states), memory(other.memory) {
+    memory.embeddings = reinterpret_cast<std::byte*>(embeddings.data());
+    memory.states = reinterpret_cast<std::byte*>(states.data());
+  }
+  static constexpr int kRows = 40;
+  std::vector<float> embeddings;
+  std::vector<float> states;  // headers among them; not negative
+  RowMemory memory;
+};
+
+// Runs `apply` on the same rows with the baseline and with the variant, several steps in a row.
 template <typename Apply>
-void CompareWithBaseline(Isa isa, const Apply& apply) {
+void CompareWithBaseline(Isa isa, int state_floats_each, int state_floats, const Apply& apply) {
   const Kernels* variant = KernelsFor(isa);
   if (variant == nullptr) GTEST_SKIP() << "this CPU lacks the instruction set";
   const Kernels* baseline = KernelsFor(Isa::kBaseline);
   ASSERT_NE(baseline, nullptr);
   for (const int dim : {1, 2, 3, 4, 7, 8, 15, 16, 17, 31, 32, 33, 48, 64, 100, 129}) {
     RandomStream random(kSeed, static_cast<std::uint64_t>(dim));
-    Row expected{Draw(&random, dim, -1, 1), Draw(&random, dim, 0, 2), Draw(&random, dim, 0, 2)};
-    Row actual = expected;
-    for (int step = 0; step < 20; ++step) {
-      const std::vector<float> grad = Draw(&random, dim, -3, 3);
-      apply(*baseline, &expected, grad);
-      apply(*variant, &actual, grad);
-    }
+    Rows expected(dim, state_floats_each * dim + state_floats, &random);
+    Rows actual = expected;
     const std::string what = "dim " + std::to_string(dim) + " seed " + std::to_string(kSeed);
-    ExpectSameBits(expected.weights, actual.weights, what + " weights");
-    ExpectSameBits(expected.first, actual.first, what + " first state");
-    ExpectSameBits(expected.second, actual.second, what + " second state");
+    for (std::uint32_t step = 0; step < 20; ++step) {
+      std::vector<std::uint32_t> rows;
+      for (int i = 0; i < 25; ++i) rows.push_back(static_cast<std::uint32_t>(random.Below(Rows::kRows)));
+      const std::vector<float> grads = Draw(&random, 25 * dim, -3, 3);
+      const RowGrads batch{.rows = rows.data(), .grads = grads.data(), .count = rows.size(), .step = step};
+      ASSERT_EQ(apply(*baseline, expected.memory, batch), apply(*variant, actual.memory, batch)) << what;
+    }
+    ExpectSameBits(expected.embeddings, actual.embeddings, what + " embeddings");
+    ExpectSameBits(expected.states, actual.states, what + " headers and states");
   }
 }
 
 TEST_P(KernelVariants, SgdHasTheSameBits) {
-  CompareWithBaseline(GetParam(), [](const Kernels& kernels, Row* row, const std::vector<float>& grad) {
-    kernels.sgd(row->weights.data(), grad.data(), static_cast<int>(grad.size()), {.lr = 0.1F});
+  CompareWithBaseline(GetParam(), 0, 0, [](const Kernels& kernels, const RowMemory& memory, const RowGrads& grads) {
+    return kernels.sgd(memory, grads, {.lr = 0.1F});
   });
 }
 
 TEST_P(KernelVariants, AdagradHasTheSameBits) {
-  CompareWithBaseline(GetParam(), [](const Kernels& kernels, Row* row, const std::vector<float>& grad) {
-    kernels.adagrad(row->weights.data(), row->first.data(), grad.data(), static_cast<int>(grad.size()),
-                    {.lr = 0.1F, .eps = 1e-10F});
+  CompareWithBaseline(GetParam(), 1, 0, [](const Kernels& kernels, const RowMemory& memory, const RowGrads& grads) {
+    return kernels.adagrad(memory, grads, {.lr = 0.1F, .eps = 1e-10F});
   });
 }
 
 TEST_P(KernelVariants, RowwiseAdagradHasTheSameBits) {
-  CompareWithBaseline(GetParam(), [](const Kernels& kernels, Row* row, const std::vector<float>& grad) {
-    kernels.rowwise_adagrad(row->weights.data(), row->first.data(), grad.data(), static_cast<int>(grad.size()),
-                            {.lr = 0.1F, .eps = 1e-10F});
+  CompareWithBaseline(GetParam(), 0, 1, [](const Kernels& kernels, const RowMemory& memory, const RowGrads& grads) {
+    return kernels.rowwise_adagrad(memory, grads, {.lr = 0.1F, .eps = 1e-10F});
   });
 }
 
 TEST_P(KernelVariants, AdamHasTheSameBits) {
-  CompareWithBaseline(GetParam(), [](const Kernels& kernels, Row* row, const std::vector<float>& grad) {
-    kernels.adam(row->weights.data(), row->first.data(), row->second.data(), grad.data(), static_cast<int>(grad.size()),
-                 {.step_size = 0.03F, .one_minus_beta1 = 0.1F, .one_minus_beta2 = 0.001F, .eps = 1e-8F});
+  CompareWithBaseline(GetParam(), 2, 0, [](const Kernels& kernels, const RowMemory& memory, const RowGrads& grads) {
+    return kernels.adam(memory, grads,
+                        {.step_size = 0.03F, .one_minus_beta1 = 0.1F, .one_minus_beta2 = 0.001F, .eps = 1e-8F});
   });
 }
 
 TEST_P(KernelVariants, FtrlHasTheSameBits) {
-  CompareWithBaseline(GetParam(), [](const Kernels& kernels, Row* row, const std::vector<float>& grad) {
-    kernels.ftrl(row->weights.data(), row->first.data(), row->second.data(), grad.data(), static_cast<int>(grad.size()),
-                 {.lr = 0.1F, .l1 = 0.5F, .l2 = 0.01F, .beta = 1.0F});
+  CompareWithBaseline(GetParam(), 2, 0, [](const Kernels& kernels, const RowMemory& memory, const RowGrads& grads) {
+    return kernels.ftrl(memory, grads, {.lr = 0.1F, .l1 = 0.5F, .l2 = 0.01F, .beta = 1.0F});
   });
 }
 
 TEST_P(KernelVariants, AddHasTheSameBits) {
-  CompareWithBaseline(GetParam(), [](const Kernels& kernels, Row* row, const std::vector<float>& grad) {
-    kernels.add(row->weights.data(), grad.data(), static_cast<int>(grad.size()));
-  });
+  const Kernels* variant = KernelsFor(GetParam());
+  if (variant == nullptr) GTEST_SKIP() << "this CPU lacks the instruction set";
+  for (const int dim : {1, 7, 16, 33, 129}) {
+    RandomStream random(kSeed, static_cast<std::uint64_t>(dim));
+    std::vector<float> expected = Draw(&random, dim, -1, 1);
+    std::vector<float> actual = expected;
+    const std::vector<float> grad = Draw(&random, dim, -3, 3);
+    KernelsFor(Isa::kBaseline)->add(expected.data(), grad.data(), dim);
+    variant->add(actual.data(), grad.data(), dim);
+    ExpectSameBits(expected, actual, "dim " + std::to_string(dim));
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Isas, KernelVariants, testing::Values(Isa::kAvx2, Isa::kAvx512),
@@ -112,10 +133,60 @@ TEST(Kernels, RowwiseSumFoldsSixteenLanesPairwise) {
   for (int width = 8; width >= 1; width /= 2) {
     for (int lane = 0; lane < width; ++lane) lanes[lane] += lanes[lane + width];
   }
-  std::vector<float> row(kDim, 0.0F);
-  float sum = 0.25F;
-  BestKernels().rowwise_adagrad(row.data(), &sum, grad.data(), kDim, {.lr = 0.1F, .eps = 0.0F});
-  EXPECT_EQ(sum, 0.25F + lanes[0] / kDim);
+  std::vector<float> values(kDim + 1, 0.0F);
+  values[kDim] = 0.25F;
+  ApplyInMemory(values, grad, 0, [](const RowMemory& memory, const RowGrads& grads) {
+    BestKernels().rowwise_adagrad(memory, grads, {.lr = 0.1F, .eps = 0.0F});
+  });
+  EXPECT_EQ(values[kDim], 0.25F + lanes[0] / kDim);
+}
+
+// What every update does to the header, and what it returns.
+TEST(Kernels, UpdatesMarkCountAndStampRows) {
+  RandomStream random(kSeed, 2);
+  Rows rows(16, 1, &random);
+  const std::vector<std::uint32_t> updated = {3, 9, 3};
+  const std::vector<float> grads(3 * 16, 0.5F);
+  const auto apply = [&](std::uint32_t step) {
+    return BestKernels().rowwise_adagrad(
+        rows.memory, {.rows = updated.data(), .grads = grads.data(), .count = 3, .step = step}, {.lr = 1, .eps = 1});
+  };
+  EXPECT_EQ(apply(7), 2U);
+  EXPECT_EQ(apply(8), 0U) << "dirty already";
+  EXPECT_EQ(rows.memory.Header(3)->Unpack().updates, 4U);
+  EXPECT_EQ(rows.memory.Header(9)->Unpack().updates, 2U);
+  EXPECT_EQ(rows.memory.Header(9)->last_step, 8U);
+  EXPECT_EQ(rows.memory.Header(9)->updates_and_flags & 3, PackedHeader::kDirty | PackedHeader::kTouched);
+  EXPECT_EQ(rows.memory.Header(4)->updates_and_flags, 0U);
+}
+
+TEST(Kernels, GatherPutsRowsWhereTheyBelong) {
+  for (const Isa isa : {Isa::kBaseline, Isa::kAvx2, Isa::kAvx512}) {
+    const Kernels* kernels = KernelsFor(isa);
+    if (kernels == nullptr) continue;
+    for (const int dim : {1, 5, 8, 16, 32, 64, 129}) {
+      RandomStream random(kSeed, static_cast<std::uint64_t>(dim));
+      const auto width = static_cast<std::size_t>(dim);
+      const Rows rows(dim, 0, &random);
+      std::vector<std::uint32_t> asked;
+      std::vector<std::uint32_t> places;
+      for (std::uint32_t i = 0; i < 50; ++i) {
+        asked.push_back(i % 7 == 3 ? RowIndex::kNoRow : static_cast<std::uint32_t>(random.Below(Rows::kRows)));
+        places.push_back((i * 17) % 50);
+      }
+      std::vector<float> in_order(50 * width, -9.0F);
+      std::vector<float> placed(50 * width, -9.0F);
+      kernels->gather(rows.memory, asked.data(), 50, nullptr, in_order.data());
+      kernels->gather(rows.memory, asked.data(), 50, places.data(), placed.data());
+      for (std::size_t i = 0; i < 50; ++i) {
+        for (std::size_t d = 0; d < width; ++d) {
+          const float expected = asked[i] == RowIndex::kNoRow ? -9.0F : rows.embeddings[asked[i] * width + d];
+          ASSERT_EQ(in_order[i * width + d], expected) << dim;
+          ASSERT_EQ(placed[places[i] * width + d], expected) << dim;
+        }
+      }
+    }
+  }
 }
 
 }  // namespace

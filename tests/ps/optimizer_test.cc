@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "common/random.h"
+#include "tests/ps/one_row.h"
 
 namespace gatemill::ps {
 namespace {
@@ -84,15 +85,16 @@ TEST_P(OptimizerFormulas, FollowTheDoublePrecisionReference) {
     std::vector<float> row;
     for (int i = 0; i < dim; ++i) row.push_back(static_cast<float>(random.Uniform() - 0.5));
     Reference reference(config, row);
-    std::vector<float> state(static_cast<std::size_t>((*optimizer)->state_dim(dim)), -1.0F);
-    (*optimizer)->InitState(state, dim);
+    std::vector<float> values = row;  // embedding and state
+    values.resize(row.size() + static_cast<std::size_t>((*optimizer)->state_dim(dim)), -1.0F);
+    (*optimizer)->InitState(std::span(values).subspan(row.size()), dim);
     for (int step = 0; step < kSteps; ++step) {
       std::vector<float> grad;
       for (int i = 0; i < dim; ++i) grad.push_back(static_cast<float>(random.Uniform() * 2 - 1));
-      (*optimizer)->Apply(row.data(), state.data(), grad.data(), dim, static_cast<std::uint64_t>(step));
+      ApplyToRow(**optimizer, values, grad, static_cast<std::uint64_t>(step));
       reference.Step(grad, step + 1);
       for (std::size_t i = 0; i < row.size(); ++i) {
-        ASSERT_NEAR(row[i], reference.w[i], 2e-5) << GetParam() << " dim " << dim << " step " << step << " at " << i;
+        ASSERT_NEAR(values[i], reference.w[i], 2e-5) << GetParam() << " dim " << dim << " step " << step << " at " << i;
       }
     }
   }
@@ -116,14 +118,13 @@ TEST(Optimizer, AdamCountsGlobalSteps) {
   auto optimizer = NewSparseOptimizer(Config("adam"));
   ASSERT_TRUE(optimizer.ok());
   constexpr std::uint64_t kStep = 999;
-  float row = 0.0F;
-  float state[2] = {0.0F, 0.0F};
+  std::vector<float> values = {0.0F, 0.0F, 0.0F};
   const float grad = 0.5F;
-  (*optimizer)->Apply(&row, state, &grad, 1, kStep);
+  ApplyToRow(**optimizer, values, {&grad, 1}, kStep);
   const double correction1 = 1 - std::pow(0.9, kStep + 1);
   const double correction2 = 1 - std::pow(0.999, kStep + 1);
   const double expected = -0.05 * (0.1 * 0.5 / correction1) / (std::sqrt(0.001 * 0.25 / correction2) + 1e-8);
-  EXPECT_NEAR(row, expected, 1e-6);
+  EXPECT_NEAR(values[0], expected, 1e-6);
 }
 
 TEST(Optimizer, FtrlHoldsSmallWeightsAtZero) {
@@ -131,13 +132,12 @@ TEST(Optimizer, FtrlHoldsSmallWeightsAtZero) {
   config.l1 = 10.0;
   auto optimizer = NewSparseOptimizer(config);
   ASSERT_TRUE(optimizer.ok());
-  float row[2] = {0.0F, 0.0F};
-  float state[4];
-  (*optimizer)->InitState(state, 2);
+  std::vector<float> values(6, 0.0F);
+  (*optimizer)->InitState(std::span(values).subspan(2), 2);
   const float grad[2] = {9.0F, 11.0F};
-  (*optimizer)->Apply(row, state, grad, 2, 0);
-  EXPECT_EQ(row[0], 0.0F);
-  EXPECT_LT(row[1], 0.0F);
+  ApplyToRow(**optimizer, values, grad, 0);
+  EXPECT_EQ(values[0], 0.0F);
+  EXPECT_LT(values[1], 0.0F);
 }
 
 TEST(Optimizer, RefusesWhatItCannotDo) {

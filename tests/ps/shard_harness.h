@@ -14,6 +14,7 @@
 #include "common/keys.h"
 #include "common/random.h"
 #include "ps/shard.h"
+#include "tests/ps/one_row.h"
 
 namespace gatemill::ps {
 
@@ -89,7 +90,7 @@ class PlainTables {
       InitialRow(spec, kModelSeed, key, std::span(row.values).first(dim));
       optimizers_[table]->InitState(std::span(row.values).subspan(dim), spec.dim);
     }
-    optimizers_[table]->Apply(row.values.data(), row.values.data() + dim, grad.data(), spec.dim, step);
+    ApplyToRow(*optimizers_[table], row.values, grad, step);
     ++row.header.updates;
     row.header.last_step = static_cast<std::uint32_t>(step);
   }

@@ -11,6 +11,7 @@
 
 #include "common/keys.h"
 #include "common/random.h"
+#include "tests/ps/one_row.h"
 
 namespace gatemill::ps {
 namespace {
@@ -56,7 +57,7 @@ class ModelTable {
       InitialRow(spec_, kSeed, key, std::span(row.values).first(dim));
       optimizer_->InitState(std::span(row.values).subspan(dim), spec_.dim);
     }
-    optimizer_->Apply(row.values.data(), row.values.data() + dim, grad.data(), spec_.dim, step);
+    ApplyToRow(*optimizer_, row.values, grad, step);
     ++row.header.updates;
     row.header.last_step = static_cast<std::uint32_t>(step);
     row.dirty = true;
@@ -92,8 +93,8 @@ void ExpectSameReads(const Table& table, ModelTable* model, const std::vector<st
   std::vector<float> train(keys.size() * dim, -7.0F);
   std::vector<float> eval(keys.size() * dim, -7.0F);
   std::vector<std::uint8_t> found(keys.size(), 9);
-  table.Read(keys, ReadMode::kTrain, train, {});
-  table.Read(keys, ReadMode::kEval, eval, found);
+  table.Read(keys, ReadMode::kTrain, {.rows = train});
+  table.Read(keys, ReadMode::kEval, {.rows = eval, .found = found});
   std::vector<float> expected(dim);
   for (std::size_t i = 0; i < keys.size(); ++i) {
     const auto row = model->rows().find(keys[i]);
@@ -176,7 +177,7 @@ TEST(Table, PutStoredReplacesARowAndLeavesItClean) {
 TEST(Table, ReadingCreatesNothing) {
   const auto table = NewTable(Spec("rowwise_adagrad", 4));
   std::vector<float> rows(8);
-  table->Read(std::vector<std::uint64_t>{1, 2}, ReadMode::kTrain, rows, {});
+  table->Read(std::vector<std::uint64_t>{1, 2}, ReadMode::kTrain, {.rows = rows});
   EXPECT_EQ(table->stats().rows, 0U);
 }
 
@@ -188,14 +189,14 @@ TEST(Table, ClearDropsEveryRowAndMemory) {
   const std::vector<float> grads(keys.size() * 4, 1.0F);
   table->Update(keys, grads, 0);
   std::vector<float> before(keys.size() * 4);
-  table->Read(keys, ReadMode::kTrain, before, {});
+  table->Read(keys, ReadMode::kTrain, {.rows = before});
   table->Clear();
   EXPECT_EQ(table->stats().rows, 0U);
   EXPECT_EQ(table->stats().dirty_rows, 0U);
   EXPECT_LT(table->stats().memory_bytes, empty_bytes + 4096);
   table->Update(keys, grads, 0);  // and starts anew, alike
   std::vector<float> after(keys.size() * 4);
-  table->Read(keys, ReadMode::kTrain, after, {});
+  table->Read(keys, ReadMode::kTrain, {.rows = after});
   EXPECT_EQ(before, after);
 }
 

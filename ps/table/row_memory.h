@@ -1,0 +1,51 @@
+// How the rows of a table lie in memory. A row is its number; it has two places:
+//
+//   embeddings + row * embedding_bytes    what a pull reads: [dim] floats
+//   states + row * state_bytes            what only an update touches: [PackedHeader | state_dim floats]
+//
+// so that a pull of 16 floats touches one cache line and no part of another.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace gatemill::ps {
+
+struct RowHeader {
+  std::uint32_t updates = 0;    // times the optimizer ran on the row, modulo 2^30
+  std::uint32_t last_step = 0;  // global step of the last update
+};
+
+// A header as it lies in memory, with what is known of the row beside it.
+struct PackedHeader {
+  static constexpr std::uint32_t kDirty = 1;  // changed since it was last written to the store
+  static constexpr std::uint32_t kTouched = 2;  // used since the hand of the clock last passed it
+  static constexpr std::uint32_t kOneUpdate = 4;
+
+  std::uint32_t updates_and_flags = 0;
+  std::uint32_t last_step = 0;
+
+  [[nodiscard]] RowHeader Unpack() const { return {.updates = updates_and_flags / kOneUpdate, .last_step = last_step}; }
+  static PackedHeader Pack(const RowHeader& header, std::uint32_t flags) {
+    return {.updates_and_flags = header.updates * kOneUpdate | flags, .last_step = header.last_step};
+  }
+};
+static_assert(sizeof(PackedHeader) == sizeof(RowHeader));
+
+struct RowMemory {
+  std::byte* embeddings = nullptr;
+  std::byte* states = nullptr;
+  std::size_t dim = 0;          // floats of an embedding
+  std::size_t state_bytes = 0;  // of a header and the optimizer's state
+
+  [[nodiscard]] std::size_t embedding_bytes() const { return dim * sizeof(float); }
+  [[nodiscard]] float* Embedding(std::uint32_t row) const {
+    return reinterpret_cast<float*>(embeddings + row * embedding_bytes());
+  }
+  [[nodiscard]] PackedHeader* Header(std::uint32_t row) const {
+    return reinterpret_cast<PackedHeader*>(states + row * state_bytes);
+  }
+  [[nodiscard]] float* State(std::uint32_t row) const { return reinterpret_cast<float*>(Header(row) + 1); }
+};
+
+}  // namespace gatemill::ps
