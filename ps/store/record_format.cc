@@ -51,14 +51,14 @@ void EncodeRecord(std::span<const float> values, const RowHeader& header, std::s
   bytes->resize(kValuesAt + values.size_bytes());
   (*bytes)[0] = kFormat;
   std::memcpy(bytes->data() + 1, &header, sizeof(header));
-  std::memcpy(bytes->data() + kValuesAt, values.data(), values.size_bytes());
+  if (!values.empty()) std::memcpy(bytes->data() + kValuesAt, values.data(), values.size_bytes());
 }
 
 bool DecodeRecord(std::string_view bytes, std::vector<float>* values, RowHeader* header) {
   if (bytes.size() < kValuesAt || bytes[0] != kFormat || (bytes.size() - kValuesAt) % sizeof(float) != 0) return false;
   std::memcpy(header, bytes.data() + 1, sizeof(*header));
   values->resize((bytes.size() - kValuesAt) / sizeof(float));
-  std::memcpy(values->data(), bytes.data() + kValuesAt, bytes.size() - kValuesAt);
+  if (!values->empty()) std::memcpy(values->data(), bytes.data() + kValuesAt, bytes.size() - kValuesAt);
   return true;
 }
 

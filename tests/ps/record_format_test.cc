@@ -42,6 +42,17 @@ TEST(RecordFormat, KeysAndRecordsComeBack) {
   EXPECT_EQ(header.last_step, 9U);
 }
 
+// UBSan reports a copy from or to nowhere, of no bytes too.
+TEST(RecordFormat, ARowWithoutFloatsComesBack) {
+  std::string bytes;
+  EncodeRecord({}, {.updates = 1, .last_step = 2}, &bytes);
+  std::vector<float> values;
+  RowHeader header;
+  ASSERT_TRUE(DecodeRecord(bytes, &values, &header));
+  EXPECT_TRUE(values.empty());
+  EXPECT_EQ(header.last_step, 2U);
+}
+
 TEST(RecordFormat, RefusesWhatIsNoRecord) {
   StoreKey key;
   EXPECT_FALSE(DecodeRecordKey("short", &key));
