@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <exception>
 #include <nlohmann/json.hpp>
+#include <stdexcept>
 #include <utility>
 
 #include "common/file.h"
@@ -38,12 +40,23 @@ nlohmann::ordered_json ToJson(const TableSpec& spec, int state_dim) {
             {"beta", optimizer.beta}}}};
 }
 
-// Throws nlohmann::json::exception for what is missing or of another type.
+// Throws like nlohmann::json, whose own conversion cuts fractions off and wraps around what does not fit.
+template <typename T>
+void ReadWhole(const nlohmann::json& json, const char* name, T* value) {
+  const nlohmann::json& number = json.at(name);
+  const bool fits = number.is_number_unsigned()
+                        ? std::in_range<T>(number.get<std::uint64_t>())
+                        : number.is_number_integer() && std::in_range<T>(number.get<std::int64_t>());
+  if (!fits) throw std::out_of_range(std::string(name) + " is not a whole number that is possible");
+  number.get_to(*value);
+}
+
+// Throws for what is missing or of another type.
 TableSpec SpecFromJson(const nlohmann::json& json) {
   TableSpec spec;
   json.at("name").get_to(spec.name);
-  json.at("dim").get_to(spec.dim);
-  json.at("oov_rows").get_to(spec.oov_rows);
+  ReadWhole(json, "dim", &spec.dim);
+  ReadWhole(json, "oov_rows", &spec.oov_rows);
   json.at("initializer").at("type").get_to(spec.initializer.type);
   json.at("initializer").at("scale").get_to(spec.initializer.scale);
   const nlohmann::json& optimizer = json.at("optimizer");
@@ -60,14 +73,15 @@ TableSpec SpecFromJson(const nlohmann::json& json) {
 }
 
 Result<CheckpointTables> TablesFromJson(const nlohmann::json& json, const std::string& path) {
-  const int version = json.at("format_version").get<int>();
+  int version = 0;
+  ReadWhole(json, "format_version", &version);
   if (version != kFormatVersion) {
     return InvalidInput(path + ": format version " + std::to_string(version) + ", this program reads version " +
                         std::to_string(kFormatVersion) + "; use the gatemill that wrote it");
   }
   CheckpointTables tables;
-  json.at("seed").get_to(tables.seed);
-  json.at("num_shards").get_to(tables.num_shards);
+  ReadWhole(json, "seed", &tables.seed);
+  ReadWhole(json, "num_shards", &tables.num_shards);
   if (tables.num_shards < 1 || tables.num_shards > kNumVshards) {
     return DataLoss(path + ": num_shards = " + std::to_string(tables.num_shards) + "; use another checkpoint");
   }
@@ -75,7 +89,9 @@ Result<CheckpointTables> TablesFromJson(const nlohmann::json& json, const std::s
     TableSpec spec = SpecFromJson(table);
     const bool possible = spec.dim >= 1 && spec.dim <= kMaxDim;
     const Result<int> state_dim = possible ? StateDim(spec) : Result<int>(InvalidInput("dim"));
-    if (!state_dim.ok() || *state_dim != table.at("state_dim").get<int>()) {
+    int saved_state_dim = 0;
+    ReadWhole(table, "state_dim", &saved_state_dim);
+    if (!state_dim.ok() || *state_dim != saved_state_dim) {
       return DataLoss(path + ": table '" + spec.name + "' is described inconsistently; use another checkpoint");
     }
     tables.specs.push_back(std::move(spec));
@@ -186,7 +202,7 @@ Result<CheckpointTables> ReadCheckpointTables(const std::string& ps_dir) {
   GM_ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
   try {
     return TablesFromJson(nlohmann::json::parse(text), path);
-  } catch (const nlohmann::json::exception& error) {
+  } catch (const std::exception& error) {
     return DataLoss(path + " is damaged: " + error.what() + "; use another checkpoint");
   }
 }

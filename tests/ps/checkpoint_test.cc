@@ -114,6 +114,15 @@ TEST(CheckpointTables, NoCheckpointDamageAndOtherVersionsAreToldApart) {
   EXPECT_EQ(code(), Code::kDataLoss);
   write(*text, "\"dim\": 2", "\"dim\": 2000000000");
   EXPECT_EQ(code(), Code::kDataLoss);
+  // Numbers that would be cut or would wrap around to possible ones.
+  for (const char* number : {"2.5", "4294967298", "-4294967294", "1e300"}) {
+    write(*text, "\"dim\": 2", std::string("\"dim\": ") + number);
+    EXPECT_EQ(code(), Code::kDataLoss) << number;
+    write(*text, "\"num_shards\": 2", std::string("\"num_shards\": ") + number);
+    EXPECT_EQ(code(), Code::kDataLoss) << number;
+    write(*text, "\"oov_rows\": 3", std::string("\"oov_rows\": ") + number);
+    EXPECT_EQ(code(), Code::kDataLoss) << number;
+  }
 }
 
 TEST(CheckpointReader, SeesTheUnionOfTheShards) {
