@@ -2,7 +2,7 @@
 # Installs what gatemill needs and builds it, on Debian 12 or a system with the same packages. Safe to run again; it does
 # only what is missing. Everything that is pinned is pinned here.
 #
-#   examples/setup.sh [--preset release|debug|asan|tsan] [--target NAME]... [--deps-only]
+#   examples/setup.sh [--preset release|debug|asan|tsan|fuzz] [--target NAME]... [--deps-only]
 #
 # Debian packages come through apt-get as it is configured (as root, or with sudo), LibTorch and Arrow from a private Python
 # environment through pip as it is configured, in ${GATEMILL_DEPS:-${XDG_CACHE_HOME:-~/.cache}/gatemill}/python.
@@ -17,6 +17,7 @@ readonly debian_packages=(
   g++ cmake ninja-build pkg-config ca-certificates python3 python3-venv
   libopenmpi-dev openmpi-bin libzmq3-dev cppzmq-dev libcapnp-dev capnproto librocksdb-dev zlib1g-dev
   libyaml-cpp-dev nlohmann-json3-dev libspdlog-dev libcli11-dev libxxhash-dev libgtest-dev libbenchmark-dev)
+readonly fuzz_packages=(clang libclang-rt-dev)  # and these for the preset fuzz alone: libFuzzer is Clang's
 readonly python_disk_gb=8      # downloads and the unpacked packages
 readonly build_disk_gb=3
 readonly memory_per_job_mb=1500
@@ -70,18 +71,18 @@ offline() {
 
 # ---- Debian packages ---------------------------------------------------------------------------------------------
 
-missing_packages() {
-  dpkg-query -W -f '${Package} ${db:Status-Status}\n' "${debian_packages[@]}" 2>/dev/null |
-    awk -v wanted="${debian_packages[*]}" '
+missing_packages() {  # PACKAGE...
+  dpkg-query -W -f '${Package} ${db:Status-Status}\n' "$@" 2>/dev/null |
+    awk -v wanted="$*" '
       $2 == "installed" { have[$1] = 1 }
       END { n = split(wanted, names, " "); for (i = 1; i <= n; ++i) if (!(names[i] in have)) print names[i] }'
 }
 
-install_packages() {
+install_packages() {  # PACKAGE...
   local missing as_root=() log=$deps/apt.log
   [[ -n $(command -v dpkg-query) && -n $(command -v apt-get) ]] ||
-    fail "this is no Debian system: install the counterparts of ${debian_packages[*]}, then build with CMake (README.md)"
-  mapfile -t missing < <(missing_packages)
+    fail "this is no Debian system: install the counterparts of $*, then build with CMake (README.md)"
+  mapfile -t missing < <(missing_packages "$@")
   ((${#missing[@]} == 0)) && return
   if ((EUID != 0)); then
     if command -v sudo >/dev/null && { sudo -n true 2>/dev/null || [[ -t 0 ]]; }; then
@@ -171,7 +172,7 @@ build() {  # PRESET TARGET...
 }
 
 main() {
-  local preset=release targets=() deps_only=false
+  local preset=release targets=() deps_only=false packages=("${debian_packages[@]}")
   while (($# > 0)); do
     case $1 in
       --preset) preset=${2:?--preset needs a name}; shift 2 ;;
@@ -183,7 +184,8 @@ main() {
   done
   [[ $(uname -s) == Linux && $(uname -m) == x86_64 ]] || fail "LibTorch's pinned packages are for Linux on x86_64, not $(uname -sm)"
   writable_dir "$deps" GATEMILL_DEPS
-  install_packages
+  [[ $preset != fuzz ]] || packages+=("${fuzz_packages[@]}")
+  install_packages "${packages[@]}"
   install_python
   $deps_only || build "$preset" ${targets[@]+"${targets[@]}"}
 }
