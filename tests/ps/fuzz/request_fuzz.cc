@@ -136,7 +136,7 @@ void EditParts(RandomStream* random, Request* request) {
   std::vector<std::uint64_t> scratch;
   const auto view = part.keys.View<std::uint64_t>(&scratch);
   std::vector<std::uint64_t> keys(view.begin(), view.end());
-  switch (random->Below(5)) {
+  switch (random->Below(6)) {
     case 0:
       part = std::move(parts.back());
       parts.pop_back();
@@ -148,7 +148,10 @@ void EditParts(RandomStream* random, Request* request) {
     case 2:
       part.want_found = !part.want_found;
       break;
-    case 3:
+    case 3:  // rows as wide as another table's
+      part.table = static_cast<std::uint32_t>(random->Below(Specs().size()));
+      break;
+    case 4:
       keys.push_back(random->Below(8) == 0 ? (*random)() : random->Below(32));
       SetKeys(request->op, keys, &part);
       break;
