@@ -27,11 +27,15 @@ inline bool IsaSupported(Isa isa) {
   return true;
 }
 
+// prfchw does nothing on a CPU that lacks it.
+#define GM_TARGET_AVX2 "avx2,bmi,prfchw"
+#define GM_TARGET_AVX512 "avx2,bmi,prfchw,avx512f,avx512vl,avx512dq,avx512bw,prefer-vector-width=512"
+
 // NOLINTBEGIN(bugprone-macro-parentheses): parameter lists, arguments and names cannot stand in parentheses.
 #define GM_ISA_VARIANTS(name, parameters, arguments)                                             \
   inline auto name##Baseline parameters { return name##Loop arguments; }                         \
-  [[gnu::target("avx2,bmi")]] inline auto name##Avx2 parameters { return name##Loop arguments; } \
-  [[gnu::target("avx2,bmi,avx512f,avx512vl,avx512dq,avx512bw")]] inline auto name##Avx512 parameters { return name##Loop arguments; }
+  [[gnu::target(GM_TARGET_AVX2)]] inline auto name##Avx2 parameters { return name##Loop arguments; } \
+  [[gnu::target(GM_TARGET_AVX512)]] inline auto name##Avx512 parameters { return name##Loop arguments; }
 #define GM_ISA_TABLE(name) {name##Baseline, name##Avx2, name##Avx512}
 // NOLINTEND(bugprone-macro-parentheses)
 

@@ -16,6 +16,8 @@ constexpr std::size_t kUpdateAhead = 8;   // fewer: an update touches two places
 // ---- the formulas, one row --------------------------------------------------------------------------------------------
 
 struct SgdRule {
+  static constexpr int kStateFloats = 0;  // for each of the row's
+  static constexpr int kMoreStateFloats = 0;
   SgdStep step;
   GM_LOOP void operator()(float* __restrict row, float* /*state*/, const float* __restrict grad, int dim) const {
     for (int i = 0; i < dim; ++i) row[i] -= step.lr * grad[i];
@@ -23,6 +25,8 @@ struct SgdRule {
 };
 
 struct AdagradRule {
+  static constexpr int kStateFloats = 1;  // for each of the row's
+  static constexpr int kMoreStateFloats = 0;
   AdagradStep step;
   GM_LOOP void operator()(float* __restrict row, float* __restrict sum, const float* __restrict grad, int dim) const {
     for (int i = 0; i < dim; ++i) {
@@ -47,6 +51,8 @@ GM_LOOP float SumOfSquares(const float* __restrict grad, int dim) {
 }
 
 struct RowwiseAdagradRule {
+  static constexpr int kStateFloats = 0;  // for each of the row's
+  static constexpr int kMoreStateFloats = 1;
   AdagradStep step;
   GM_LOOP void operator()(float* __restrict row, float* __restrict sum, const float* __restrict grad, int dim) const {
     sum[0] += SumOfSquares(grad, dim) / static_cast<float>(dim);
@@ -56,6 +62,8 @@ struct RowwiseAdagradRule {
 };
 
 struct AdamRule {  // state: mean, variance
+  static constexpr int kStateFloats = 2;
+  static constexpr int kMoreStateFloats = 0;
   AdamStep step;
   GM_LOOP void operator()(float* __restrict row, float* __restrict state, const float* __restrict grad, int dim) const {
     float* __restrict variance = state + dim;
@@ -68,6 +76,8 @@ struct AdamRule {  // state: mean, variance
 };
 
 struct FtrlRule {  // state: z, n
+  static constexpr int kStateFloats = 2;
+  static constexpr int kMoreStateFloats = 0;
   FtrlStep step;
   GM_LOOP void operator()(float* __restrict row, float* __restrict z, const float* __restrict grad, int dim) const {
     float* __restrict n = z + dim;
@@ -94,37 +104,75 @@ GM_LOOP void PrefetchBytes(const std::byte* begin, std::size_t bytes) {
   if (bytes % kCacheLine != 0) __builtin_prefetch(begin + bytes - 1, kWrite ? 1 : 0);
 }
 
+template <int kDim>
+struct FixedDim {
+  static constexpr bool kFixed = true;
+  static constexpr int kValue = kDim;
+};
+struct AnyDim {
+  static constexpr bool kFixed = false;
+  int value;
+};
+
+template <int kDim>
+constexpr std::size_t WidthOf(FixedDim<kDim> /*dim*/) {
+  return kDim;
+}
+inline std::size_t WidthOf(AnyDim dim) { return static_cast<std::size_t>(dim.value); }
+
 // Calls body with the dimension: a constant where it is a common one, so that the loops over it are unrolled.
 template <typename Body>
 GM_LOOP auto WithDim(std::size_t dim, const Body& body) {
   switch (dim) {
-    case 8: return body(std::integral_constant<int, 8>());
-    case 16: return body(std::integral_constant<int, 16>());
-    case 32: return body(std::integral_constant<int, 32>());
-    case 64: return body(std::integral_constant<int, 64>());
-    default: return body(static_cast<int>(dim));
+    case 8: return body(FixedDim<8>());
+    case 16: return body(FixedDim<16>());
+    case 32: return body(FixedDim<32>());
+    case 64: return body(FixedDim<64>());
+    default: return body(AnyDim{static_cast<int>(dim)});
+  }
+}
+
+// The rule on one row. A row of a common size is worked on in registers: the compiler cannot see that rows and gradients
+// lie apart.
+template <typename Rule, typename Dim>
+GM_LOOP void UpdateRow(const Rule& rule, float* row, float* state, const float* grad, Dim dim) {
+  if constexpr (Dim::kFixed) {
+    constexpr int kState = Rule::kStateFloats * Dim::kValue + Rule::kMoreStateFloats;
+    float rows[Dim::kValue];
+    float grads[Dim::kValue];
+    float states[kState + 1];  // an array of none is no C++
+    std::memcpy(rows, row, sizeof(rows));
+    std::memcpy(grads, grad, sizeof(grads));
+    std::memcpy(states, state, kState * sizeof(float));
+    rule(rows, states, grads, Dim::kValue);
+    std::memcpy(row, rows, sizeof(rows));
+    std::memcpy(state, states, kState * sizeof(float));
+  } else {
+    rule(row, state, grad, dim.value);
   }
 }
 
 template <typename Rule>
 GM_LOOP std::size_t UpdateRows(const RowMemory& memory, const RowGrads& grads, const Rule& rule) {
   return WithDim(memory.dim, [&](auto dim) __attribute__((always_inline)) {
+    const RowMemory rows_of = memory;
+    const std::size_t width = WidthOf(dim);
+    const std::size_t bytes = width * sizeof(float);
     std::size_t newly_dirty = 0;
     for (std::size_t i = 0; i < grads.count; ++i) {
       if (i + kUpdateAhead < grads.count) {
-        const std::uint32_t ahead = grads.rows[i + kUpdateAhead];
-        PrefetchBytes<true>(memory.embeddings + ahead * static_cast<std::size_t>(dim) * sizeof(float),
-                            static_cast<std::size_t>(dim) * sizeof(float));
-        PrefetchBytes<true>(memory.states + ahead * memory.state_bytes, memory.state_bytes);
+        const std::size_t ahead = grads.rows[i + kUpdateAhead];
+        PrefetchBytes<true>(rows_of.embeddings + ahead * bytes, bytes);
+        PrefetchBytes<true>(rows_of.states + ahead * rows_of.state_bytes, rows_of.state_bytes);
       }
       const std::uint32_t row = grads.rows[i];
-      PackedHeader* header = memory.Header(row);
-      newly_dirty += (header->updates_and_flags & PackedHeader::kDirty) == 0 ? 1 : 0;
-      header->updates_and_flags =
-          (header->updates_and_flags + PackedHeader::kOneUpdate) | PackedHeader::kDirty | PackedHeader::kTouched;
+      PackedHeader* header = rows_of.Header(row);
+      const std::uint32_t flags = header->updates_and_flags;
+      newly_dirty += (flags & PackedHeader::kDirty) == 0 ? 1 : 0;
+      header->updates_and_flags = (flags + PackedHeader::kOneUpdate) | PackedHeader::kDirty | PackedHeader::kTouched;
       header->last_step = grads.step;
-      rule(reinterpret_cast<float*>(memory.embeddings + row * static_cast<std::size_t>(dim) * sizeof(float)),
-           memory.State(row), grads.grads + i * static_cast<std::size_t>(dim), dim);
+      UpdateRow(rule, reinterpret_cast<float*>(rows_of.embeddings + row * bytes), rows_of.State(row),
+                grads.grads + i * width, dim);
     }
     return newly_dirty;
   });
@@ -150,13 +198,14 @@ template <bool kPlaced>
 GM_LOOP void GatherRows(const RowMemory& memory, const std::uint32_t* rows, std::size_t count,
                         const std::uint32_t* places, float* out) {
   WithDim(memory.dim, [&](auto dim) __attribute__((always_inline)) {
-    const std::size_t bytes = static_cast<std::size_t>(dim) * sizeof(float);
+    const std::size_t width = WidthOf(dim);
+    const std::size_t bytes = width * sizeof(float);
     for (std::size_t i = 0; i < count; ++i) {
       if (i + kGatherAhead < count && rows[i + kGatherAhead] != RowIndex::kNoRow) {
         PrefetchBytes<false>(memory.embeddings + rows[i + kGatherAhead] * bytes, bytes);
       }
       if (rows[i] == RowIndex::kNoRow) continue;
-      float* to = out + (kPlaced ? places[i] : i) * static_cast<std::size_t>(dim);
+      float* to = out + (kPlaced ? places[i] : i) * width;
       std::memcpy(to, memory.embeddings + rows[i] * bytes, bytes);
     }
   });
