@@ -205,6 +205,7 @@ struct TrainConfig {
 struct PsConfig {
   std::string transport = "auto";    // auto | inproc | ipc | tcp. auto: inproc alone, ipc on one host, tcp between hosts
   std::string encryption = "auto";   // auto (tcp between hosts) | on | off: CURVE
+  std::string wire = "fp32";         // fp32 | fp16 | bf16: as what rows and gradients travel, in process too
   int threads = 1;                   // shards per server
   int deadline_ms = 30000;           // a request without an answer for so long fails, naming the server
   std::string dir;                   // RocksDB's working directory; "" = RUN/ps

@@ -648,12 +648,17 @@ void Describe(V& v, PsConfig& c) {
   v.Title("ps", "The parameter servers.");
   v.Field(c.transport, {.name = "transport",
                         .choices = {"auto", "inproc", "ipc", "tcp"},
-                        .foreign = {{"protocol"}, {"wire"}},
+                        .foreign = {{"protocol"}},
                         .doc = "auto: inproc alone, ipc on one host, tcp between hosts."});
   v.Field(c.encryption, {.name = "encryption",
                          .choices = {"auto", "on", "off"},
                          .foreign = {{"curve"}, {"tls"}, {"ssl"}},
                          .doc = "CURVE over tcp; auto: between hosts."});
+  v.Field(c.wire, {.name = "wire",
+                   .choices = {"fp32", "fp16", "bf16"},
+                   .foreign = {{"wire_dtype"}, {"comm_dtype"}, {"comm_precision"}},
+                   .doc = "As what rows and gradients travel; 16 bits halve the bytes and round to nearest, in process too, "
+                          "so that a result does not depend on the transport. Servers keep and sum fp32."});
   v.Field(c.threads, {.name = "threads",
                       .min = 1,
                       .max = 256,

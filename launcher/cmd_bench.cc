@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "common/config.h"
+#include "launcher/bench_ps.h"
 #include "launcher/command.h"
 #include "launcher/job.h"
 #include "launcher/output.h"
@@ -126,7 +127,8 @@ RunCommand AddBench(CLI::App* app) {
   step->add_option("--steps", args->steps, "steps to measure")->check(CLI::PositiveNumber);
   step->add_option("--warmup", args->warmup, "steps before them")->check(CLI::NonNegativeNumber);
   step->add_flag("--json", args->json, "the result as one JSON object, last on standard output");
-  return [args] { return RunBenchStep(*args); };
+  const RunCommand run_ps = AddBenchPs(app);
+  return [args, step, run_ps] { return step->parsed() ? RunBenchStep(*args) : run_ps(); };
 }
 
 }  // namespace gatemill::launcher

@@ -80,6 +80,7 @@ Result<std::vector<std::string>> CompareForResume(const ResumeSide& now_side, co
   rest.Compare("train.threads", now.train.threads, then.train.threads);
   rest.Compare("train.device", now.train.device, then.train.device);
   rest.Compare("train.consistency", std::string(NameOf(now.train.consistency)), std::string(NameOf(then.train.consistency)));
+  rest.Compare("ps.wire", now.ps.wire, then.ps.wire);
   rest.Compare("train.staleness", now.train.staleness, then.train.staleness);
   rest.CompareWhole("train.dense_optimizer", now.train.dense_optimizer, then.train.dense_optimizer);
   rest.CompareWhole("train.sparse_optimizer", now.train.sparse_optimizer, then.train.sparse_optimizer);

@@ -158,7 +158,8 @@ Status Session::Connect() {
                                            .worker = static_cast<std::uint32_t>(job.worker_index()),
                                            .step = 0},
                                  .deadline_ms = config.ps.deadline_ms,
-                                 .endpoints = endpoints};
+                                 .endpoints = endpoints,
+                                 .wire = ps::FloatTypeOf(config.ps.wire)};
   GM_ASSIGN_OR_RETURN(client_, ps::Client::Create(client, options_.schema->server_tables, config.train.seed,
                                                   std::move(channel), &clock_));
   return client_->Hello();

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <deque>
 #include <map>
 #include <optional>
 #include <utility>
@@ -43,29 +44,38 @@ void SplitKeys(std::span<const std::uint64_t> keys, std::uint32_t num_shards, Sp
 }
 
 // from: [n, width] in the caller's order; to: the same in the split's.
-template <typename T>
-void Gather(const Split& split, std::span<const T> from, std::size_t width, T* to) {
+void GatherKeys(const Split& split, std::span<const std::uint64_t> from, std::uint64_t* to) {
   if (split.order.empty()) {
-    if (!from.empty()) std::memcpy(to, from.data(), from.size_bytes());
+    std::copy(from.begin(), from.end(), to);
     return;
   }
+  for (const std::uint32_t i : split.order) *to++ = from[i];
+}
+
+// The same of rows of `dim` floats, as they are sent.
+void PackRows(const Split& split, std::span<const float> from, std::size_t dim, FloatType dtype, std::byte* to) {
+  const HalfKernels& half = BestHalfKernels();
+  if (split.order.empty()) return half.pack(dtype, from, to);
   for (const std::uint32_t i : split.order) {
-    std::memcpy(to, from.data() + i * width, width * sizeof(T));
-    to += width;
+    half.pack(dtype, from.subspan(i * dim, dim), to);
+    to += dim * BytesOf(dtype);
   }
 }
 
-// from: shard's rows, [split.count(shard), width], maybe unaligned; to: [n, width] in the caller's order.
-template <typename T>
-void Scatter(const Split& split, std::uint32_t shard, const std::byte* from, std::size_t width, T* to) {
-  const std::uint32_t n = split.count(shard);
-  if (split.order.empty()) {
-    if (n != 0) std::memcpy(to, from, n * width * sizeof(T));
-    return;
+// from: shard's rows, [split.count(shard), dim], maybe unaligned; to: [n, dim] in the caller's order.
+void UnpackRows(const Split& split, std::uint32_t shard, const std::byte* from, std::size_t dim, FloatType dtype,
+                std::span<float> to) {
+  const HalfKernels& half = BestHalfKernels();
+  if (split.order.empty()) return half.unpack(dtype, from, to);
+  for (std::uint32_t j = split.begin[shard]; j < split.begin[shard + 1]; ++j) {
+    half.unpack(dtype, from, to.subspan(split.order[j] * dim, dim));
+    from += dim * BytesOf(dtype);
   }
-  const std::uint32_t* index = split.order.data() + split.begin[shard];
-  for (std::uint32_t j = 0; j < n; ++j) {
-    std::memcpy(to + index[j] * width, from + j * width * sizeof(T), width * sizeof(T));
+}
+
+void ScatterFound(const Split& split, std::uint32_t shard, const std::byte* from, std::span<std::uint8_t> to) {
+  for (std::uint32_t j = split.begin[shard]; j < split.begin[shard + 1]; ++j) {
+    to[split.order.empty() ? j : split.order[j]] = static_cast<std::uint8_t>(*from++);
   }
 }
 
@@ -96,17 +106,29 @@ bool MaySendAgain(Op op) { return op != Op::kCheckpoint && op != Op::kRestore &&
 // A request that waits for its reply.
 struct Pending {
   std::uint32_t shard = 0;
+  std::uint64_t pull = 0;   // of an open pull: its number
   Request request;          // its frames own their bytes, so it can be sent again whatever the caller does
   bool sent = false;
   std::int64_t due_ns = 0;  // when it is sent (again)
 };
 
-// The pull between BeginPull and FinishPull.
+// A pull between BeginPull and FinishPull.
 struct OpenPull {
+  std::uint64_t number = 0;
   std::span<PullPart> parts;
-  std::vector<Split> splits;  // [parts]
-  bool active = false;
-  Status failure;  // of a shard's reply, which another call may have taken
+  std::vector<Split> splits;                         // [parts]
+  std::vector<std::shared_ptr<RowTarget>> targets;   // in process: all of its requests'
+  Status failure;                                    // of a shard's reply, which another call may have taken
+};
+
+// Which pending requests a call waits for: all of an op, those of one pull, those of steps before one.
+struct Awaited {
+  Op op = Op::kPull;
+  std::uint64_t pull = 0;
+  std::uint64_t before_step = ~0ULL;
+  [[nodiscard]] bool Is(const Pending& pending) const {
+    return pending.request.op == op && pending.pull == pull && pending.request.stamp.step < before_step;
+  }
 };
 
 class ClientImpl final : public Client {
@@ -114,7 +136,10 @@ class ClientImpl final : public Client {
   ClientImpl(ClientOptions options, std::vector<TableSpec> specs, std::uint64_t seed, std::unique_ptr<Channel> channel,
              const Clock* clock)
       : options_(std::move(options)), specs_(std::move(specs)), seed_(seed), channel_(std::move(channel)),
-        clock_(clock) {}
+        clock_(clock), dtype_(options_.wire) {}
+  ~ClientImpl() override {
+    while (!pulls_.empty()) EndPull(pulls_.begin());
+  }
 
   Status Hello() override {
     GM_ASSIGN_OR_RETURN(const std::vector<Reply> replies, AskAll(Op::kHello, 0, ""));
@@ -134,41 +159,49 @@ class ClientImpl final : public Client {
 
   Status BeginPull(std::uint64_t step, ReadMode mode, std::span<PullPart> parts) override {
     GM_RETURN_IF_ERROR(TakePushFailure());
-    if (pull_.active) return Internal("a pull was begun before the one under way was finished");
+    if (pulls_.size() == kMaxOpenPulls) {
+      return Internal(std::to_string(kMaxOpenPulls) + " pulls are under way; finish one before the next is begun");
+    }
     GM_RETURN_IF_ERROR(CheckPullParts(parts));
-    pull_.parts = parts;
-    SplitParts(parts, &pull_.splits);
-    std::vector<Request> requests = KeyRequests(Op::kPull, step, parts, pull_.splits);
-    pull_.active = true;
-    pull_.failure = Ok();
+    OpenPull& pull = *pulls_.emplace_back(std::make_unique<OpenPull>());
+    pull.number = next_pull_++;
+    pull.parts = parts;
+    SplitParts(parts, &pull.splits);
+    std::vector<Request> requests = KeyRequests(Op::kPull, step, parts, pull.splits);
+    if (channel_->in_process() && dtype_ == FloatType::kFloat32) AddTargets(&pull, &requests);
     for (std::uint32_t shard = 0; shard < requests.size(); ++shard) {
       requests[shard].mode = mode;
       if (requests[shard].parts.empty()) continue;
-      const Status sent = Submit(shard, std::move(requests[shard]));
-      if (!sent.ok()) return DropPull(sent);
+      const Status sent = Submit(shard, std::move(requests[shard]), pull.number);
+      if (sent.ok()) continue;
+      EndPull(std::prev(pulls_.end()));
+      return sent;
     }
     return Ok();
   }
 
   Status FinishPull() override {
-    if (!pull_.active) return Internal("a pull was finished that was not begun");
-    const Status done = Await(Op::kPull);
-    if (!done.ok()) return DropPull(done);
-    pull_.active = false;
-    return pull_.failure;
+    if (pulls_.empty()) return Internal("a pull was finished that was not begun");
+    const Status done = Await({.op = Op::kPull, .pull = pulls_.front()->number});
+    const Status failure = pulls_.front()->failure;
+    EndPull(pulls_.begin());
+    return done.ok() ? failure : done;
   }
 
   Status Push(std::uint64_t step, std::span<const PushPart> parts) override {
+    GM_RETURN_IF_ERROR(TakePushFailure());
     GM_RETURN_IF_ERROR(CheckPushParts(parts));
-    GM_RETURN_IF_ERROR(Flush());  // of the step before: acknowledged long ago, as a rule
     std::vector<Request> requests = PushRequests(step, parts);
+    if (step >= kMaxOpenPushes) {  // acknowledged long ago, as a rule
+      GM_RETURN_IF_ERROR(Await({.op = Op::kPush, .before_step = step + 1 - kMaxOpenPushes}));
+    }
     for (std::uint32_t shard = 0; shard < requests.size(); ++shard) {
       GM_RETURN_IF_ERROR(Submit(shard, std::move(requests[shard])));
     }
     return Ok();
   }
 
-  Status Flush() override { return Await(Op::kPush); }
+  Status Flush() override { return Await({.op = Op::kPush}); }
 
   Status Prefetch(std::uint64_t step, std::span<const PullPart> parts) override {
     GM_RETURN_IF_ERROR(TakePushFailure());
@@ -217,13 +250,15 @@ class ClientImpl final : public Client {
     request.parts.push_back({.table = table, .count = 1, .keys = Frame::Own(std::vector<std::uint64_t>{key})});
     answers_.assign(options_.num_shards, Reply());
     GM_RETURN_IF_ERROR(Submit(shard, std::move(request)));
-    const Status answered = Await(Op::kReadStored);
+    const Status answered = Await({.op = Op::kReadStored});
     if (!answered.ok()) {
-      Forget(Op::kReadStored);
+      Forget({.op = Op::kReadStored});
       return answered;
     }
     return StoredRowOf(answers_[shard], table);
   }
+
+  [[nodiscard]] std::uint64_t wire_bytes() const override { return channel_->wire_bytes(); }
 
  private:
   // ---- what is asked -----------------------------------------------------------------------------------------------
@@ -251,13 +286,15 @@ class ClientImpl final : public Client {
     auto* keys = reinterpret_cast<std::uint64_t*>(buffer.get());
     std::vector<Request> requests(options_.num_shards, NewRequest(op, step));
     for (std::size_t i = 0; i < parts.size(); ++i) {
-      Gather<std::uint64_t>(splits[i], parts[i].keys, 1, keys);
+      GatherKeys(splits[i], parts[i].keys, keys);
       for (std::uint32_t shard = 0; shard < options_.num_shards; ++shard) {
         const std::uint32_t n = splits[i].count(shard);
         if (n == 0) continue;
         const std::span<const std::uint64_t> mine(keys + splits[i].begin[shard], n);
-        requests[shard].parts.push_back(
-            {.table = parts[i].table, .count = n, .keys = Frame::Own(buffer, std::as_bytes(mine))});
+        requests[shard].parts.push_back({.table = parts[i].table,
+                                         .count = n,
+                                         .keys = Frame::Own(buffer, std::as_bytes(mine)),
+                                         .dtype = dtype_});
         if constexpr (requires { parts[i].found; }) requests[shard].parts.back().want_found = !parts[i].found.empty();
       }
       keys += parts[i].keys.size();
@@ -272,19 +309,20 @@ class ClientImpl final : public Client {
     std::vector<Request> requests = KeyRequests(Op::kPush, step, parts, splits);
     std::size_t total = 0;
     for (const PushPart& part : parts) total += part.grads.size();
-    const std::shared_ptr<std::byte> buffer = pool_.Take(total * sizeof(float));
-    auto* grads = reinterpret_cast<float*>(buffer.get());
+    const std::shared_ptr<std::byte> buffer = pool_.Take(total * BytesOf(dtype_));
+    std::byte* grads = buffer.get();
     std::vector<std::size_t> next_part(options_.num_shards, 0);
     for (std::size_t i = 0; i < parts.size(); ++i) {
       const auto dim = static_cast<std::size_t>(specs_[parts[i].table].dim);
-      Gather<float>(splits[i], parts[i].grads, dim, grads);
+      PackRows(splits[i], parts[i].grads, dim, dtype_, grads);
       for (std::uint32_t shard = 0; shard < options_.num_shards; ++shard) {
         const std::uint32_t n = splits[i].count(shard);
         if (n == 0) continue;
-        const std::span<const float> mine(grads + splits[i].begin[shard] * dim, n * dim);
-        requests[shard].parts[next_part[shard]++].rows = Frame::Own(buffer, std::as_bytes(mine));
+        const std::size_t row_bytes = dim * BytesOf(dtype_);
+        const std::span<const std::byte> mine(grads + splits[i].begin[shard] * row_bytes, n * row_bytes);
+        requests[shard].parts[next_part[shard]++].rows = Frame::Own(buffer, mine);
       }
-      grads += parts[i].grads.size();
+      grads += parts[i].grads.size() * BytesOf(dtype_);
     }
     return requests;
   }
@@ -328,9 +366,9 @@ class ClientImpl final : public Client {
 
   // ---- sending and waiting -----------------------------------------------------------------------------------------
 
-  Status Submit(std::uint32_t shard, Request request) {
+  Status Submit(std::uint32_t shard, Request request, std::uint64_t pull = 0) {
     request.id = next_id_++;
-    Pending pending{.shard = shard, .request = std::move(request), .sent = false, .due_ns = 0};
+    Pending pending{.shard = shard, .pull = pull, .request = std::move(request), .sent = false, .due_ns = 0};
     GM_RETURN_IF_ERROR(Send(&pending));
     pending_.emplace(pending.request.id, std::move(pending));
     return Ok();
@@ -361,23 +399,23 @@ class ClientImpl final : public Client {
     return whole_tables ? std::max(options_.deadline_ms, kWholeTablesDeadlineMs) : options_.deadline_ms;
   }
 
-  [[nodiscard]] bool Waits(Op op) const {
-    return std::any_of(pending_.begin(), pending_.end(), [&](const auto& p) { return p.second.request.op == op; });
+  [[nodiscard]] bool Waits(const Awaited& awaited) const {
+    return std::any_of(pending_.begin(), pending_.end(), [&](const auto& p) { return awaited.Is(p.second); });
   }
 
-  // Takes replies until none is missing for `op`. What else comes meanwhile is taken too.
-  Status Await(Op op) {
-    const std::int64_t deadline = clock_->NowNs() + DeadlineMs(op) * kNsPerMs;
+  // Takes replies until none of what is awaited is missing. What else comes meanwhile is taken too.
+  Status Await(const Awaited& awaited) {
+    const std::int64_t deadline = clock_->NowNs() + DeadlineMs(awaited.op) * kNsPerMs;
     std::int64_t wait_ns = 0;  // first what has come already, before anything is sent again
     while (true) {
       GM_RETURN_IF_ERROR(TakePushFailure());
-      if (!Waits(op)) return Ok();
+      if (!Waits(awaited)) return Ok();
       const auto wait_ms = static_cast<int>((wait_ns + kNsPerMs - 1) / kNsPerMs);
       GM_ASSIGN_OR_RETURN(std::optional<Reply> reply, channel_->Receive(wait_ms));
       if (reply) GM_RETURN_IF_ERROR(TakeReply(*reply));
-      if (!Waits(op)) continue;
+      if (!Waits(awaited)) continue;
       const std::int64_t now = clock_->NowNs();
-      if (now >= deadline) return GiveUp(op);  // also while others' replies keep coming
+      if (now >= deadline) return GiveUp(awaited);  // also while others' replies keep coming
       GM_RETURN_IF_ERROR(SendDue());
       wait_ns = reply ? 0 : std::min(deadline, NextDue(deadline)) - now;
     }
@@ -392,11 +430,12 @@ class ClientImpl final : public Client {
   }
 
   // Names everyone who did not answer. Pushes stay pending: they are not known to be lost.
-  Status GiveUp(Op op) {
+  Status GiveUp(const Awaited& awaited) {
+    const Op op = awaited.op;
     std::string silent;
     std::uint64_t step = 0;
     for (auto it = pending_.begin(); it != pending_.end();) {
-      if (it->second.request.op != op) {
+      if (!awaited.Is(it->second)) {
         ++it;
         continue;
       }
@@ -424,9 +463,9 @@ class ClientImpl final : public Client {
       if (push_failure_.ok()) push_failure_ = taken;
       return Ok();
     }
-    Forget(op);  // the answers that are still to come are of no use
+    Forget({.op = op, .pull = pending.pull});  // the answers that are still to come are of no use
     if (op != Op::kPull) return taken;
-    pull_.failure = taken;
+    if (OpenPull* pull = FindPull(pending.pull)) pull->failure = taken;
     return Ok();
   }
 
@@ -444,21 +483,29 @@ class ClientImpl final : public Client {
   // Puts a shard's rows where the caller wants them: the one copy from frame to tensor.
   Status TakeRows(const Pending& pending, const Reply& reply) {
     if (reply.parts.size() != pending.request.parts.size()) return Internal("answered with other parts than asked for");
+    const OpenPull* pull = FindPull(pending.pull);
+    if (pull == nullptr) return Ok();
     std::size_t answered = 0;
-    for (std::size_t i = 0; i < pull_.parts.size(); ++i) {
-      const std::uint32_t n = pull_.splits[i].count(pending.shard);
+    for (std::size_t i = 0; i < pull->parts.size(); ++i) {
+      const std::uint32_t n = pull->splits[i].count(pending.shard);
       if (n == 0) continue;
-      const PullPart& part = pull_.parts[i];
+      const PullPart& part = pull->parts[i];
       const TablePart& rows = reply.parts[answered++];
+      if (rows.delivered) continue;  // by the shard itself
       const auto dim = static_cast<std::size_t>(specs_[part.table].dim);
-      if (rows.table != part.table || rows.count != n || rows.rows.size() != n * dim * sizeof(float) ||
-          rows.found.size() != (part.found.empty() ? 0 : n)) {
+      if (rows.table != part.table || rows.count != n || rows.dtype != dtype_ ||
+          rows.rows.size() != n * dim * BytesOf(dtype_) || rows.found.size() != (part.found.empty() ? 0 : n)) {
         return Internal("answered with rows of another size than asked for, table " + specs_[part.table].name);
       }
-      Scatter(pull_.splits[i], pending.shard, rows.rows.data(), dim, part.rows.data());
-      if (!part.found.empty()) Scatter(pull_.splits[i], pending.shard, rows.found.data(), 1, part.found.data());
+      UnpackRows(pull->splits[i], pending.shard, rows.rows.data(), dim, dtype_, part.rows);
+      if (!part.found.empty()) ScatterFound(pull->splits[i], pending.shard, rows.found.data(), part.found);
     }
     return Ok();
+  }
+
+  [[nodiscard]] OpenPull* FindPull(std::uint64_t number) const {
+    const auto found = std::find_if(pulls_.begin(), pulls_.end(), [&](const auto& p) { return p->number == number; });
+    return found == pulls_.end() ? nullptr : found->get();
   }
 
   [[nodiscard]] Result<StoredRow> StoredRowOf(const Reply& reply, std::uint32_t table) const {
@@ -480,7 +527,7 @@ class ClientImpl final : public Client {
   // The same question to every shard; answers by shard.
   Result<std::vector<Reply>> AskAll(Op op, std::uint64_t step, const std::string& text) {
     if (op == Op::kRestore || op == Op::kClear) {
-      Forget(Op::kPush);
+      Forget({.op = Op::kPush});
       push_failure_ = Ok();
     }
     GM_RETURN_IF_ERROR(TakePushFailure());
@@ -490,13 +537,13 @@ class ClientImpl final : public Client {
       request.text = text;
       const Status sent = Submit(shard, std::move(request));
       if (!sent.ok()) {
-        Forget(op);
+        Forget({.op = op});
         return sent;
       }
     }
-    const Status answered = Await(op);
+    const Status answered = Await({.op = op});
     if (!answered.ok()) {
-      Forget(op);  // a late answer must not be taken for one to the next question
+      Forget({.op = op});  // a late answer must not be taken for one to the next question
       return answered;
     }
     return std::exchange(answers_, {});
@@ -505,14 +552,34 @@ class ClientImpl final : public Client {
   // A refused push leaves its step incomplete for good: every later call says so, until Restore or Clear starts anew.
   [[nodiscard]] Status TakePushFailure() const { return push_failure_; }
 
-  void Forget(Op op) {
-    std::erase_if(pending_, [&](const auto& pending) { return pending.second.request.op == op; });
+  void Forget(const Awaited& which) {
+    std::erase_if(pending_, [&](const auto& pending) { return which.Is(pending.second); });
   }
 
-  Status DropPull(Status why) {
-    Forget(Op::kPull);
-    pull_.active = false;
-    return why;
+  using OpenPulls = std::deque<std::unique_ptr<OpenPull>>;
+  // After it nothing is written to the pull's memory any more, whatever the shards still do with its requests.
+  void EndPull(OpenPulls::iterator pull) {
+    for (const auto& target : (*pull)->targets) target->Close();
+    Forget({.op = Op::kPull, .pull = (*pull)->number});
+    pulls_.erase(pull);
+  }
+
+  // The shards put the rows where the caller wants them.
+  static void AddTargets(OpenPull* pull, std::vector<Request>* requests) {
+    for (std::uint32_t shard = 0; shard < requests->size(); ++shard) {
+      std::size_t next = 0;
+      for (std::size_t i = 0; i < pull->parts.size(); ++i) {
+        const Split& split = pull->splits[i];
+        if (split.count(shard) == 0) continue;
+        const auto target = std::make_shared<RowTarget>(RowSink{
+            .rows = pull->parts[i].rows,
+            .found = pull->parts[i].found,
+            .places = split.order.empty() ? std::span<const std::uint32_t>()
+                                          : std::span(split.order).subspan(split.begin[shard], split.count(shard))});
+        (*requests)[shard].parts[next++].target = target;
+        pull->targets.push_back(target);
+      }
+    }
   }
 
   [[nodiscard]] std::string ShardName(std::uint32_t shard) const {
@@ -525,10 +592,12 @@ class ClientImpl final : public Client {
   std::uint64_t seed_;
   std::unique_ptr<Channel> channel_;
   const Clock* clock_;
+  FloatType dtype_;  // of rows and gradients on their way
   BufferPool pool_;
   std::uint64_t next_id_ = 1;
   std::map<std::uint64_t, Pending> pending_;  // by request id, so in the order they were sent
-  OpenPull pull_;
+  OpenPulls pulls_;  // in the order they were begun
+  std::uint64_t next_pull_ = 1;
   std::vector<Reply> answers_;  // by shard, to what AskAll or ReadStored asked
   Status push_failure_;         // of an acknowledgement; told by the next call
 };

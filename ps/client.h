@@ -4,8 +4,12 @@
 //   GM_RETURN_IF_ERROR(client->Pull(step, ReadMode::kTrain, parts));
 //   GM_RETURN_IF_ERROR(client->Push(step, push_parts));                        // returns when sent; acknowledged later
 //
+// In one process fp32 rows go straight from the shard's table into the caller's memory; over sockets they are copied once, from
+// the frame they came in.
+//
 // One pull or push goes to all shards at once. Push goes to every shard every step, an empty one too: that is what tells
-// a shard that the step is over for this worker. Acknowledgements of pushes are collected by the next call, or by Flush.
+// a shard that the step is over for this worker. Acknowledgements of pushes are collected by later calls, at the latest when
+// kMaxOpenPushes steps lack theirs, or by Flush.
 //
 // A push that a shard refused leaves its step incomplete: every later call fails with it, until Restore or Clear.
 //
@@ -32,6 +36,8 @@ struct ClientOptions {
   Stamp stamp;                 // job, incarnation, worker; step is set per call
   int deadline_ms = 30000;
   std::vector<std::string> endpoints;  // for messages only
+  // As what rows and gradients travel, rounded to nearest; in process too, so that transports give the same bits.
+  FloatType wire = FloatType::kFloat32;
 };
 
 struct PullPart {
@@ -46,6 +52,9 @@ struct PushPart {
   std::span<const std::uint64_t> keys = {};  // [n], all different
   std::span<const float> grads = {};         // [n, dim]
 };
+
+inline constexpr std::size_t kMaxOpenPulls = 16;
+inline constexpr std::uint64_t kMaxOpenPushes = 4;  // steps
 
 // A row as it is stored.
 struct StoredRow {
@@ -64,7 +73,8 @@ class Client {
   // Asks every shard whether it means the same tables. kInvalidInput names the first that does not.
   virtual Status Hello() = 0;
   virtual Status Pull(std::uint64_t step, ReadMode mode, std::span<PullPart> parts) = 0;
-  // In two halves, so that something else can be done meanwhile. The parts' spans must stay alive until Finish.
+  // In two halves, so that something else can be done meanwhile. Several may be under way, at most kMaxOpenPulls; FinishPull
+  // is of the one that was begun first. `parts` and their spans must stay alive until then.
   virtual Status BeginPull(std::uint64_t step, ReadMode mode, std::span<PullPart> parts) = 0;
   virtual Status FinishPull() = 0;
   virtual Status Push(std::uint64_t step, std::span<const PushPart> parts) = 0;
@@ -79,6 +89,8 @@ class Client {
   // A JSON array with one object per shard.
   virtual Result<std::string> Stats() = 0;
   virtual Result<StoredRow> ReadStored(std::uint32_t table, std::uint64_t key) = 0;
+  // Bytes of all messages so far, both ways; 0 in process, where nothing is serialized.
+  [[nodiscard]] virtual std::uint64_t wire_bytes() const = 0;
 };
 
 }  // namespace gatemill::ps

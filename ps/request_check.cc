@@ -94,7 +94,7 @@ Status RequestChecker::CheckParts(const Request& request) {
       return InvalidInput(where + ": the answer would exceed " + std::to_string(kMaxMessageBytes) +
                           " bytes; ask for fewer keys at a time");
     }
-    GM_RETURN_IF_ERROR(CheckKeys(request.op, part, where));
+    GM_RETURN_IF_ERROR(CheckKeys(part, where));
   }
   return Ok();
 }
@@ -104,7 +104,10 @@ Status RequestChecker::CheckFrames(Op op, const TablePart& part, const std::stri
     return InvalidInput(where + ": " + std::to_string(part.count) + " keys, at most " +
                         std::to_string(kMaxKeysPerPart) + " are allowed");
   }
-  const std::uint64_t row_bytes = op == Op::kPush ? tables_[part.table].dim * sizeof(float) : 0;
+  if (part.dtype > FloatType::kBfloat16) {
+    return InvalidInput(where + ": unknown dtype " + std::to_string(static_cast<int>(part.dtype)));
+  }
+  const std::uint64_t row_bytes = op == Op::kPush ? tables_[part.table].dim * BytesOf(part.dtype) : 0;
   GM_RETURN_IF_ERROR(CheckBytes(part.keys, part.count * sizeof(std::uint64_t), "keys", where));
   GM_RETURN_IF_ERROR(CheckBytes(part.rows, part.count * row_bytes, "rows", where));
   GM_RETURN_IF_ERROR(CheckBytes(part.found, 0, "found", where));
@@ -112,23 +115,14 @@ Status RequestChecker::CheckFrames(Op op, const TablePart& part, const std::stri
   return CheckBytes(part.headers, 0, "headers", where);
 }
 
-Status RequestChecker::CheckKeys(Op op, const TablePart& part, const std::string& where) {
-  const std::span<const std::uint64_t> keys = part.keys.View<std::uint64_t>(&keys_);
-  if (options_.num_shards > 1) {
-    for (const std::uint64_t key : keys) {
-      const std::uint32_t owner = ShardOf(key, options_.num_shards);
-      if (owner == options_.shard) continue;
-      return InvalidInput(where + ": key " + Hex(key) + " belongs to shard " + std::to_string(owner) +
-                          ", this is shard " + std::to_string(options_.shard) + " of " +
-                          std::to_string(options_.num_shards));
-    }
-  }
-  if (op != Op::kPush) return Ok();
-  positions_.Reset(keys.size());
-  for (std::uint32_t i = 0; i < keys.size(); ++i) {
-    if (positions_.FindOrInsert(keys[i], keys, i) != i) {
-      return InvalidInput(where + ": key " + Hex(keys[i]) + " is twice in one push; sum its gradients first");
-    }
+Status RequestChecker::CheckKeys(const TablePart& part, const std::string& where) {
+  if (options_.num_shards == 1) return Ok();
+  for (const std::uint64_t key : part.keys.View<std::uint64_t>(&keys_)) {
+    const std::uint32_t owner = ShardOf(key, options_.num_shards);
+    if (owner == options_.shard) continue;
+    return InvalidInput(where + ": key " + Hex(key) + " belongs to shard " + std::to_string(owner) +
+                        ", this is shard " + std::to_string(options_.shard) + " of " +
+                        std::to_string(options_.num_shards));
   }
   return Ok();
 }
@@ -136,7 +130,7 @@ Status RequestChecker::CheckKeys(Op op, const TablePart& part, const std::string
 std::uint64_t RequestChecker::ReplyBytes(const Request& request, const TablePart& part) const {
   const TableShape& table = tables_[part.table];
   if (request.op == Op::kPull) {
-    return part.count * (table.dim * sizeof(float) + (part.want_found ? 1 : 0));
+    return part.count * (table.dim * BytesOf(part.dtype) + (part.want_found ? 1 : 0));
   }
   if (request.op == Op::kReadStored) {
     return part.count * ((table.dim + table.state_dim) * sizeof(float) + sizeof(RowHeader) + 1);

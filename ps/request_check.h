@@ -1,6 +1,6 @@
 // Is a request one that a shard may act on? Everything that can be said without the shard's state (which steps were
-// pushed): version, job, incarnation, who asks, op, table numbers, counts against frame sizes, whose keys they are, no
-// key twice in a push, the size of the answer. Memory of the size a request claims is touched only after this.
+// pushed): version, job, incarnation, who asks, op, table numbers, counts against frame sizes, whose keys they are,
+// the size of the answer. Memory of the size a request claims is touched only after this.
 //
 // Thread safety: none (it keeps scratch memory).
 #pragma once
@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "common/status.h"
-#include "ps/key_positions.h"
 #include "ps/shard.h"
 #include "ps/wire/message.h"
 
@@ -33,12 +32,11 @@ class RequestChecker {
   [[nodiscard]] Status CheckSender(const Peer& from, const Request& request) const;
   Status CheckParts(const Request& request);
   [[nodiscard]] Status CheckFrames(Op op, const TablePart& part, const std::string& where) const;
-  Status CheckKeys(Op op, const TablePart& part, const std::string& where);
+  Status CheckKeys(const TablePart& part, const std::string& where);
   [[nodiscard]] std::uint64_t ReplyBytes(const Request& request, const TablePart& part) const;
 
   ShardOptions options_;
   std::vector<TableShape> tables_;
-  KeyPositions positions_;
   std::vector<std::uint64_t> keys_;  // an aligned copy, where a frame is not
 };
 

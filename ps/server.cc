@@ -40,7 +40,9 @@ class ServerImpl final : public Server {
     if (!store_dir.empty()) {
       GM_ASSIGN_OR_RETURN(store, CreateRowStore(store_dir + "/" + ShardDirName(options.shard, options.num_shards)));
     }
-    GM_ASSIGN_OR_RETURN(thread.shard, Shard::Create(options, specs, std::move(store)));
+    ShardOptions clocked = options;
+    clocked.cpu_clock = &cpu_clock_;
+    GM_ASSIGN_OR_RETURN(thread.shard, Shard::Create(clocked, specs, std::move(store)));
     GM_ASSIGN_OR_RETURN(thread.listener, transport->Listen(endpoint));
     endpoints_.push_back(thread.listener->endpoint());
     threads_.push_back(std::move(thread));
@@ -95,6 +97,7 @@ class ServerImpl final : public Server {
   }
 
   Logger* log_;
+  ThreadCpuClock cpu_clock_;
   std::vector<ShardThread> threads_;  // not resized once they run
   std::vector<std::string> endpoints_;
   std::atomic<bool> stop_{false};

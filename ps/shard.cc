@@ -16,6 +16,8 @@
 #include "ps/checkpoint.h"
 #include "ps/gradient_sum.h"
 #include "ps/request_check.h"
+#include "ps/table/half.h"
+#include "ps/wire/buffer_pool.h"
 
 namespace gatemill::ps {
 namespace {
@@ -74,14 +76,8 @@ void KeepFrames(std::vector<TablePart>* parts) {
   }
 }
 
-// A frame to be written once through `values`, without being cleared first.
-template <typename T>
-Frame NewFrame(std::size_t count, std::span<T>* values) {
-  std::shared_ptr<T[]> owner = std::make_shared_for_overwrite<T[]>(count);
-  *values = {owner.get(), count};
-  const std::span<const std::byte> bytes = std::as_bytes(*values);
-  return Frame::Own(std::shared_ptr<const void>(std::move(owner)), bytes);
-}
+// Keys whose rows are converted together: few enough that the floats between stay in the cache.
+constexpr std::size_t kConvertBatch = 1024;
 
 class StepShard final : public Shard {
  public:
@@ -95,6 +91,16 @@ class StepShard final : public Shard {
         pushes_(options.num_workers) {}
 
   void Handle(const Peer& from, Request request, std::vector<OutgoingReply>* out) override {
+    if (options_.cpu_clock == nullptr) return Take(from, std::move(request), out);
+    const std::int64_t begun_ns = options_.cpu_clock->NowNs();
+    Take(from, std::move(request), out);
+    longest_call_ns_ = std::max(longest_call_ns_, options_.cpu_clock->NowNs() - begun_ns);
+  }
+
+  std::uint64_t next_step() const override { return next_step_; }
+
+ private:
+  void Take(const Peer& from, Request request, std::vector<OutgoingReply>* out) {
     Status status = checker_.Check(from, request);
     if (status.ok()) status = CheckStep(request);
     if (request.op == Op::kPrefetch) return;  // everything is in memory, and a prefetch has no reply
@@ -111,9 +117,6 @@ class StepShard final : public Shard {
     }
   }
 
-  std::uint64_t next_step() const override { return next_step_; }
-
- private:
   // ---- replies ---------------------------------------------------------------------------------------------------
   [[nodiscard]] Reply NewReply(const Request& request) const {
     Reply reply;
@@ -220,7 +223,25 @@ class StepShard final : public Shard {
   }
 
   void Update(const TablePart& part, std::uint64_t step) {
-    tables_[part.table]->Update(part.keys.View<std::uint64_t>(&keys_), part.rows.View<float>(&floats_), step);
+    Table* table = tables_[part.table].get();
+    ForEachGrads(part, [&](std::span<const std::uint64_t> keys, std::span<const float> grads) {
+      table->Update(keys, grads, step);
+    });
+  }
+
+  // Calls visit(keys, grads) with all of a push's part, piece by piece where gradients have to be unpacked.
+  template <typename VisitGrads>
+  void ForEachGrads(const TablePart& part, const VisitGrads& visit) {
+    const std::span<const std::uint64_t> keys = part.keys.View<std::uint64_t>(&keys_);
+    if (part.dtype == FloatType::kFloat32) return visit(keys, part.rows.View<float>(&floats_));
+    const auto dim = static_cast<std::size_t>(specs_[part.table].dim);
+    floats_.resize(std::max(floats_.size(), kConvertBatch * dim));
+    for (std::size_t begin = 0; begin < keys.size(); begin += kConvertBatch) {
+      const std::size_t n = std::min(kConvertBatch, keys.size() - begin);
+      const std::span<float> grads = std::span(floats_).first(n * dim);
+      half_.unpack(part.dtype, part.rows.data() + begin * dim * BytesOf(part.dtype), grads);
+      visit(keys.subspan(begin, n), grads);
+    }
   }
 
   Status Buffer(Request* request) {
@@ -280,7 +301,9 @@ class StepShard final : public Shard {
     const std::uint32_t table = parts[0]->table;
     sum_.Reset(static_cast<std::size_t>(specs_[table].dim), max_keys);
     for (const TablePart* part : parts) {
-      sum_.Add(part->keys.View<std::uint64_t>(&keys_), part->rows.View<float>(&floats_));
+      ForEachGrads(*part, [this](std::span<const std::uint64_t> keys, std::span<const float> grads) {
+        sum_.Add(keys, grads);
+      });
     }
     tables_[table]->Update(sum_.keys(), sum_.grads(), step);
   }
@@ -364,20 +387,57 @@ class StepShard final : public Shard {
   }
 
   TablePart Pull(const TablePart& asked, ReadMode mode) {
-    const auto dim = static_cast<std::size_t>(specs_[asked.table].dim);
-    TablePart part{.table = asked.table, .count = asked.count, .keys = {}, .rows = {}, .found = {}, .headers = {}};
-    std::span<float> rows;
-    std::span<std::uint8_t> found;
-    part.rows = NewFrame(asked.count * dim, &rows);
+    TablePart part;
+    part.table = asked.table;
+    part.count = asked.count;
+    part.dtype = asked.dtype;
+    const Table& table = *tables_[asked.table];
+    const std::span<const std::uint64_t> keys = asked.keys.View<std::uint64_t>(&keys_);
+    if (asked.target != nullptr) {
+      asked.target->Write([&](const RowSink& sink) { table.Read(keys, mode, sink); });
+      part.delivered = true;
+      return part;
+    }
+    const std::size_t floats = asked.count * static_cast<std::size_t>(specs_[asked.table].dim);
+    std::span<std::byte> rows;
+    std::span<std::byte> found;
+    part.rows = NewFrame(floats * BytesOf(asked.dtype), &rows);
     if (asked.want_found) part.found = NewFrame(asked.count, &found);
-    tables_[asked.table]->Read(asked.keys.View<std::uint64_t>(&keys_), mode, {.rows = rows, .found = found});
+    const std::span<std::uint8_t> found_keys(reinterpret_cast<std::uint8_t*>(found.data()), found.size());
+    if (asked.dtype == FloatType::kFloat32) {
+      table.Read(keys, mode, {.rows = {reinterpret_cast<float*>(rows.data()), floats}, .found = found_keys});
+    } else {
+      ReadPacked(table, keys, mode, asked.dtype, rows.data(), found_keys);
+    }
     return part;
+  }
+
+  void ReadPacked(const Table& table, std::span<const std::uint64_t> keys, ReadMode mode, FloatType dtype,
+                  std::byte* rows, std::span<std::uint8_t> found) {
+    const auto dim = static_cast<std::size_t>(table.spec().dim);
+    floats_.resize(std::max(floats_.size(), kConvertBatch * dim));
+    for (std::size_t begin = 0; begin < keys.size(); begin += kConvertBatch) {
+      const std::size_t n = std::min(kConvertBatch, keys.size() - begin);
+      const std::span<float> batch = std::span(floats_).first(n * dim);
+      table.Read(keys.subspan(begin, n), mode,
+                 {.rows = batch, .found = found.empty() ? found : found.subspan(begin, n)});
+      half_.pack(dtype, batch, rows + begin * dim * BytesOf(dtype));
+    }
+  }
+
+  // A frame to be written once through `bytes`; what is in them is undefined.
+  Frame NewFrame(std::size_t size, std::span<std::byte>* bytes) {
+    const std::shared_ptr<std::byte> buffer = pool_.Take(size);
+    *bytes = {buffer.get(), size};
+    return Frame::Own(buffer, *bytes);
   }
 
   TablePart ReadStored(const TablePart& asked) {
     const Table& table = *tables_[asked.table];
     const auto floats = static_cast<std::size_t>(table.spec().dim) + static_cast<std::size_t>(table.state_dim());
-    TablePart part{.table = asked.table, .count = asked.count, .keys = {}, .rows = {}, .found = {}, .headers = {}};
+    TablePart part;
+    part.table = asked.table;
+    part.count = asked.count;
     std::vector<float> rows(asked.count * floats, 0.0F);
     std::vector<std::uint8_t> found(asked.count, 0);
     std::vector<RowHeader> headers(asked.count);
@@ -400,8 +460,11 @@ class StepShard final : public Shard {
                         {"dirty_rows", stats.dirty_rows},
                         {"memory_bytes", stats.memory_bytes}});
     }
+    nlohmann::ordered_json longest;  // null when it is not measured
+    if (options_.cpu_clock != nullptr) longest = static_cast<double>(longest_call_ns_) * 1e-6;
     const nlohmann::ordered_json json = {{"shard", options_.shard},
                                          {"next_step", next_step_},
+                                         {"longest_call_ms", longest},
                                          {"buffered_bytes", buffered_bytes_},
                                          {"waiting_requests", waiting_.size()},
                                          {"tables", std::move(tables)}};
@@ -507,9 +570,12 @@ class StepShard final : public Shard {
   std::uint64_t buffered_bytes_ = 0;                                       // of buffered_ and waiting_
   std::optional<DoneControl> done_;  // the last one, until its worker pushes again
 
+  std::int64_t longest_call_ns_ = 0;  // of CPU time
   GradientSum sum_;
+  const HalfKernels& half_ = BestHalfKernels();
+  BufferPool pool_;                  // of replies
   std::vector<std::uint64_t> keys_;  // aligned copies, where frames are not
-  std::vector<float> floats_;
+  std::vector<float> floats_;        // the same, and unpacked ones
 };
 
 Status CheckOptions(const ShardOptions& options, const std::vector<TableSpec>& specs) {

@@ -10,7 +10,7 @@
 // A pull with ReadMode::kEval is answered when no buffered push is older than its step, in every mode.
 //
 // Validation: version, job, incarnation, op, worker number, step (not older than applied, not absurdly new), table
-// numbers, counts against frame sizes, keys that belong to this shard, no key twice in a push. A request that fails is
+// numbers, counts against frame sizes, keys that belong to this shard. A request that fails is
 // answered with kInvalidInput and changes nothing.
 //
 // Thread safety: none; one driver thread calls it.
@@ -20,6 +20,7 @@
 #include <memory>
 #include <vector>
 
+#include "common/clock.h"
 #include "common/config.h"
 #include "common/status.h"
 #include "ps/store/row_store.h"
@@ -49,6 +50,8 @@ struct ShardOptions {
   std::uint64_t seed = 1;
   Consistency consistency = Consistency::kSync;
   std::uint32_t staleness = 0;
+  // CPU time of the thread that calls the shard, for "longest_call_ms" in its statistics; null = not measured.
+  const Clock* cpu_clock = nullptr;
   std::uint64_t max_buffered_bytes = 4ULL << 30;  // of pushes and other requests that wait, text included; more is an error, never a silent drop
 };
 

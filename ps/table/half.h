@@ -19,6 +19,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string_view>
 
 #include "ps/table/isa.h"
 
@@ -28,6 +29,11 @@ namespace gatemill::ps {
 enum class FloatType : std::uint8_t { kFloat32 = 0, kFloat16 = 1, kBfloat16 = 2 };
 
 constexpr std::size_t BytesOf(FloatType type) { return type == FloatType::kFloat32 ? 4 : 2; }
+
+// "fp16", "bf16"; every other name is kFloat32.
+inline FloatType FloatTypeOf(std::string_view name) {
+  return name == "fp16" ? FloatType::kFloat16 : (name == "bf16" ? FloatType::kBfloat16 : FloatType::kFloat32);
+}
 
 struct HalfKernels {
   // out[i] = in[i] in `type`, rounded to nearest, ties to even. kFloat32 copies.

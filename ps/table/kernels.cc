@@ -1,5 +1,6 @@
 #include "ps/table/kernels.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -36,18 +37,22 @@ struct AdagradRule {
   }
 };
 
-// Lane i takes elements i, i + 16, ...; lanes are folded pairwise 8, 4, 2, 1.
-GM_LOOP float SumOfSquares(const float* __restrict grad, int dim) {
-  float lanes[kLanes] = {};
-  int begin = 0;
-  for (; begin + kLanes <= dim; begin += kLanes) {
-    for (int lane = 0; lane < kLanes; ++lane) lanes[lane] += grad[begin + lane] * grad[begin + lane];
+// 16 floats, worked on together: in one register, or in as many as the instruction set needs.
+using Lanes = float __attribute__((vector_size(kLanes * sizeof(float))));
+
+// Lane i takes elements i, i + 16, ...; lanes are folded pairwise 8, 4, 2, 1. (What is added for lanes past the end is zero,
+// and adding zero to a sum of squares changes no bit of it.)
+GM_LOOP float SumOfSquares(const float* grad, int dim) {
+  Lanes sum = {};
+  for (int begin = 0; begin < dim; begin += kLanes) {
+    Lanes lanes = {};
+    std::memcpy(&lanes, grad + begin, std::min<std::size_t>(kLanes, static_cast<std::size_t>(dim - begin)) * sizeof(float));
+    sum += lanes * lanes;
   }
-  for (int lane = 0; begin + lane < dim; ++lane) lanes[lane] += grad[begin + lane] * grad[begin + lane];
-  for (int lane = 0; lane < 8; ++lane) lanes[lane] += lanes[lane + 8];
-  for (int lane = 0; lane < 4; ++lane) lanes[lane] += lanes[lane + 4];
-  for (int lane = 0; lane < 2; ++lane) lanes[lane] += lanes[lane + 2];
-  return lanes[0] + lanes[1];
+  sum += __builtin_shufflevector(sum, sum, 8, 9, 10, 11, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15);
+  sum += __builtin_shufflevector(sum, sum, 4, 5, 6, 7, 4, 5, 6, 7, 4, 5, 6, 7, 4, 5, 6, 7);
+  sum += __builtin_shufflevector(sum, sum, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3);
+  return sum[0] + sum[1];
 }
 
 struct RowwiseAdagradRule {
@@ -158,20 +163,22 @@ GM_LOOP std::size_t UpdateRows(const RowMemory& memory, const RowGrads& grads, c
     const RowMemory rows_of = memory;
     const std::size_t width = WidthOf(dim);
     const std::size_t bytes = width * sizeof(float);
+    const std::size_t state_bytes =
+        sizeof(PackedHeader) + (Rule::kStateFloats * width + Rule::kMoreStateFloats) * sizeof(float);
     std::size_t newly_dirty = 0;
     for (std::size_t i = 0; i < grads.count; ++i) {
       if (i + kUpdateAhead < grads.count) {
         const std::size_t ahead = grads.rows[i + kUpdateAhead];
         PrefetchBytes<true>(rows_of.embeddings + ahead * bytes, bytes);
-        PrefetchBytes<true>(rows_of.states + ahead * rows_of.state_bytes, rows_of.state_bytes);
+        PrefetchBytes<true>(rows_of.states + ahead * state_bytes, state_bytes);
       }
       const std::uint32_t row = grads.rows[i];
-      PackedHeader* header = rows_of.Header(row);
+      auto* header = reinterpret_cast<PackedHeader*>(rows_of.states + row * state_bytes);
       const std::uint32_t flags = header->updates_and_flags;
       newly_dirty += (flags & PackedHeader::kDirty) == 0 ? 1 : 0;
       header->updates_and_flags = (flags + PackedHeader::kOneUpdate) | PackedHeader::kDirty | PackedHeader::kTouched;
       header->last_step = grads.step;
-      UpdateRow(rule, reinterpret_cast<float*>(rows_of.embeddings + row * bytes), rows_of.State(row),
+      UpdateRow(rule, reinterpret_cast<float*>(rows_of.embeddings + row * bytes), reinterpret_cast<float*>(header + 1),
                 grads.grads + i * width, dim);
     }
     return newly_dirty;

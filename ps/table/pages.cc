@@ -14,8 +14,8 @@ constexpr std::size_t kHugeBytes = 2U << 20;
 // Below it an array keeps small pages: a huge page of which little is used would cost small tables much.
 constexpr std::size_t kHugeFromBytes = 32U << 20;
 constexpr std::size_t kGrowBytes = 64U << 10;
-constexpr std::size_t kMinMapBytes = 1U << 20;
-constexpr std::size_t kMapAhead = 8;  // address space is set aside for so many times what is asked for
+constexpr std::size_t kMinMapBytes = 64U << 20;
+constexpr std::size_t kMapAhead = 64;  // address space is set aside for so many times what is asked for
 
 std::size_t RoundUp(std::size_t bytes, std::size_t to) { return (bytes + to - 1) / to * to; }
 

@@ -16,13 +16,13 @@ constexpr std::uint64_t kSlackBuckets = 1;  // past the last home, at first
 constexpr int kMovedPerInsert = 2;
 constexpr std::uint64_t kMovedAhead = 8;  // buckets asked for before they are moved
 
-// ~row of the key's slot; 0 when it is not in this bucket.
+// ~row of the key's slot; 0 when it is not in this bucket. (An unused slot has a zero there, whatever its stale key.)
 GM_LOOP std::uint32_t NotRowIn(const Bucket& bucket, std::uint64_t key) {
-  unsigned match = 0;
-  for (int slot = 0; slot < kSlots; ++slot) match |= static_cast<unsigned>(bucket.key[slot] == key) << slot;
-  // A stale key of an unused slot has a zero there, and used slots come first.
-  const std::uint32_t not_row = bucket.not_row[std::countr_zero(match | 1U << (kSlots - 1))];
-  return match != 0 ? not_row : 0;
+  std::uint32_t not_row = 0;
+  for (int slot = 0; slot < kSlots; ++slot) {
+    not_row |= bucket.not_row[slot] & -static_cast<std::uint32_t>(bucket.key[slot] == key);
+  }
+  return not_row;
 }
 
 // No branch depends on what a cache line holds: a wrong guess would wait for memory. Keys that are not at home are listed

@@ -16,7 +16,6 @@
 namespace gatemill::ps {
 namespace {
 
-constexpr std::uint8_t kFloat32 = 0;  // Part.dtype
 // embedding and at most two floats of state for each of its floats
 constexpr std::uint64_t kMaxRowBytes = 3ULL * kMaxDim * sizeof(float);
 
@@ -36,12 +35,18 @@ Status CheckSize(std::size_t part, const char* field, std::uint64_t bytes, std::
                              " keys, " + std::to_string(count * each) + " expected");
 }
 
-Status CheckRows(std::size_t part, std::uint64_t bytes, std::uint64_t count) {
+Status CheckRows(std::size_t part, std::uint64_t bytes, std::uint64_t count, FloatType dtype) {
   if (count == 0) return CheckSize(part, "rows", bytes, 0, sizeof(float));
   const std::uint64_t row_bytes = bytes / count;
-  if (bytes % count == 0 && row_bytes % sizeof(float) == 0 && row_bytes > 0 && row_bytes <= kMaxRowBytes) return Ok();
+  if (bytes % count == 0 && row_bytes % BytesOf(dtype) == 0 && row_bytes > 0 && row_bytes <= kMaxRowBytes) return Ok();
   return PartError(part, "has " + std::to_string(bytes) + " bytes of rows for " + std::to_string(count) +
-                             " keys, which is no whole number of float32 for each");
+                             " keys, which is no whole number of floats for each");
+}
+
+Status CheckDtype(std::size_t part, std::uint8_t dtype) {
+  if (dtype <= static_cast<std::uint8_t>(FloatType::kBfloat16)) return Ok();
+  return PartError(part, "has rows of unknown dtype " + std::to_string(dtype) +
+                             "; 0 (float32), 1 (float16) and 2 (bfloat16) are known");
 }
 
 Status CheckRequestPart(Op op, const TablePart& part, std::size_t i) {
@@ -49,7 +54,7 @@ Status CheckRequestPart(Op op, const TablePart& part, std::size_t i) {
     return PartError(i, "claims " + std::to_string(part.count) + " keys, at most " + std::to_string(kMaxKeysPerPart));
   }
   GM_RETURN_IF_ERROR(CheckSize(i, "keys", part.keys.size(), part.count, sizeof(std::uint64_t)));
-  GM_RETURN_IF_ERROR(op == Op::kPush ? CheckRows(i, part.rows.size(), part.count)
+  GM_RETURN_IF_ERROR(op == Op::kPush ? CheckRows(i, part.rows.size(), part.count, part.dtype)
                                      : CheckSize(i, "rows", part.rows.size(), part.count, 0));
   GM_RETURN_IF_ERROR(CheckSize(i, "found", part.found.size(), part.count, 0));
   return CheckSize(i, "headers", part.headers.size(), part.count, 0);
@@ -62,7 +67,8 @@ Status CheckReplyPart(const TablePart& part, std::size_t i) {
   if (part.keys.size() != 0) {
     GM_RETURN_IF_ERROR(CheckSize(i, "keys", part.keys.size(), part.count, sizeof(std::uint64_t)));
   }
-  GM_RETURN_IF_ERROR(CheckRows(i, part.rows.size(), part.count));
+  GM_RETURN_IF_ERROR(part.delivered ? CheckSize(i, "rows", part.rows.size(), part.count, 0)
+                                    : CheckRows(i, part.rows.size(), part.count, part.dtype));
   if (part.found.size() != 0) GM_RETURN_IF_ERROR(CheckSize(i, "found", part.found.size(), part.count, 1));
   if (part.headers.size() != 0) {
     GM_RETURN_IF_ERROR(CheckSize(i, "headers", part.headers.size(), part.count, sizeof(RowHeader)));
@@ -106,7 +112,7 @@ void WriteParts(const std::vector<TablePart>& parts, Header header, std::vector<
   for (unsigned i = 0; i < parts.size(); ++i) {
     const TablePart& part = parts[i];
     list[i].setTable(part.table);
-    list[i].setDtype(kFloat32);
+    list[i].setDtype(static_cast<std::uint8_t>(part.dtype));
     list[i].setCount(part.count);
     list[i].setKeysBytes(part.keys.size());
     list[i].setRowsBytes(part.rows.size());
@@ -194,10 +200,9 @@ Status ReadParts(List list, std::vector<Frame> raw, std::vector<TablePart>* part
   parts->reserve(list.size());
   for (unsigned i = 0; i < list.size(); ++i) {
     const schema::Part::Reader from = list[i];
-    if (from.getDtype() != kFloat32) {
-      return PartError(i, "has rows of unknown dtype " + std::to_string(from.getDtype()) + ", only 0 (float32) is known");
-    }
+    GM_RETURN_IF_ERROR(CheckDtype(i, from.getDtype()));
     TablePart part;
+    part.dtype = static_cast<FloatType>(from.getDtype());
     part.table = from.getTable();
     part.count = from.getCount();
     part.want_found = from.getWantFound();

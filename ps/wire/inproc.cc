@@ -141,6 +141,8 @@ class InprocChannel final : public Channel {
   }
 
   Result<std::optional<Reply>> Receive(int timeout_ms) override { return box_->Take(timeout_ms); }
+  [[nodiscard]] bool in_process() const override { return true; }
+  [[nodiscard]] std::uint64_t wire_bytes() const override { return 0; }
 
  private:
   std::shared_ptr<InprocNetwork::Names> names_;

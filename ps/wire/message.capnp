@@ -8,7 +8,7 @@ $Cxx.namespace("gatemill::ps::schema");
 
 struct Part {
   table @0 :UInt32;
-  dtype @1 :UInt8;  # of rows; 0 = IEEE float32, little-endian
+  dtype @1 :UInt8;  # of rows, little-endian: 0 = IEEE float32, 1 = IEEE float16, 2 = bfloat16
   count @2 :UInt64;
   keysBytes @3 :UInt64;
   rowsBytes @4 :UInt64;

@@ -9,16 +9,19 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "common/status.h"
+#include "ps/table/half.h"
 #include "ps/table/table.h"
 #include "ps/wire/frame.h"
+#include "ps/wire/row_target.h"
 
 namespace gatemill::ps {
 
-inline constexpr std::uint32_t kWireVersion = 2;
+inline constexpr std::uint32_t kWireVersion = 3;
 inline constexpr std::uint32_t kMaxTablesPerRequest = 4096;
 inline constexpr std::uint64_t kMaxKeysPerPart = 1ULL << 26;
 inline constexpr std::uint64_t kMaxMessageBytes = 1ULL << 31;
@@ -44,8 +47,8 @@ struct Stamp {
   std::uint64_t step = 0;
 };
 
-// The part of a request or reply that concerns one table. Sizes: keys n * 8 bytes; rows n * dim * 4 (kReadStored:
-// n * (dim + state_dim) * 4); found n * 1; headers n * sizeof(RowHeader).
+// The part of a request or reply that concerns one table. Sizes: keys n * 8 bytes; rows n * dim * BytesOf(dtype)
+// (kReadStored: n * (dim + state_dim) * 4); found n * 1; headers n * sizeof(RowHeader).
 struct TablePart {
   std::uint32_t table = 0;
   std::uint64_t count = 0;  // n
@@ -54,6 +57,10 @@ struct TablePart {
   Frame found = {};
   Frame headers = {};
   bool want_found = false;  // of a pull: the reply says which keys have a row
+  FloatType dtype = FloatType::kFloat32;  // of rows; of a pull: as what they are wanted
+  // In process only. Of a pull: where rows and found go instead of into the reply, whose part then is `delivered`.
+  std::shared_ptr<RowTarget> target = {};
+  bool delivered = false;
 };
 
 struct Request {

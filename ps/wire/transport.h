@@ -66,6 +66,10 @@ class Channel {
   virtual Status Send(std::uint32_t shard, Request request) = 0;
   // The next reply from any shard, or nothing when timeout_ms passed.
   virtual Result<std::optional<Reply>> Receive(int timeout_ms) = 0;
+  // Do requests stay in this process, so that a pull may carry a RowTarget?
+  [[nodiscard]] virtual bool in_process() const = 0;
+  // Of all messages sent and received, headers included; 0 when nothing is serialized.
+  [[nodiscard]] virtual std::uint64_t wire_bytes() const = 0;
 };
 
 // Everything that the sockets of one process share (ZeroMQ's context and its ZAP handler). Outlives them.

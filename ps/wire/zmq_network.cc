@@ -15,6 +15,7 @@
 #include "ps/wire/codec.h"
 #include "ps/wire/wake.h"
 #include "ps/wire/zap.h"
+#include "ps/wire/zmq_options.h"
 
 namespace gatemill::ps {
 namespace {
@@ -22,10 +23,8 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
-constexpr int kLingerMs = 200;            // for the last replies, when a socket closes
 constexpr int kReconnectMs = 20;          // first try again, doubled up to
 constexpr int kReconnectMaxMs = 1000;
-constexpr int kHandshakeMs = 3000;        // a peer that CURVE turned away is let go after it, and tries again
 constexpr int kCloseDeadlineMs = 1000;    // for the end point to be released
 constexpr std::size_t kZeroCopyBytes = 4096;  // below it a copy costs less than keeping the owner
 constexpr char kZapDomain[] = "gatemill";
@@ -37,19 +36,6 @@ std::string SocketPath(const std::string& ipc_endpoint) { return ipc_endpoint.su
 
 milliseconds Remaining(steady_clock::time_point deadline) {
   return std::max(milliseconds(0), std::chrono::ceil<milliseconds>(deadline - steady_clock::now()));
-}
-
-void SetCommonOptions(zmq::socket_t* socket, bool tcp) {
-  socket->set(zmq::sockopt::linger, kLingerMs);
-  socket->set(zmq::sockopt::sndhwm, kHighWaterMark);
-  socket->set(zmq::sockopt::rcvhwm, kHighWaterMark);
-  socket->set(zmq::sockopt::maxmsgsize, static_cast<std::int64_t>(kMaxMessageBytes));
-  socket->set(zmq::sockopt::handshake_ivl, kHandshakeMs);
-  if (!tcp) return;
-  socket->set(zmq::sockopt::tcp_keepalive, 1);  // a host that vanished is noticed within half a minute
-  socket->set(zmq::sockopt::tcp_keepalive_idle, 10);
-  socket->set(zmq::sockopt::tcp_keepalive_intvl, 5);
-  socket->set(zmq::sockopt::tcp_keepalive_cnt, 4);
 }
 
 // ---- messages in and out -------------------------------------------------------------------------------------------
@@ -269,7 +255,11 @@ class ZmqChannel final : public Channel {
     Result<WireMessage> message = EncodeRequest(request);
     if (!message.ok()) return message.status();
     try {
-      if (SendParts(&sockets_[shard], *message)) return Ok();
+      if (SendParts(&sockets_[shard], *message)) {
+        wire_bytes_ += message->header.size();
+        for (const Frame& frame : message->frames) wire_bytes_ += frame.size();
+        return Ok();
+      }
       return Unavailable(endpoints_[shard] + " does not take its messages: " + std::to_string(kHighWaterMark) +
                          " are waiting");
     } catch (const zmq::error_t& error) {
@@ -296,12 +286,16 @@ class ZmqChannel final : public Channel {
     }
   }
 
+  [[nodiscard]] bool in_process() const override { return false; }
+  [[nodiscard]] std::uint64_t wire_bytes() const override { return wire_bytes_; }
+
  private:
   // The next reply of a shard. One whose header alone can be read becomes an error; worse ones are passed over, the
   // client asks again.
   std::optional<Reply> Read(std::size_t shard) {
     bool too_many = false;
     while (const auto parts = ReceiveParts(&sockets_[shard], kMaxFrames + 1, &too_many)) {
+      for (const zmq::message_t& part : *parts) wire_bytes_ += part.size();
       Decoded<Reply> decoded = DecodeReply(BytesOf((*parts)[0]), FramesOf(parts, 1));
       if (decoded.status.ok() && !too_many) return std::move(decoded.message);
       if (!decoded.header_read) continue;
@@ -321,6 +315,7 @@ class ZmqChannel final : public Channel {
   std::vector<std::string> endpoints_;  // [shards]
   std::vector<zmq::pollitem_t> items_;  // [shards]
   std::size_t next_ = 0;                // the shard whose turn it is
+  std::uint64_t wire_bytes_ = 0;
 };
 
 // ---- network -------------------------------------------------------------------------------------------------------
@@ -371,7 +366,7 @@ class ZmqNetworkImpl final : public ZmqNetwork {
     const bool curve = IsTcp(endpoint) && zap_ != nullptr;
     try {
       zmq::socket_t socket(*context_, zmq::socket_type::router);
-      SetCommonOptions(&socket, IsTcp(endpoint));
+      SetZmqOptions(&socket, endpoint);
       socket.set(zmq::sockopt::router_mandatory, true);  // a reply to nobody is an error, not a silent drop
       if (curve) {
         socket.set(zmq::sockopt::curve_server, true);
@@ -394,7 +389,7 @@ class ZmqNetworkImpl final : public ZmqNetwork {
       const std::string& endpoint = endpoints[i];
       try {
         zmq::socket_t socket(*context_, zmq::socket_type::dealer);
-        SetCommonOptions(&socket, IsTcp(endpoint));
+        SetZmqOptions(&socket, endpoint);
         socket.set(zmq::sockopt::reconnect_ivl, kReconnectMs);
         socket.set(zmq::sockopt::reconnect_ivl_max, kReconnectMaxMs);
         if (!server_keys.empty() && !server_keys[i].empty() && IsTcp(endpoint)) {

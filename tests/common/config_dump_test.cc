@@ -48,6 +48,7 @@ class RandomConfig {
     for (int i = 0; i < 3; ++i) AddTask(&c, i);
     c.train = Train(!c.data.valid.empty() || c.data.split.ratio < 1);
     c.ps.transport = Pick({"auto", "inproc", "ipc", "tcp"});
+    c.ps.wire = Pick({"fp32", "fp16", "bf16"});
     c.ps.deadline_ms = 1 + static_cast<int>(Below(1000));
     c.ps.dir = Flip() ? "" : Text();
     return c;

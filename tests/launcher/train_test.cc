@@ -189,6 +189,58 @@ TEST(Bench, StepSaysWhereItsTimeGoes) {
   for (const char* phase : {"allreduce", "observe"}) EXPECT_GE(result.at("phases_ms").at(phase).get<double>(), 0.0) << phase;
 }
 
+// Every figure of the report is there, and what is counted (not timed) is right.
+TEST(Bench, PsPrintsFiguresBesideTheirLimits) {
+  const std::vector<std::string> small = {Binary(), "bench", "ps", "--rows", "30000", "--batch", "2000",
+                                          "--seconds", "0.3", "--json"};
+  const auto with = [&](std::vector<std::string> more) {
+    std::vector<std::string> command = small;
+    command.insert(command.end(), more.begin(), more.end());
+    return RunJson(command);
+  };
+  const json inproc = with({"--threads", "2"});
+  for (const char* rate : {"pull_rows_per_s", "push_rows_per_s", "insert_rows_per_s", "longest_call_ms"}) {
+    EXPECT_GT(inproc.at(rate).get<double>(), 0.0) << rate;
+  }
+  EXPECT_GT(inproc.at("limits").at("gather_rows_per_s").get<double>(), 0.0);
+  EXPECT_GT(inproc.at("limits").at("memcpy_bytes_per_s").get<double>(), 0.0);
+  EXPECT_TRUE(inproc.at("limits").at("transport_rows_per_s").is_null());
+  EXPECT_TRUE(inproc.at("wire_bytes_per_row").is_null());
+  EXPECT_GT(inproc.at("bytes_per_row").get<double>(), 16 * 4 + 4 + 8 + 12);
+  EXPECT_LE(inproc.at("bytes_per_row").get<double>(), 1.25 * (16 * 4 + 4) + 12);
+  EXPECT_GT(inproc.at("ratios").at("pull_to_gather").get<double>(), 0.0);
+
+  const json ipc = with({"--transport", "ipc", "--servers", "2"});
+  EXPECT_GE(ipc.at("wire_bytes_per_row").get<double>(), 72.0);
+  EXPECT_LE(ipc.at("wire_bytes_per_row").get<double>(), 72.0 * 1.05);
+  EXPECT_GT(ipc.at("limits").at("transport_rows_per_s").get<double>(), 0.0);
+  const json half = with({"--transport", "tcp", "--curve", "--wire", "fp16", "--keys", "zipf:1.05"});
+  EXPECT_GE(half.at("wire_bytes_per_row").get<double>(), 40.0);
+  EXPECT_LE(half.at("wire_bytes_per_row").get<double>(), 40.0 * 1.05);
+  EXPECT_GT(half.at("ratios").at("pull_to_transport").get<double>(), 0.0);
+}
+
+TEST(Bench, PsSaysWhatItCannotMeasure) {
+  const std::vector<std::pair<std::vector<std::string>, const char*>> cases = {
+      {{"--keys", "zipf:x"}, "--keys zipf:x"},
+      {{"--keys", "normal"}, "zipf:S"},
+      {{"--curve"}, "--transport tcp"},
+      {{"--servers", "2"}, "--transport ipc or tcp"},
+      {{"--rows", "1000", "--batch", "2000"}, "at most --rows"},
+      {{"--rows", "1000", "--batch", "600", "--keys", "zipf:1"}, "at most half"},
+      {{"--transport", "tcp", "--servers", "64", "--threads", "20"}, "at most 1024"},
+      {{"--transport", "pigeon"}, "pigeon"},
+      {{"--dim", "0"}, "--dim"},
+  };
+  for (const auto& [args, says] : cases) {
+    std::vector<std::string> command = {Binary(), "bench", "ps"};
+    command.insert(command.end(), args.begin(), args.end());
+    const Finished done = RunProgram(command, 60);
+    EXPECT_EQ(done.exit_code, 2) << done.err;
+    EXPECT_NE(done.err.find(says), std::string::npos) << done.err;
+  }
+}
+
 TEST(Train, ResumeAutoGoesOnWithTheRunAndAFinishedRunOnlyReports) {
   const TempDir dir;
   const std::string config = WriteSmallJob(dir);

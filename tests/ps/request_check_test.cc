@@ -94,13 +94,8 @@ std::vector<Mistake> Mistakes() {
          r->parts[0].keys = Frame::Own(keys);
        },
        "belongs to shard 0"},
-      {"key twice",
-       [](Request* r) {
-         std::vector<std::uint64_t> keys = OwnKeys(2);
-         keys.push_back(keys[0]);
-         r->parts[0].keys = Frame::Own(keys);
-       },
-       "twice"},
+      {"dtype", [](Request* r) { r->parts[0].dtype = static_cast<FloatType>(3); }, "unknown dtype 3"},
+      {"rows of half the size", [](Request* r) { r->parts[0].dtype = FloatType::kFloat16; }, "expected 24"},
       {"too many parts", [](Request* r) { r->parts.resize(kMaxTablesPerRequest + 1); }, "4097 parts"},
       {"parts where none belong", [](Request* r) { r->op = Op::kStats; }, "1 parts"},
       {"too large an answer",

@@ -34,6 +34,7 @@ struct Network {
   std::deque<Reply> replies;
   std::function<void(const Sent&, Network*)> answer;  // called for every message that is sent
   std::function<Status(std::uint32_t)> refuse;        // Send's status; ok when not set
+  bool in_process = false;
 
   [[nodiscard]] std::size_t Count(Op op, std::uint32_t shard) const {
     return static_cast<std::size_t>(std::count_if(sent.begin(), sent.end(), [&](const Sent& s) {
@@ -42,6 +43,7 @@ struct Network {
   }
 };
 
+// A channel over the network above.
 class FakeChannel final : public Channel {
  public:
   explicit FakeChannel(Network* network) : network_(network) {}
@@ -60,6 +62,8 @@ class FakeChannel final : public Channel {
     network_->replies.pop_front();
     return std::optional<Reply>(std::move(reply));
   }
+  [[nodiscard]] bool in_process() const override { return network_->in_process; }
+  [[nodiscard]] std::uint64_t wire_bytes() const override { return 0; }
 
  private:
   Network* network_;
@@ -330,7 +334,8 @@ TEST_F(ClientWaitTest, FlushWaitsForEveryAcknowledgement) {
   Status status = client->Flush();
   EXPECT_EQ(status.code(), Code::kDeadline);
   EXPECT_NE(status.message().find("push of step 3 from shard 1 at inproc:s1"), std::string::npos) << status.message();
-  EXPECT_EQ(client->Push(4, {}).code(), Code::kDeadline);  // still not acknowledged: no step may be skipped
+  for (std::uint64_t step = 4; step < 3 + kMaxOpenPushes; ++step) EXPECT_TRUE(client->Push(step, {}).ok());
+  EXPECT_EQ(client->Push(3 + kMaxOpenPushes, {}).code(), Code::kDeadline);  // too many that are not acknowledged
   network_.answer = AnswerAll;
   EXPECT_TRUE(client->Flush().ok());
 }
@@ -380,12 +385,56 @@ TEST_F(ClientWaitTest, APushMayComeBetweenTheHalvesOfAPull) {
   std::vector<float> rows(keys.size() * kDim);
   std::vector<PullPart> parts{{.table = 0, .keys = keys, .rows = rows}};
   ASSERT_TRUE(client->BeginPull(1, ReadMode::kTrain, parts).ok());
-  EXPECT_FALSE(client->BeginPull(1, ReadMode::kTrain, parts).ok());
   ASSERT_TRUE(client->Push(0, {}).ok());
   ASSERT_TRUE(client->Flush().ok());
   ASSERT_TRUE(client->FinishPull().ok());
   ExpectRows(0, keys, rows);
   EXPECT_FALSE(client->FinishPull().ok());
+}
+
+// Answered last first; finished in the order in which they were begun.
+TEST_F(ClientWaitTest, SeveralPullsMayBeUnderWay) {
+  std::vector<Sent> held;
+  network_.answer = [&](const Sent& sent, Network* network) {
+    held.push_back(sent);
+    if (held.size() < 2 * kMaxOpenPulls) return;
+    for (; !held.empty(); held.pop_back()) AnswerAll(held.back(), network);
+  };
+  const auto client = NewClient(2);
+  std::vector<std::vector<std::uint64_t>> keys;
+  std::vector<std::vector<float>> rows(kMaxOpenPulls, std::vector<float>(50 * kDim));
+  std::vector<PullPart> parts;
+  for (std::size_t i = 0; i < kMaxOpenPulls; ++i) keys.push_back(SomeKeys(50, i));
+  for (std::size_t i = 0; i < kMaxOpenPulls; ++i) parts.push_back({.table = 0, .keys = keys[i], .rows = rows[i]});
+  for (PullPart& part : parts) ASSERT_TRUE(client->BeginPull(0, ReadMode::kTrain, {&part, 1}).ok());
+  EXPECT_EQ(client->BeginPull(0, ReadMode::kTrain, {&parts[0], 1}).code(), Code::kInternal) << "one too many";
+  for (std::size_t i = 0; i < kMaxOpenPulls; ++i) {
+    ASSERT_TRUE(client->FinishPull().ok());
+    ExpectRows(0, keys[i], rows[i]);
+  }
+  EXPECT_FALSE(client->FinishPull().ok());
+}
+
+// The shard is late: what it then writes must not go to memory that the caller may have freed.
+TEST_F(ClientWaitTest, ARowTargetIsClosedWhenItsPullIsGivenUpOrOver) {
+  network_.in_process = true;
+  network_.answer = nullptr;
+  const std::vector<std::uint64_t> keys = SomeKeys(30);
+  std::vector<float> rows(keys.size() * kDim);
+  std::vector<PullPart> parts{{.table = 0, .keys = keys, .rows = rows}};
+  {
+    const auto client = NewClient(2);
+    EXPECT_EQ(client->Pull(0, ReadMode::kTrain, parts).code(), Code::kDeadline);
+    ASSERT_TRUE(client->BeginPull(0, ReadMode::kTrain, parts).ok());
+    bool written = false;
+    network_.sent.back().request.parts[0].target->Write([&](const RowSink& sink) { written = !sink.rows.empty(); });
+    EXPECT_TRUE(written) << "under way, it may be written to";
+  }
+  ASSERT_GE(network_.sent.size(), 4U);
+  for (const Sent& sent : network_.sent) {
+    ASSERT_NE(sent.request.parts[0].target, nullptr);
+    sent.request.parts[0].target->Write([](const RowSink&) { ADD_FAILURE() << "written after the pull was over"; });
+  }
 }
 
 TEST_F(ClientWaitTest, APrefetchAsksAndForgets) {

@@ -127,10 +127,10 @@ TEST_F(MalformedTest, UnknownVersionsOpsAndDtypesAreAnswered) {
   const auto part = std::search_n(dtype.begin(), dtype.end(), 1, 1ULL);
   ASSERT_NE(part, dtype.end());
   ASSERT_EQ(*(part + 1), 2U);
-  *part |= 1ULL << 32;
+  *part |= 3ULL << 32;
   const auto good = EncodeRequest(SampleRequest(Op::kPush));
   const std::vector<std::pair<std::vector<std::uint64_t>, const char*>> cases{
-      {version, "wire version 42"}, {op, "unknown op 503"}, {dtype, "unknown dtype 1"}};
+      {version, "wire version 43"}, {op, "unknown op 503"}, {dtype, "unknown dtype 3"}};
   for (const auto& [words, says] : cases) {
     SendRaw({Frame::Own(words), good->frames[0], good->frames[1]});
     ExpectOnlyTheGoodOneArrives();

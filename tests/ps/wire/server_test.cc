@@ -1,8 +1,10 @@
 // Servers with real shards, real clients and every transport.
 #include "ps/server.h"
+#include "ps/table/half.h"
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <filesystem>
 #include <thread>
 #include <zmq.hpp>
@@ -102,6 +104,7 @@ class ServerTest : public testing::TestWithParam<Kind> {
     options.stamp.worker = worker;
     options.endpoints = endpoints;
     options.deadline_ms = deadline_ms_;
+    options.wire = wire_;
     auto client = Client::Create(options, Specs(), seed, std::move(*channel), &clock_);
     EXPECT_TRUE(client.ok()) << client.status().message();
     return std::move(*client);
@@ -126,6 +129,7 @@ class ServerTest : public testing::TestWithParam<Kind> {
   std::unique_ptr<Transport> transport_;
   std::string public_key_;
   int deadline_ms_ = 20000;
+  FloatType wire_ = FloatType::kFloat32;
 };
 
 TEST_P(ServerTest, AWorkerTrainsRows) {
@@ -147,6 +151,36 @@ TEST_P(ServerTest, AWorkerTrainsRows) {
   EXPECT_EQ(row->header.updates, 3U);
   EXPECT_EQ(row->values, std::vector<float>(expected.begin() + 9 * kDim, expected.begin() + 10 * kDim));
   EXPECT_TRUE(server->health().ok());
+}
+
+// Rows come rounded to nearest, and gradients are rounded before they are applied; what the server keeps is not. The same
+// with every transport, in process too.
+TEST_P(ServerTest, RowsAndGradientsTravelAsHalfTheBytes) {
+  for (const FloatType wire : {FloatType::kFloat16, FloatType::kBfloat16}) {
+    wire_ = wire;
+    const auto round = [&](float value) {
+      std::array<std::byte, 2> bytes{};
+      PackFloats(wire, {&value, 1}, bytes.data());
+      UnpackFloats(wire, bytes.data(), {&value, 1});
+      return value;
+    };
+    const auto server = Start(Options(2, 1));
+    const auto client = Connect(server->endpoints());
+    const std::vector<std::uint64_t> keys = SomeKeys(3000);
+    std::vector<float> kept = InitialRows(keys);
+    std::vector<float> expected;
+    for (const float value : kept) expected.push_back(round(value));
+    ASSERT_EQ(MustPull(client.get(), 0, keys), expected);
+    std::vector<float> grads(kept.size());
+    for (std::size_t i = 0; i < grads.size(); ++i) grads[i] = 0.1F + static_cast<float>(i) * 0.001F;
+    ASSERT_TRUE(client->Push(0, std::vector<PushPart>{{.table = 0, .keys = keys, .grads = grads}}).ok());
+    for (std::size_t i = 0; i < kept.size(); ++i) kept[i] -= kLr * round(grads[i]);
+    for (std::size_t i = 0; i < kept.size(); ++i) expected[i] = round(kept[i]);
+    ASSERT_EQ(MustPull(client.get(), 1, keys), expected);
+    const auto row = client->ReadStored(0, keys[7]);
+    ASSERT_TRUE(row.ok());
+    EXPECT_EQ(row->values, std::vector<float>(kept.begin() + 7 * kDim, kept.begin() + 8 * kDim));
+  }
 }
 
 TEST_P(ServerTest, TwoWorkersAreInStep) {

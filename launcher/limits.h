@@ -1,0 +1,35 @@
+// What the machine's memory can do, for benchmarks to compare with: one thread.
+// Thread safety: each object belongs to one thread.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "common/clock.h"
+#include "ps/table/pages.h"
+
+namespace gatemill::launcher {
+
+// Copies between two buffers of 256 MiB; bytes copied a second, the best of several.
+double MemcpyBytesPerSecond(const Clock& clock);
+
+// Rows read from all over an array of as many rows as the table has, positions known and asked for ahead, each copied to where
+// a batch lies: what a pull would cost if finding rows were free. The memory is of the kind that tables use.
+class GatherLimit {
+ public:
+  GatherLimit(std::uint64_t rows, int dim, std::size_t batch);
+  // Gathers batches for about `seconds`; rows a second.
+  double Measure(double seconds, const Clock& clock);
+
+ private:
+  static constexpr std::size_t kBatches = 32;
+  int dim_;
+  std::size_t batch_;
+  ps::Pages rows_;
+  std::vector<std::uint32_t> positions_;  // [kBatches, batch]
+  std::vector<float> out_;                // [batch, dim]
+  std::size_t next_ = 0;
+};
+
+}  // namespace gatemill::launcher
