@@ -77,6 +77,16 @@ ps::TableSpec SpecOf(const BenchPsArgs& args) {
   return spec;
 }
 
+// About what the table will take, and somewhat more.
+std::uint64_t TableBytes(const BenchPsArgs& args) {
+  constexpr std::uint64_t kIndexAndHeader = 32;
+  const auto floats = static_cast<std::uint64_t>(args.dim);
+  const std::uint64_t state = args.optimizer == "sgd" || args.optimizer == "rowwise_adagrad"
+                                  ? 1
+                                  : (args.optimizer == "adagrad" ? floats : 2 * floats);
+  return static_cast<std::uint64_t>(args.rows) * ((floats + state) * sizeof(float) + kIndexAndHeader);
+}
+
 // ---- keys -----------------------------------------------------------------------------------------------------------
 
 std::uint64_t KeyOfRow(std::uint64_t row) { return Mix64(row * 0x9e3779b97f4a7c15ULL + kSeed); }
@@ -304,11 +314,12 @@ class Bench {
   Bench(const BenchPsArgs& args, double exponent) : args_(args), exponent_(exponent) {}
 
   Result<Figures> Run() {
+    TouchMemory(TableBytes(args_));
     GM_RETURN_IF_ERROR(Connect());
     figures_.memcpy_bytes_per_s = MemcpyBytesPerSecond(clock_);
+    GM_RETURN_IF_ERROR(Fill());
     gather_ = std::make_unique<GatherLimit>(static_cast<std::uint64_t>(args_.rows), args_.dim,
                                             static_cast<std::size_t>(args_.batch));
-    GM_RETURN_IF_ERROR(Fill());
     pulled_ = DrawBatches(args_, exponent_, 1);
     pushed_ = DrawBatches(args_, exponent_, 2);
     grads_.assign(static_cast<std::size_t>(args_.batch) * static_cast<std::size_t>(args_.dim), 0.01F);

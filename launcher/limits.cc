@@ -22,6 +22,12 @@ double MemcpyBytesPerSecond(const Clock& clock) {
   return best;
 }
 
+void TouchMemory(std::uint64_t bytes) {
+  ps::Pages pages;
+  pages.Reserve(bytes);
+  std::memset(pages.data(), 1, bytes);
+}
+
 GatherLimit::GatherLimit(std::uint64_t rows, int dim, std::size_t batch)
     : dim_(dim), batch_(batch), positions_(kBatches * batch), out_(batch * static_cast<std::size_t>(dim)) {
   const std::size_t bytes = rows * static_cast<std::size_t>(dim) * sizeof(float);

@@ -202,29 +202,31 @@ GM_LOOP std::size_t FtrlLoop(const RowMemory& memory, const RowGrads& grads, Ftr
 }
 
 template <bool kPlaced>
-GM_LOOP void GatherRows(const RowMemory& memory, const std::uint32_t* rows, std::size_t count,
+GM_LOOP std::size_t GatherRows(const RowMemory& memory, const std::uint32_t* rows, std::size_t count,
                         const std::uint32_t* places, float* out) {
-  WithDim(memory.dim, [&](auto dim) __attribute__((always_inline)) {
+  return WithDim(memory.dim, [&](auto dim) __attribute__((always_inline)) {
     const std::size_t width = WidthOf(dim);
     const std::size_t bytes = width * sizeof(float);
+    std::size_t missing = 0;
     for (std::size_t i = 0; i < count; ++i) {
       if (i + kGatherAhead < count && rows[i + kGatherAhead] != RowIndex::kNoRow) {
         PrefetchBytes<false>(memory.embeddings + rows[i + kGatherAhead] * bytes, bytes);
       }
-      if (rows[i] == RowIndex::kNoRow) continue;
+      if (rows[i] == RowIndex::kNoRow) {
+        ++missing;
+        continue;
+      }
       float* to = out + (kPlaced ? places[i] : i) * width;
       std::memcpy(to, memory.embeddings + rows[i] * bytes, bytes);
     }
+    return missing;
   });
 }
 
-GM_LOOP void GatherLoop(const RowMemory& memory, const std::uint32_t* rows, std::size_t count,
+GM_LOOP std::size_t GatherLoop(const RowMemory& memory, const std::uint32_t* rows, std::size_t count,
                         const std::uint32_t* places, float* out) {
-  if (places != nullptr) {
-    GatherRows<true>(memory, rows, count, places, out);
-  } else {
-    GatherRows<false>(memory, rows, count, places, out);
-  }
+  return places != nullptr ? GatherRows<true>(memory, rows, count, places, out)
+                           : GatherRows<false>(memory, rows, count, places, out);
 }
 
 GM_LOOP void AddLoop(float* __restrict sum, const float* __restrict grad, int dim) {

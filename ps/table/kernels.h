@@ -53,7 +53,8 @@ struct Kernels {
   std::size_t (*adam)(const RowMemory& memory, const RowGrads& grads, AdamStep step);
   std::size_t (*ftrl)(const RowMemory& memory, const RowGrads& grads, FtrlStep step);
   // out[i] = embedding of rows[i], or untouched where that is RowIndex::kNoRow; with `places` not null out[places[i]].
-  void (*gather)(const RowMemory& memory, const std::uint32_t* rows, std::size_t count, const std::uint32_t* places,
+  // Returns how many were kNoRow.
+  std::size_t (*gather)(const RowMemory& memory, const std::uint32_t* rows, std::size_t count, const std::uint32_t* places,
                  float* out);
   void (*add)(float* sum, const float* grad, int dim);  // sum += grad; the arrays do not overlap
 };

@@ -112,7 +112,7 @@ std::uint32_t RowIndex::FindOrInsert(std::uint64_t key, std::uint32_t row, bool*
 void RowIndex::Insert(std::uint64_t key, std::uint32_t row) {
   if (grown_ == capacity_ && size_ >= MaxKeys(capacity_)) BeginGrowth();
   for (int i = 0; i < kMovedPerInsert && grown_ != capacity_; ++i) MoveLastBucket();
-  Place(key, row);
+  Place(key, row, homes_.Of(key));
   ++size_;
 }
 
@@ -187,22 +187,23 @@ void RowIndex::MoveLastBucket() {
         ++slot;
         continue;
       }
-      moving_.push_back({bucket->key[slot], ~bucket->not_row[slot]});
+      moving_.push_back({{bucket->key[slot], ~bucket->not_row[slot]},
+                         static_cast<std::uint32_t>((place * homes_.new_scale) >> 32)});
       RemoveSlot(bucket, slot);
       for (std::uint64_t passed = home; passed < at; ++passed) --buckets()[passed].beyond;
     }
     if (!more) break;
   }
   homes_.border = first_place;
-  for (const Slot& slot : moving_) Place(slot.key, slot.row);
+  for (const Moving& moved : moving_) Place(moved.slot.key, moved.slot.row, moved.home);
   if (unmoved_ != 0) return;
   capacity_ = grown_;
   homes_.old_scale = homes_.new_scale;
   homes_.border = Homes::kPlaces;
 }
 
-void RowIndex::Place(std::uint64_t key, std::uint32_t row) {
-  for (std::uint64_t at = homes_.Of(key);; ++at) {
+void RowIndex::Place(std::uint64_t key, std::uint32_t row, std::uint32_t home) {
+  for (std::uint64_t at = home;; ++at) {
     if (at == usable_) {
       ++usable_;
       pages_.Reserve(usable_ * sizeof(Bucket));

@@ -40,8 +40,9 @@ class PagedTable final : public Table {
       const std::span<const std::uint64_t> batch = keys.subspan(begin, std::min(kBatch, keys.size() - begin));
       const std::uint32_t* places = out.places.empty() ? nullptr : out.places.data() + begin;
       index_.Find(batch, rows.data());
-      kernels_.gather(memory_, rows.data(), batch.size(), places,
-                      out.rows.data() + (places == nullptr ? begin * dim_ : 0));
+      const std::size_t missing = kernels_.gather(memory_, rows.data(), batch.size(), places,
+                                                  out.rows.data() + (places == nullptr ? begin * dim_ : 0));
+      if (missing == 0 && out.found.empty()) continue;
       for (std::size_t i = 0; i < batch.size(); ++i) {
         const bool exists = rows[i] != RowIndex::kNoRow;
         if (exists && out.found.empty()) continue;
