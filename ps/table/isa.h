@@ -29,7 +29,7 @@ inline bool IsaSupported(Isa isa) {
 
 // prfchw does nothing on a CPU that lacks it.
 #define GM_TARGET_AVX2 "avx2,bmi,prfchw"
-#define GM_TARGET_AVX512 "avx2,bmi,prfchw,avx512f,avx512vl,avx512dq,avx512bw,prefer-vector-width=512"
+#define GM_TARGET_AVX512 "avx2,bmi,prfchw,avx512f,avx512vl,avx512dq,avx512bw"
 
 // NOLINTBEGIN(bugprone-macro-parentheses): parameter lists, arguments and names cannot stand in parentheses.
 #define GM_ISA_VARIANTS(name, parameters, arguments)                                             \
