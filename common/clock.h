@@ -40,7 +40,7 @@ class ThreadCpuClock final : public Clock {
     ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
     return now.tv_sec * 1'000'000'000LL + now.tv_nsec;
   }
-  [[nodiscard]] std::int64_t UnixSeconds() const override { return 0; }
+  [[nodiscard]] std::int64_t UnixSeconds() const override { return SystemClock().UnixSeconds(); }
 };
 
 // A clock that moves only when told to.

@@ -40,9 +40,10 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::size_t kInsertBatch = 8192;  // keys of a call while the table fills
+constexpr std::size_t kInsertBatch = 8192;  // keys of a call to each shard, about, while the table fills
 constexpr std::size_t kKeyBatches = 32;     // batches that are pulled and pushed in turn
 constexpr int kRounds = 5;
+constexpr std::uint64_t kMaxDraws = 100;    // for each key of a batch of different ones
 constexpr int kServerDeadlineMs = 60'000;   // for a server process to say where it listens
 constexpr int kServerEndMs = 10'000;        // for a server process to end before it is killed
 constexpr int kServerEndPollMs = 5;
@@ -66,6 +67,8 @@ struct BenchPsArgs {
   bool json = false;
 
   [[nodiscard]] bool sockets() const { return transport != "inproc"; }
+  // ZeroMQ alone is measured between two sockets, as one shard and one worker have.
+  [[nodiscard]] bool has_plain() const { return sockets() && num_shards() == 1; }
   [[nodiscard]] std::uint32_t num_shards() const { return static_cast<std::uint32_t>(servers * threads); }
 };
 
@@ -106,7 +109,7 @@ Result<double> ExponentOf(const std::string& keys) {
 using KeyBatches = std::vector<std::vector<std::uint64_t>>;
 
 // Batches of different keys, as a worker asks for them once it has removed repeats.
-KeyBatches DrawBatches(const BenchPsArgs& args, double exponent, std::uint64_t stream) {
+Result<KeyBatches> DrawBatches(const BenchPsArgs& args, double exponent, std::uint64_t stream) {
   const auto rows = static_cast<std::uint64_t>(args.rows);
   std::optional<Zipf> zipf;
   if (exponent > 0.0) zipf.emplace(args.rows, exponent);
@@ -121,7 +124,11 @@ KeyBatches DrawBatches(const BenchPsArgs& args, double exponent, std::uint64_t s
       batch.push_back(drawn.insert(at).second ? at : row);
       drawn.insert(batch.back());
     }
-    while (batch.size() < size) {
+    for (std::uint64_t draws = 0; batch.size() < size; ++draws) {
+      if (draws == kMaxDraws * size) {
+        return InvalidInput("--keys " + args.keys + ": so few rows are popular that " + std::to_string(size) +
+                            " different ones are hardly ever drawn; give a smaller --batch or exponent");
+      }
       const std::uint64_t at = zipf->Draw(&random);
       if (drawn.insert(at).second) batch.push_back(at);
     }
@@ -314,14 +321,14 @@ class Bench {
   Bench(const BenchPsArgs& args, double exponent) : args_(args), exponent_(exponent) {}
 
   Result<Figures> Run() {
+    GM_ASSIGN_OR_RETURN(pulled_, DrawBatches(args_, exponent_, 1));
+    GM_ASSIGN_OR_RETURN(pushed_, DrawBatches(args_, exponent_, 2));
     TouchMemory(TableBytes(args_));
     GM_RETURN_IF_ERROR(Connect());
     figures_.memcpy_bytes_per_s = MemcpyBytesPerSecond(clock_);
     GM_RETURN_IF_ERROR(Fill());
     gather_ = std::make_unique<GatherLimit>(static_cast<std::uint64_t>(args_.rows), args_.dim,
                                             static_cast<std::size_t>(args_.batch));
-    pulled_ = DrawBatches(args_, exponent_, 1);
-    pushed_ = DrawBatches(args_, exponent_, 2);
     grads_.assign(static_cast<std::size_t>(args_.batch) * static_cast<std::size_t>(args_.dim), 0.01F);
     rows_.assign(static_cast<std::size_t>(args_.in_flight), grads_);
     const double slice = args_.seconds / kRounds / 2;
@@ -374,11 +381,12 @@ class Bench {
   // First touches: every row once.
   Status Fill() {
     const auto rows = static_cast<std::uint64_t>(args_.rows);
-    const std::vector<float> grads(kInsertBatch * static_cast<std::size_t>(args_.dim), 0.01F);
-    std::vector<std::uint64_t> keys(kInsertBatch);
+    const std::size_t batch = kInsertBatch * args_.num_shards();
+    const std::vector<float> grads(batch * static_cast<std::size_t>(args_.dim), 0.01F);
+    std::vector<std::uint64_t> keys(batch);
     const std::int64_t begun_ns = clock_.NowNs();
-    for (std::uint64_t row = 0; row < rows; row += kInsertBatch) {
-      const std::size_t n = std::min<std::uint64_t>(kInsertBatch, rows - row);
+    for (std::uint64_t row = 0; row < rows; row += batch) {
+      const std::size_t n = std::min<std::uint64_t>(batch, rows - row);
       for (std::size_t i = 0; i < n; ++i) keys[i] = KeyOfRow(row + i);
       const ps::PushPart part{.table = 0,
                               .keys = std::span(keys).first(n),
@@ -409,7 +417,7 @@ class Bench {
 
   Status Round(double seconds) {
     figures_.rounds.gather.push_back(gather_->Measure(seconds / 2, clock_));
-    if (args_.sockets()) {
+    if (args_.has_plain()) {
       GM_ASSIGN_OR_RETURN(const double rate, Transport(seconds / 2));
       figures_.rounds.transport.push_back(rate);
     }
@@ -420,16 +428,12 @@ class Bench {
     return Ok();
   }
 
-  // Rows a second that ZeroMQ would carry: messages of the size that one shard gets and sends.
+  // Rows a second that ZeroMQ would carry: messages of a pull's size, between one shard and one worker.
   Result<double> Transport(double seconds) {
     const std::int64_t begun_ns = clock_.NowNs();
-    std::uint64_t messages = 0;
-    do {
-      GM_RETURN_IF_ERROR(plain_->Exchange(2 * args_.in_flight, args_.in_flight));
-      messages += static_cast<std::uint64_t>(2 * args_.in_flight);
-    } while (SecondsSince(begun_ns) < seconds);
-    const auto rows = static_cast<double>(messages) * static_cast<double>(args_.batch) / args_.num_shards();
-    return rows / SecondsSince(begun_ns);
+    const auto how_long = std::chrono::nanoseconds(static_cast<std::int64_t>(seconds * 1e9));
+    GM_ASSIGN_OR_RETURN(const std::uint64_t messages, plain_->Exchange(how_long, args_.in_flight));
+    return static_cast<double>(messages) * static_cast<double>(args_.batch) / SecondsSince(begun_ns);
   }
 
   Result<double> Pulls(double seconds) {
@@ -439,12 +443,13 @@ class Bench {
     std::uint64_t begun = 0;
     std::uint64_t finished = 0;
     while (SecondsSince(begun_ns) < seconds || finished < begun) {
-      while (begun - finished < parts.size() && SecondsSince(begun_ns) < seconds) {
+      while (begun - finished < parts.size() && (begun == 0 || SecondsSince(begun_ns) < seconds)) {
         const std::size_t slot = begun % parts.size();
         parts[slot] = {.table = 0, .keys = pulled_[next_pull_++ % kKeyBatches], .rows = rows_[slot]};
         GM_RETURN_IF_ERROR(client_->BeginPull(step_, ps::ReadMode::kTrain, {&parts[slot], 1}));
         ++begun;
       }
+      if (finished == begun) break;
       GM_RETURN_IF_ERROR(client_->FinishPull());
       ++finished;
     }
@@ -477,7 +482,6 @@ class Bench {
   std::unique_ptr<ps::PlainZmqClient> plain_;    // to the first of them
   std::unique_ptr<ps::Transport> transport_;
   Serving serving_;                              // in process
-  std::unique_ptr<ps::Client> client_;
   std::unique_ptr<GatherLimit> gather_;
   KeyBatches pulled_;
   KeyBatches pushed_;  // other keys than were just pulled
@@ -487,6 +491,7 @@ class Bench {
   std::size_t next_push_ = 0;
   std::uint64_t step_ = 0;
   Figures figures_;
+  std::unique_ptr<ps::Client> client_;  // the first to go: pulls under way write to rows_
 };
 
 // ---- the report ---------------------------------------------------------------------------------------------------------
@@ -494,24 +499,24 @@ class Bench {
 json ToJson(const BenchPsArgs& args, const Figures& figures) {
   const Rounds& rounds = figures.rounds;
   const json none;
-  const bool sockets = args.sockets();
+  const bool plain = args.has_plain();
   return {{"pull_rows_per_s", Median(rounds.pull)},
           {"push_rows_per_s", Median(rounds.push)},
           {"insert_rows_per_s", figures.insert_rows_per_s},
           {"bytes_per_row", figures.bytes_per_row},
           {"wire_bytes_per_row",
-           sockets ? json(std::max(figures.pull_wire_bytes_per_row, figures.push_wire_bytes_per_row)) : none},
+           args.sockets() ? json(std::max(figures.pull_wire_bytes_per_row, figures.push_wire_bytes_per_row)) : none},
           {"longest_call_ms", figures.longest_call_ms},
           {"limits",
            {{"gather_rows_per_s", Median(rounds.gather)},
-            {"transport_rows_per_s", sockets ? json(Median(rounds.transport)) : none},
+            {"transport_rows_per_s", plain ? json(Median(rounds.transport)) : none},
             {"memcpy_bytes_per_s", figures.memcpy_bytes_per_s},
             {"multiget_rows_per_s", none}}},
           {"ratios",
            {{"pull_to_gather", MedianRatio(rounds.pull, rounds.gather)},
             {"push_to_gather", MedianRatio(rounds.push, rounds.gather)},
-            {"pull_to_transport", sockets ? json(MedianRatio(rounds.pull, rounds.transport)) : none},
-            {"push_to_transport", sockets ? json(MedianRatio(rounds.push, rounds.transport)) : none}}}};
+            {"pull_to_transport", plain ? json(MedianRatio(rounds.pull, rounds.transport)) : none},
+            {"push_to_transport", plain ? json(MedianRatio(rounds.push, rounds.transport)) : none}}}};
 }
 
 void PrintReport(const BenchPsArgs& args, const Figures& figures) {
@@ -533,7 +538,7 @@ void PrintReport(const BenchPsArgs& args, const Figures& figures) {
                    ratio(rounds.push, rounds.transport)});
   table.push_back({"first touch", millions(figures.insert_rows_per_s), "-", "-"});
   table.push_back({"limit: gather", millions(Median(rounds.gather)), "1", "-"});
-  if (args.sockets()) table.push_back({"limit: ZeroMQ alone", millions(Median(rounds.transport)), "-", "1"});
+  if (args.has_plain()) table.push_back({"limit: ZeroMQ alone", millions(Median(rounds.transport)), "-", "1"});
   std::fprintf(ReportStream(args.json), "%slimit: memcpy %.1f GB/s\n%.1f bytes a row in memory; longest call of %zu keys while the table grew: %.2f ms of CPU\n",
                FormatTable(table).c_str(), figures.memcpy_bytes_per_s * 1e-9, figures.bytes_per_row, kInsertBatch,
                figures.longest_call_ms);

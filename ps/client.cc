@@ -5,6 +5,7 @@
 #include <deque>
 #include <map>
 #include <optional>
+#include <set>
 #include <utility>
 
 #include "common/file.h"
@@ -137,9 +138,7 @@ class ClientImpl final : public Client {
              const Clock* clock)
       : options_(std::move(options)), specs_(std::move(specs)), seed_(seed), channel_(std::move(channel)),
         clock_(clock), dtype_(options_.wire) {}
-  ~ClientImpl() override {
-    while (!pulls_.empty()) EndPull(pulls_.begin());
-  }
+  ~ClientImpl() override { GiveUpPulls(); }
 
   Status Hello() override {
     GM_ASSIGN_OR_RETURN(const std::vector<Reply> replies, AskAll(Op::kHello, 0, ""));
@@ -153,6 +152,7 @@ class ClientImpl final : public Client {
   }
 
   Status Pull(std::uint64_t step, ReadMode mode, std::span<PullPart> parts) override {
+    if (!pulls_.empty()) return Internal("a pull was asked for while another is under way; finish that first");
     GM_RETURN_IF_ERROR(BeginPull(step, mode, parts));
     return FinishPull();
   }
@@ -186,6 +186,10 @@ class ClientImpl final : public Client {
     const Status failure = pulls_.front()->failure;
     EndPull(pulls_.begin());
     return done.ok() ? failure : done;
+  }
+
+  void GiveUpPulls() override {
+    while (!pulls_.empty()) EndPull(pulls_.begin());
   }
 
   Status Push(std::uint64_t step, std::span<const PushPart> parts) override {
@@ -432,17 +436,19 @@ class ClientImpl final : public Client {
   // Names everyone who did not answer. Pushes stay pending: they are not known to be lost.
   Status GiveUp(const Awaited& awaited) {
     const Op op = awaited.op;
-    std::string silent;
-    std::uint64_t step = 0;
+    std::set<std::string> shards;
+    std::uint64_t step = ~0ULL;
     for (auto it = pending_.begin(); it != pending_.end();) {
       if (!awaited.Is(it->second)) {
         ++it;
         continue;
       }
-      silent += (silent.empty() ? "" : ", ") + ShardName(it->second.shard) + (it->second.sent ? "" : " (not reached)");
-      step = it->second.request.stamp.step;
+      shards.insert(ShardName(it->second.shard) + (it->second.sent ? "" : " (not reached)"));
+      step = std::min(step, it->second.request.stamp.step);
       it = op == Op::kPush ? std::next(it) : pending_.erase(it);
     }
+    std::string silent;
+    for (const std::string& shard : shards) silent += (silent.empty() ? "" : ", ") + shard;
     return DeadlineExceeded("no answer within " + std::to_string(DeadlineMs(op)) + " ms to the " + NameOf(op) +
                             " of step " + std::to_string(step) + " from " + silent +
                             "; see whether that server runs, or raise ps.deadline_ms");

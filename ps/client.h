@@ -72,11 +72,14 @@ class Client {
 
   // Asks every shard whether it means the same tables. kInvalidInput names the first that does not.
   virtual Status Hello() = 0;
+  // kInternal while a pull is under way that was begun and not finished.
   virtual Status Pull(std::uint64_t step, ReadMode mode, std::span<PullPart> parts) = 0;
   // In two halves, so that something else can be done meanwhile. Several may be under way, at most kMaxOpenPulls; FinishPull
   // is of the one that was begun first. `parts` and their spans must stay alive until then.
   virtual Status BeginPull(std::uint64_t step, ReadMode mode, std::span<PullPart> parts) = 0;
   virtual Status FinishPull() = 0;
+  // Gives up every pull under way: what they were to write to may be freed. For a caller that fails in between.
+  virtual void GiveUpPulls() = 0;
   virtual Status Push(std::uint64_t step, std::span<const PushPart> parts) = 0;
   virtual Status Flush() = 0;  // every push acknowledged
   virtual Status Prefetch(std::uint64_t step, std::span<const PullPart> parts) = 0;

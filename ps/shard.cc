@@ -217,7 +217,7 @@ class StepShard final : public Shard {
     return Ok();
   }
 
-  // The keys of one push are all different: nothing to sum.
+  // A worker sums the gradients of a key before it pushes: nothing to sum.
   void ApplyAlone(const Request& request) {
     for (const TablePart& part : request.parts) Update(part, request.stamp.step);
   }

@@ -44,7 +44,7 @@ struct RowGrads {
   std::uint32_t step = 0;               // the global step, which headers keep
 };
 
-// Formulas: ps/table/optimizer.h. An update marks the row dirty and touched, counts it and notes the step; each returns
+// Formulas: ps/table/optimizer.h. An update marks the row dirty, counts it and notes the step; each returns
 // how many rows were not dirty before.
 struct Kernels {
   std::size_t (*sgd)(const RowMemory& memory, const RowGrads& grads, SgdStep step);

@@ -15,15 +15,15 @@ constexpr std::size_t kHugeBytes = 2U << 20;
 constexpr std::size_t kHugeFromBytes = 32U << 20;
 constexpr std::size_t kGrowBytes = 64U << 10;
 constexpr std::size_t kMinMapBytes = 64U << 20;
-constexpr std::size_t kMapAhead = 64;  // address space is set aside for so many times what is asked for
+constexpr std::size_t kMapAhead = 64;  // address space is set aside for so many times what is asked for, if there is so much
 
 std::size_t RoundUp(std::size_t bytes, std::size_t to) { return (bytes + to - 1) / to * to; }
 
-// Address space that starts on a huge page.
+// Address space that starts on a huge page; null when there is none.
 std::byte* MapAligned(std::size_t bytes) {
   void* mapped = ::mmap(nullptr, bytes + kHugeBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
                         -1, 0);
-  if (mapped == MAP_FAILED) throw std::bad_alloc();
+  if (mapped == MAP_FAILED) return nullptr;
   auto* begin = static_cast<std::byte*>(mapped);
   const std::size_t before = RoundUp(reinterpret_cast<std::uintptr_t>(begin), kHugeBytes) - reinterpret_cast<std::uintptr_t>(begin);
   if (before != 0) ::munmap(begin, before);
@@ -34,23 +34,33 @@ std::byte* MapAligned(std::size_t bytes) {
 }  // namespace
 
 void Pages::Grow(std::size_t bytes) {
-  if (bytes > mapped_) Map(std::max(kMinMapBytes, RoundUp(bytes * kMapAhead, kHugeBytes)));
+  if (bytes > mapped_) Map(bytes);
   usable_ = std::min(mapped_, RoundUp(bytes, kGrowBytes));
   AdviseHuge();
 }
 
 void Pages::Map(std::size_t bytes) {
-  std::byte* larger = MapAligned(bytes);
-  if (data_ != nullptr) {
-    // Moves the pages, not what is in them.
-    if (::mremap(data_, usable_, usable_, MREMAP_MAYMOVE | MREMAP_FIXED, larger) == MAP_FAILED) {
-      ::munmap(larger, bytes);
-      throw std::bad_alloc();
-    }
-    if (mapped_ > usable_) ::munmap(data_ + usable_, mapped_ - usable_);
+  std::byte* larger = nullptr;
+  std::size_t size = 0;
+  // A system that counts address space as memory, or a limit on it (ulimit -v), grants less.
+  for (std::size_t ahead = kMapAhead; larger == nullptr && ahead != 0; ahead /= 4) {
+    size = std::max(ahead == kMapAhead ? kMinMapBytes : kHugeBytes, RoundUp(bytes * ahead, kHugeBytes));
+    larger = MapAligned(size);
   }
+  if (larger == nullptr) throw std::bad_alloc();
+  borders_.push_back(usable_);
+  std::size_t begin = 0;
+  for (const std::size_t end : borders_) {
+    // Moves the pages, not what is in them. Linux before 6.17 moves no more than one mapping at a time.
+    if (end > begin && ::mremap(data_ + begin, end - begin, end - begin, MREMAP_MAYMOVE | MREMAP_FIXED,
+                                larger + begin) == MAP_FAILED) {
+      throw std::bad_alloc();  // ends the process: part of the array has moved
+    }
+    begin = std::max(begin, end);
+  }
+  if (mapped_ > usable_) ::munmap(data_ + usable_, mapped_ - usable_);
   data_ = larger;
-  mapped_ = bytes;
+  mapped_ = size;
   advised_ = false;
 }
 
@@ -58,6 +68,7 @@ void Pages::AdviseHuge() {
   if (advised_ || usable_ <= kHugeFromBytes) return;
   // Refused where the system has no huge pages; small ones do as well, only slower.
   (void)::madvise(data_ + kHugeFromBytes, mapped_ - kHugeFromBytes, MADV_HUGEPAGE);
+  borders_.insert(std::lower_bound(borders_.begin(), borders_.end(), kHugeFromBytes), kHugeFromBytes);
   advised_ = true;
 }
 
@@ -67,6 +78,7 @@ void Pages::Clear() {
   usable_ = 0;
   mapped_ = 0;
   advised_ = false;
+  borders_.clear();
 }
 
 std::size_t Pages::Touched(std::size_t bytes) {

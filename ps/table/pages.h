@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstddef>
+#include <vector>
 
 namespace gatemill::ps {
 
@@ -36,6 +37,8 @@ class Pages {
   std::size_t usable_ = 0;
   std::size_t mapped_ = 0;      // address space from data_ on
   bool advised_ = false;
+  // Where the system may see one mapping end and another begin: a move goes piece by piece between them.
+  std::vector<std::size_t> borders_;
 };
 
 }  // namespace gatemill::ps

@@ -131,6 +131,7 @@ void RowIndex::Erase(std::uint64_t key) {
 void RowIndex::Clear() {
   pages_.Clear();
   homes_.border = Homes::kPlaces;
+  homes_.old_scale = homes_.new_scale = 0;
   usable_ = capacity_ = grown_ = unmoved_ = size_ = 0;
 }
 

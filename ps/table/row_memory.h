@@ -12,15 +12,14 @@
 namespace gatemill::ps {
 
 struct RowHeader {
-  std::uint32_t updates = 0;    // times the optimizer ran on the row, modulo 2^30
+  std::uint32_t updates = 0;    // times the optimizer ran on the row, modulo 2^31
   std::uint32_t last_step = 0;  // global step of the last update
 };
 
 // A header as it lies in memory, with what is known of the row beside it.
 struct PackedHeader {
   static constexpr std::uint32_t kDirty = 1;  // changed since it was last written to the store
-  static constexpr std::uint32_t kTouched = 2;  // used since the hand of the clock last passed it
-  static constexpr std::uint32_t kOneUpdate = 4;
+  static constexpr std::uint32_t kOneUpdate = 2;
 
   std::uint32_t updates_and_flags = 0;
   std::uint32_t last_step = 0;

@@ -81,7 +81,7 @@ class PagedTable final : public Table {
     if (!created && IsDirty(row)) --dirty_rows_;
     std::memcpy(memory_.Embedding(row), values.data(), dim_ * sizeof(float));
     if (state_dim_ != 0) std::memcpy(memory_.State(row), values.data() + dim_, state_dim_ * sizeof(float));
-    *memory_.Header(row) = PackedHeader::Pack(header, PackedHeader::kTouched);
+    *memory_.Header(row) = PackedHeader::Pack(header, 0);
   }
 
   void ForEach(bool dirty_only, const Visit& visit) const override {

@@ -1,4 +1,4 @@
-// A table's rows of one shard, in memory: an open-addressing index over slabs of rows.
+// A table's rows of one shard, in memory: an index over arrays of rows.
 //
 // A row is an embedding of dim floats, state_dim floats of optimizer state and a RowHeader (ps/table/row_memory.h says where).
 // Lookups and inserts work on batches of keys, so that their memory accesses overlap (software prefetch).
@@ -48,7 +48,7 @@ enum class ReadMode : std::uint8_t {
 struct TableStats {
   std::uint64_t rows = 0;
   std::uint64_t dirty_rows = 0;     // changed since the last ClearDirty
-  std::uint64_t memory_bytes = 0;   // index, slabs and headers, as allocated
+  std::uint64_t memory_bytes = 0;   // index, embeddings, headers and states, in whole pages
 };
 
 // Where the rows of n keys go.

@@ -7,7 +7,7 @@
 
 namespace gatemill::ps {
 namespace {
-// One for the pull, the push and the prefetch of a step, and as many again on their way.
+// As many as are under way as a rule; more are freed when they come back.
 constexpr std::size_t kMaxIdle = 8;
 }  // namespace
 

@@ -1,6 +1,8 @@
 #include "ps/wire/plain_zmq.h"
 
 #include <atomic>
+#include <cerrno>
+#include <chrono>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -24,6 +26,7 @@ class Server final : public PlainZmqServer {
  public:
   Server(const std::string& endpoint, std::size_t reply_bytes, const CurveKeys& keys)
       : reply_(reply_bytes, 'r'), socket_(context_, zmq::socket_type::router) {
+    if (!wake_.ok()) throw zmq::error_t(EMFILE);
     SetZmqOptions(&socket_, endpoint);
     if (!keys.secret_key.empty()) {
       socket_.set(zmq::sockopt::curve_server, true);
@@ -83,17 +86,23 @@ class Client final : public PlainZmqClient {
     socket_.connect(endpoint);
   }
 
-  Status Exchange(int count, int in_flight) override {
+  Result<std::uint64_t> Exchange(std::chrono::nanoseconds how_long, int in_flight) override {
     try {
-      int sent = 0;
-      for (int received = 0; received < count; ++received) {
-        for (; sent < count && sent < received + in_flight; ++sent) {
+      const auto end = std::chrono::steady_clock::now() + how_long;
+      std::uint64_t sent = 0;
+      std::uint64_t received = 0;
+      do {
+        for (; sent < received + static_cast<std::uint64_t>(in_flight) &&
+               (sent == 0 || std::chrono::steady_clock::now() < end);
+             ++sent) {
           if (!socket_.send(Over(&request_), zmq::send_flags::none)) return Silent();
         }
+        if (received == sent) break;
         zmq::message_t reply;
         if (!socket_.recv(reply, zmq::recv_flags::none)) return Silent();
-      }
-      return Ok();
+        ++received;
+      } while (true);
+      return received;
     } catch (const zmq::error_t& error) {
       return Internal(std::string("ZeroMQ: ") + error.what());
     }

@@ -2,11 +2,13 @@
 // sockets are set up as those of the parameter server are.
 //
 //   server process:  GM_ASSIGN_OR_RETURN(auto echo, PlainZmqServer::Start("tcp://127.0.0.1:0", reply_bytes, keys));
-//   client process:  PlainZmqClient client(echo->endpoint(), ...); client->Exchange(request, count, in_flight);
+//   client process:  GM_ASSIGN_OR_RETURN(auto client, PlainZmqClient::Connect(echo->endpoint(), request_bytes, ...));
+//                    GM_ASSIGN_OR_RETURN(const std::uint64_t replies, client->Exchange(std::chrono::seconds(1), 4));
 //
 // Thread safety: each object belongs to one thread; the server answers on a thread of its own.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -32,8 +34,9 @@ class PlainZmqClient {
   static Result<std::unique_ptr<PlainZmqClient>> Connect(const std::string& endpoint, std::size_t request_bytes,
                                                          const CurveKeys& keys, const std::string& server_key);
   virtual ~PlainZmqClient() = default;
-  // `count` requests, `in_flight` of them at a time; returns when every reply has come. kDeadline after 30 s without one.
-  virtual Status Exchange(int count, int in_flight) = 0;
+  // Sends requests for so long, `in_flight` of them under way at a time, at least one; returns how many replies came, which
+  // is all. kDeadline after 30 s without one.
+  virtual Result<std::uint64_t> Exchange(std::chrono::nanoseconds how_long, int in_flight) = 0;
 };
 
 }  // namespace gatemill::ps

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 namespace gatemill::ps {
 namespace {
@@ -27,6 +28,21 @@ TEST(Pages, KeepWhatWasWrittenWhileTheyGrow) {
       std::memcpy(&value, pages.data() + at, sizeof(value));
       ASSERT_EQ(value, i);
     }
+  }
+}
+
+// Far more address space than memory: three moves, of arrays that are several mappings to the system.
+TEST(Pages, MoveMoreThanOnce) {
+  Pages pages;
+  const std::vector<std::size_t> sizes = {1U << 20, 60U << 20, 70U << 20, 4'000ULL << 20, 5'000ULL << 20};
+  std::vector<std::size_t> written;
+  for (const std::size_t size : sizes) {
+    pages.Reserve(size);
+    for (const std::size_t at : {size / 2, size - 1}) {
+      pages.data()[at] = static_cast<std::byte>(at % 251);
+      written.push_back(at);
+    }
+    for (const std::size_t at : written) ASSERT_EQ(pages.data()[at], static_cast<std::byte>(at % 251)) << at;
   }
 }
 

@@ -155,6 +155,49 @@ INSTANTIATE_TEST_SUITE_P(OptimizersAndDims, TableModel,
                            return std::get<0>(test.param) + "_" + std::to_string(std::get<1>(test.param));
                          });
 
+// More keys than are looked up together, each with gradients of its own, asked for out of order into places.
+TEST(Table, LongCallsKeepKeysRowsAndGradientsTogether) {
+  constexpr std::size_t kKeys = 7'001;
+  constexpr std::size_t kDim = 3;
+  const TableSpec spec = Spec("adagrad", kDim);
+  const auto table = NewTable(spec);
+  ModelTable model(spec);
+  RandomStream random(kSeed, 5);
+  std::vector<std::uint64_t> keys;
+  std::vector<float> grads;
+  for (std::size_t i = 0; i < kKeys; ++i) keys.push_back(Mix64(i));
+  for (std::size_t i = 0; i < kKeys * kDim; ++i) grads.push_back(static_cast<float>(random.Uniform() - 0.5));
+  table->Update(keys, grads, 0);
+  for (std::size_t i = 0; i < kKeys; ++i) model.Update(keys[i], std::span(grads).subspan(i * kDim, kDim), 0);
+  ExpectSameRows(*table, &model, false);
+  std::vector<std::uint64_t> asked = keys;
+  for (std::uint64_t i = 0; i < 100; ++i) asked.push_back(~i);  // unseen
+  std::vector<std::uint32_t> places;
+  for (std::size_t i = 0; i < asked.size(); ++i) places.push_back(static_cast<std::uint32_t>((i * 3'001) % asked.size()));
+  std::vector<float> rows(asked.size() * kDim);
+  std::vector<std::uint8_t> found(asked.size(), 9);
+  table->Read(asked, ReadMode::kEval, {.rows = rows, .found = found, .places = places});
+  for (std::size_t i = 0; i < asked.size(); ++i) {
+    ASSERT_EQ(found[places[i]], i < kKeys ? 1 : 0);
+    for (std::size_t d = 0; d < kDim; ++d) {
+      ASSERT_EQ(rows[places[i] * kDim + d], i < kKeys ? model.rows().at(asked[i]).values[d] : 0.0F);
+    }
+  }
+}
+
+TEST(Table, AKeyThatComesTwiceIsCreatedOnceAndUpdatedTwice) {
+  const TableSpec spec = Spec("adagrad", 2);
+  const auto table = NewTable(spec);
+  ModelTable model(spec);
+  const std::vector<std::uint64_t> keys = {7, 9, 7, 7};
+  const std::vector<float> grads = {1, 2, 3, 4, 5, 6, 7, 8};
+  for (std::uint64_t step = 0; step < 2; ++step) {
+    table->Update(keys, grads, step);
+    for (std::size_t i = 0; i < keys.size(); ++i) model.Update(keys[i], std::span(grads).subspan(i * 2, 2), step);
+    ExpectSameRows(*table, &model, false);
+  }
+}
+
 TEST(Table, PutStoredReplacesARowAndLeavesItClean) {
   const auto table = NewTable(Spec("adagrad", 2));
   const std::vector<std::uint64_t> keys = {0, ~0ULL};

@@ -13,6 +13,8 @@ Trainer::Trainer(const TrainerParts& parts)
   loss_sum_.losses.assign(losses_.size(), 0.0);
 }
 
+Trainer::~Trainer() { parts_.client->GiveUpPulls(); }
+
 Status Trainer::BeginEpoch(std::unique_ptr<data::BatchStream> stream) {
   stream_ = std::move(stream);
   next_batch_ = 0;

@@ -59,6 +59,9 @@ struct PhaseTimes {
 class Trainer {
  public:
   explicit Trainer(const TrainerParts& parts);
+  ~Trainer();  // before the client; a pull that is under way after a failure is given up
+  Trainer(const Trainer&) = delete;
+  Trainer& operator=(const Trainer&) = delete;
 
   // The epoch's batches; the stream's epoch continues where the trainer's step counter stands.
   Status BeginEpoch(std::unique_ptr<data::BatchStream> stream);

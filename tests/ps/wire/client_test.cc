@@ -335,7 +335,9 @@ TEST_F(ClientWaitTest, FlushWaitsForEveryAcknowledgement) {
   EXPECT_EQ(status.code(), Code::kDeadline);
   EXPECT_NE(status.message().find("push of step 3 from shard 1 at inproc:s1"), std::string::npos) << status.message();
   for (std::uint64_t step = 4; step < 3 + kMaxOpenPushes; ++step) EXPECT_TRUE(client->Push(step, {}).ok());
-  EXPECT_EQ(client->Push(3 + kMaxOpenPushes, {}).code(), Code::kDeadline);  // too many that are not acknowledged
+  status = client->Push(3 + kMaxOpenPushes, {});  // too many that are not acknowledged
+  EXPECT_EQ(status.code(), Code::kDeadline);
+  EXPECT_NE(status.message().find("push of step 3 from shard 1 at inproc:s1;"), std::string::npos) << status.message();
   network_.answer = AnswerAll;
   EXPECT_TRUE(client->Flush().ok());
 }
@@ -408,6 +410,7 @@ TEST_F(ClientWaitTest, SeveralPullsMayBeUnderWay) {
   for (std::size_t i = 0; i < kMaxOpenPulls; ++i) parts.push_back({.table = 0, .keys = keys[i], .rows = rows[i]});
   for (PullPart& part : parts) ASSERT_TRUE(client->BeginPull(0, ReadMode::kTrain, {&part, 1}).ok());
   EXPECT_EQ(client->BeginPull(0, ReadMode::kTrain, {&parts[0], 1}).code(), Code::kInternal) << "one too many";
+  EXPECT_EQ(client->Pull(0, ReadMode::kTrain, {&parts[0], 1}).code(), Code::kInternal) << "whose rows would it wait for?";
   for (std::size_t i = 0; i < kMaxOpenPulls; ++i) {
     ASSERT_TRUE(client->FinishPull().ok());
     ExpectRows(0, keys[i], rows[i]);
@@ -429,6 +432,10 @@ TEST_F(ClientWaitTest, ARowTargetIsClosedWhenItsPullIsGivenUpOrOver) {
     bool written = false;
     network_.sent.back().request.parts[0].target->Write([&](const RowSink& sink) { written = !sink.rows.empty(); });
     EXPECT_TRUE(written) << "under way, it may be written to";
+    client->GiveUpPulls();
+    EXPECT_FALSE(client->FinishPull().ok());
+    network_.sent.back().request.parts[0].target->Write([](const RowSink&) { ADD_FAILURE() << "given up"; });
+    ASSERT_TRUE(client->BeginPull(0, ReadMode::kTrain, parts).ok());  // and one that only the client's end ends
   }
   ASSERT_GE(network_.sent.size(), 4U);
   for (const Sent& sent : network_.sent) {

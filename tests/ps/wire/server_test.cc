@@ -56,6 +56,11 @@ std::vector<std::uint64_t> SomeKeys(std::size_t n) {
   return keys;
 }
 
+// Statistics without the one that is a time.
+std::string Untimed(const std::string& stats) {
+  return std::regex_replace(stats, std::regex("\"longest_call_ms\":[^,]*,"), "");
+}
+
 class ServerTest : public testing::TestWithParam<Kind> {
  protected:
   void SetUp() override {
@@ -324,7 +329,7 @@ TEST_P(ServerTest, RequestsThatAShardRefusesLeaveItsTablesAsTheyWere) {
   EXPECT_EQ(MustPull(client.get(), 1, keys), before);
   const auto stats_after = client->Stats();
   ASSERT_TRUE(stats_after.ok());
-  EXPECT_EQ(*stats_after, *stats_before);
+  EXPECT_EQ(Untimed(*stats_after), Untimed(*stats_before));
   EXPECT_TRUE(server->health().ok());
 }
 
@@ -383,7 +388,7 @@ TEST_P(ServerSocketTest, GarbageOnItsSocketDoesNothing) {
   EXPECT_EQ(MustPull(client.get(), 1, keys), before);
   const auto stats_after = client->Stats();
   ASSERT_TRUE(stats_before.ok() && stats_after.ok());
-  EXPECT_EQ(*stats_after, *stats_before);
+  EXPECT_EQ(Untimed(*stats_after), Untimed(*stats_before));
   EXPECT_TRUE(server->health().ok());
 }
 

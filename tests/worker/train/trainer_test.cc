@@ -76,6 +76,17 @@ TEST(Trainer, LearnsInEveryMode) {
   }
 }
 
+// The shard writes rows straight into the trainer's memory: no pull may outlive it.
+TEST(Trainer, APullUnderWayEndsWithTheTrainer) {
+  Job job({.rows = 640, .overrides = {"train.consistency=async"}});
+  {
+    Trainer trainer(job.ForTrainer());
+    ASSERT_TRUE(trainer.BeginEpoch(job.Stream(0)).ok());
+    ASSERT_TRUE(trainer.Step().ok());  // the next pull is under way
+  }
+  EXPECT_EQ(job.client->FinishPull().code(), Code::kInternal) << "a pull was left behind";
+}
+
 TEST(Trainer, AnEpochMayEndBeforeItsLastBatch) {
   Job job({.rows = 640, .overrides = {"train.consistency=async"}});
   Trainer trainer(job.ForTrainer());
