@@ -6,6 +6,7 @@
 
 #include <array>
 #include <filesystem>
+#include <regex>
 #include <thread>
 #include <zmq.hpp>
 
