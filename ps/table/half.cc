@@ -248,15 +248,12 @@ GM_HALF_SET(Avx512, GM_AVX512)
 }  // namespace
 
 const HalfKernels* HalfKernelsFor(Isa isa) {
+  if (!IsaSupported(isa)) return nullptr;
 #ifdef GM_X86
-  if (isa == Isa::kAvx2) return __builtin_cpu_supports("avx2") && HasF16c() ? &kAvx2 : nullptr;
-  if (isa == Isa::kAvx512) {
-    const bool supported = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-                           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
-    return supported ? &kAvx512 : nullptr;
-  }
+  if (isa == Isa::kAvx2) return HasF16c() ? &kAvx2 : nullptr;
+  if (isa == Isa::kAvx512) return &kAvx512;
 #endif
-  return isa == Isa::kBaseline ? &kBaseline : nullptr;
+  return &kBaseline;
 }
 
 const HalfKernels& BestHalfKernels() {
