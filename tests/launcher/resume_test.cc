@@ -49,7 +49,7 @@ TEST(CompareForResume, WhatMovesTheBordersOfBatchesIsRefusedInTheMiddleOfAnEpoch
 TEST(CompareForResume, OtherChangesAreSaid) {
   for (const std::string change : {"train.threads=1", "train.consistency=async", "train.dense_optimizer.lr=0.5",
                                    "train.sparse_optimizer.lr=0.5", "tables.user.initializer.scale=0.5",
-                                   "train.consistency={bounded: 3}", "train.device=cpu", "data.missing=[x]",
+                                   "train.consistency={bounded: 3}", "ps.wire=bf16", "train.device=cpu", "data.missing=[x]",
                                    "data.sample_weight=w", "data.root=/elsewhere", "tasks.click.weight=5",
                                    "model.expert_mlp.activation=gelu", "tables.user.oov_buckets=3", "features.0.separator=|"}) {
     const auto said = Compare(ConfigWith({change}), ConfigWith({}), true);
