@@ -176,7 +176,8 @@ GM_LOOP std::size_t UpdateRows(const RowMemory& memory, const RowGrads& grads, c
       auto* header = reinterpret_cast<PackedHeader*>(rows_of.states + row * state_bytes);
       const std::uint32_t flags = header->updates_and_flags;
       newly_dirty += (flags & PackedHeader::kDirty) == 0 ? 1 : 0;
-      header->updates_and_flags = (flags + PackedHeader::kOneUpdate) | PackedHeader::kDirty;
+      header->updates_and_flags =
+          ((flags + PackedHeader::kOneUpdate) | PackedHeader::kDirty) & ~PackedHeader::kWanted;
       header->last_step = grads.step;
       UpdateRow(rule, reinterpret_cast<float*>(rows_of.embeddings + row * bytes), reinterpret_cast<float*>(header + 1),
                 grads.grads + i * width, dim);

@@ -81,6 +81,13 @@ void Pages::Clear() {
   borders_.clear();
 }
 
+void Pages::Shrink(std::size_t bytes) {
+  const std::size_t keep = Touched(bytes);
+  if (keep >= usable_) return;
+  (void)::madvise(data_ + keep, usable_ - keep, MADV_DONTNEED);
+  usable_ = keep;
+}
+
 std::size_t Pages::Touched(std::size_t bytes) {
   return RoundUp(bytes, bytes <= kHugeFromBytes ? kPageBytes : kHugeBytes);
 }

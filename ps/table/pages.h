@@ -25,6 +25,8 @@ class Pages {
     if (bytes > usable_) Grow(bytes);
   }
   void Clear();
+  // Returns the whole pages beyond `bytes` to the system; they are zeros when they are used again.
+  void Shrink(std::size_t bytes);
   // What [0, bytes) takes once it was touched, in whole pages.
   static std::size_t Touched(std::size_t bytes);
 

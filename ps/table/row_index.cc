@@ -14,6 +14,8 @@ constexpr std::size_t kBatch = 2048;  // keys whose homes are worked out ahead
 constexpr std::size_t kAhead = 16;    // cache lines asked for before they are read
 constexpr std::uint64_t kSlackBuckets = 1;  // past the last home, at first
 constexpr int kMovedPerInsert = 2;
+constexpr std::uint64_t kShrinkBelow = 2;    // made anew when it could hold so many times its keys,
+constexpr std::uint64_t kRoomWhenMade = 5;   // and then with room for so many quarters of them
 constexpr std::uint64_t kMovedAhead = 8;  // buckets asked for before they are moved
 
 // ~row of the key's slot; 0 when it is not in this bucket. (An unused slot has a zero there, whatever its stale key.)
@@ -146,6 +148,26 @@ void RowIndex::Collect(std::uint32_t vshard, std::vector<Slot>* slots) const {
       if (VshardOf(bucket.key[slot]) == vshard) slots->push_back({bucket.key[slot], ~bucket.not_row[slot]});
     }
   }
+}
+
+void RowIndex::Renumber(const std::function<std::uint32_t(std::uint32_t)>& new_row) {
+  for (std::uint64_t at = 0; at < usable_; ++at) {
+    Bucket& bucket = buckets()[at];
+    for (int slot = 0; slot < kSlots && bucket.not_row[slot] != 0; ++slot) bucket.not_row[slot] = ~new_row(~bucket.not_row[slot]);
+  }
+  if (size_ * kShrinkBelow >= MaxKeys(capacity_)) return;
+  const std::uint64_t size = size_;
+  if (size == 0) return Clear();
+  std::vector<Slot> slots;
+  slots.reserve(size);
+  for (std::uint32_t vshard = vshards_.first; vshard < vshards_.end; ++vshard) Collect(vshard, &slots);
+  Clear();
+  // Of its full size at once: keys that come in the order of their hashes would crowd the low buckets of a growing one.
+  usable_ = std::max<std::uint64_t>(1, size * kRoomWhenMade / 4 * 32 / 25 / kSlots) + kSlackBuckets;
+  capacity_ = grown_ = usable_ - kSlackBuckets;
+  pages_.Reserve(usable_ * sizeof(Bucket));
+  homes_.old_scale = homes_.new_scale = ScaleOf(capacity_);
+  for (const Slot& slot : slots) Insert(slot.key, slot.row);
 }
 
 std::uint64_t RowIndex::memory_bytes() const {

@@ -17,6 +17,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -57,6 +58,8 @@ class RowIndex {
 
   // The keys of one vshard with their rows, appended in no particular order.
   void Collect(std::uint32_t vshard, std::vector<Slot>* slots) const;
+  // Every key's row becomes new_row(row), which is called once for each; an index that has become much too large is made anew.
+  void Renumber(const std::function<std::uint32_t(std::uint32_t)>& new_row);
   [[nodiscard]] std::uint64_t size() const { return size_; }
   [[nodiscard]] std::uint64_t memory_bytes() const;
 

@@ -12,14 +12,15 @@
 namespace gatemill::ps {
 
 struct RowHeader {
-  std::uint32_t updates = 0;    // times the optimizer ran on the row, modulo 2^31
+  std::uint32_t updates = 0;    // times the optimizer ran on the row, modulo 2^30
   std::uint32_t last_step = 0;  // global step of the last update
 };
 
 // A header as it lies in memory, with what is known of the row beside it.
 struct PackedHeader {
-  static constexpr std::uint32_t kDirty = 1;  // changed since it was last written to the store
-  static constexpr std::uint32_t kOneUpdate = 2;
+  static constexpr std::uint32_t kDirty = 1;   // changed since it was last written to the store
+  static constexpr std::uint32_t kWanted = 2;  // asked for and not updated since: Table::AddCold passes it over once
+  static constexpr std::uint32_t kOneUpdate = 4;
 
   std::uint32_t updates_and_flags = 0;
   std::uint32_t last_step = 0;

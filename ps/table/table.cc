@@ -18,6 +18,7 @@ namespace {
 // Keys that are looked up together before their rows are touched: enough to keep the memory busy, few enough that the row
 // numbers stay in the cache.
 constexpr std::size_t kBatch = 2048;
+constexpr std::size_t kHeadersAhead = 16;
 constexpr std::size_t kCreateAhead = 8;  // keys whose places in the index are asked for before they are created
 
 class PagedTable final : public Table {
@@ -74,14 +75,82 @@ class PagedTable final : public Table {
     return true;
   }
 
-  void PutStored(std::uint64_t key, std::span<const float> values, const RowHeader& header) override {
+  void PutStored(std::uint64_t key, std::span<const float> values, const RowHeader& header, bool wanted) override {
     bool created = false;
-    const std::uint32_t row = index_.FindOrInsert(key, static_cast<std::uint32_t>(rows_), &created);
-    if (created) AllocateRow();
+    const std::uint32_t row = index_.FindOrInsert(key, NextRow(), &created);
+    if (created) TakeNextRow();
     if (!created && IsDirty(row)) --dirty_rows_;
     std::memcpy(memory_.Embedding(row), values.data(), dim_ * sizeof(float));
     if (state_dim_ != 0) std::memcpy(memory_.State(row), values.data() + dim_, state_dim_ * sizeof(float));
-    *memory_.Header(row) = PackedHeader::Pack(header, 0);
+    *memory_.Header(row) = PackedHeader::Pack(header, wanted ? PackedHeader::kWanted : 0);
+  }
+
+  void FindAbsent(std::span<const std::uint64_t> keys, bool want, std::vector<std::uint32_t>* absent) override {
+    std::array<std::uint32_t, kBatch> rows;
+    for (std::size_t begin = 0; begin < keys.size(); begin += kBatch) {
+      const std::span<const std::uint64_t> batch = keys.subspan(begin, std::min(kBatch, keys.size() - begin));
+      index_.Find(batch, rows.data());
+      for (std::size_t i = 0; i < batch.size(); ++i) {
+        if (want && i + kHeadersAhead < batch.size()) PrefetchHeader(rows[i + kHeadersAhead]);
+        if (rows[i] == RowIndex::kNoRow) {
+          absent->push_back(static_cast<std::uint32_t>(begin + i));
+        } else if (want) {
+          memory_.Header(rows[i])->updates_and_flags |= PackedHeader::kWanted;
+        }
+      }
+    }
+  }
+
+  void AddCold(std::uint32_t vshard, std::uint64_t step, std::vector<ColdRow>* rows) override {
+    slots_.clear();
+    index_.Collect(vshard, &slots_);
+    for (std::size_t i = 0; i < slots_.size(); ++i) {
+      if (i + kHeadersAhead < slots_.size()) PrefetchHeader(slots_[i + kHeadersAhead].row);
+      PackedHeader* header = memory_.Header(slots_[i].row);
+      if ((header->updates_and_flags & PackedHeader::kWanted) != 0) {
+        header->updates_and_flags &= ~PackedHeader::kWanted;
+        continue;
+      }
+      const RowHeader unpacked = header->Unpack();
+      const std::uint64_t steps = step > unpacked.last_step ? step - unpacked.last_step : 0;
+      rows->push_back({.key = slots_[i].key,
+                       .row = slots_[i].row,
+                       .age = static_cast<float>(steps) / static_cast<float>(std::max(unpacked.updates, 1U)),
+                       .dirty = IsDirty(slots_[i].row)});
+    }
+  }
+
+  void CopyRow(std::uint32_t row, std::span<float> values, RowHeader* header) const override {
+    CopyStored(row, values);
+    *header = memory_.Header(row)->Unpack();
+  }
+
+  void Drop(std::span<const ColdRow> rows) override {
+    for (const ColdRow& cold : rows) {
+      if (IsDirty(cold.row)) --dirty_rows_;
+      index_.Erase(cold.key);
+      *memory_.Header(cold.row) = {};
+      free_rows_.push_back(cold.row);
+    }
+  }
+
+  void Compact() override {
+    if (free_rows_.empty()) return;
+    const std::uint64_t kept = rows_ - free_rows_.size();
+    std::erase_if(free_rows_, [kept](std::uint32_t row) { return row >= kept; });
+    const auto move = [this, kept](std::uint32_t row) {
+      if (row < kept) return row;
+      const std::uint32_t to = free_rows_.back();
+      free_rows_.pop_back();
+      std::memcpy(memory_.Embedding(to), memory_.Embedding(row), memory_.embedding_bytes());
+      std::memcpy(memory_.Header(to), memory_.Header(row), memory_.state_bytes);
+      return to;
+    };
+    index_.Renumber(move);
+    rows_ = kept;
+    free_rows_ = {};
+    embeddings_.Shrink(rows_ * memory_.embedding_bytes());
+    states_.Shrink(rows_ * memory_.state_bytes);
   }
 
   void ForEach(bool dirty_only, const Visit& visit) const override {
@@ -110,6 +179,7 @@ class PagedTable final : public Table {
     index_.Clear();
     embeddings_.Clear();
     states_.Clear();
+    free_rows_ = {};
     rows_ = 0;
     dirty_rows_ = 0;
   }
@@ -117,10 +187,13 @@ class PagedTable final : public Table {
   const TableSpec& spec() const override { return spec_; }
   int state_dim() const override { return static_cast<int>(state_dim_); }
   TableStats stats() const override {
-    return {.rows = rows_,
+    const std::uint64_t row_bytes = memory_.embedding_bytes() + memory_.state_bytes;
+    return {.rows = index_.size(),
             .dirty_rows = dirty_rows_,
             .memory_bytes = index_.memory_bytes() + Pages::Touched(rows_ * memory_.embedding_bytes()) +
-                            Pages::Touched(rows_ * memory_.state_bytes)};
+                            Pages::Touched(rows_ * memory_.state_bytes) + free_rows_.capacity() * sizeof(std::uint32_t),
+            .free_bytes = free_rows_.size() * row_bytes,
+            .row_bytes = row_bytes};
   }
 
  private:
@@ -141,21 +214,33 @@ class PagedTable final : public Table {
       }
       if (rows[i] != RowIndex::kNoRow) continue;
       bool created = false;
-      rows[i] = index_.FindOrInsert(keys[i], static_cast<std::uint32_t>(rows_), &created);
+      rows[i] = index_.FindOrInsert(keys[i], NextRow(), &created);
       if (!created) continue;
-      AllocateRow();
+      TakeNextRow();
       initializer_.Fill(keys[i], {memory_.Embedding(rows[i]), dim_});
       optimizer_->InitState({memory_.State(rows[i]), state_dim_}, spec_.dim);
       *memory_.Header(rows[i]) = {};
     }
   }
 
-  void AllocateRow() {
+  // The number that the next new row gets.
+  [[nodiscard]] std::uint32_t NextRow() const {
+    return free_rows_.empty() ? static_cast<std::uint32_t>(rows_) : free_rows_.back();
+  }
+  void TakeNextRow() {
+    if (!free_rows_.empty()) {
+      free_rows_.pop_back();
+      return;
+    }
     ++rows_;
     embeddings_.Reserve(rows_ * memory_.embedding_bytes());
     states_.Reserve(rows_ * memory_.state_bytes);
     memory_.embeddings = embeddings_.data();
     memory_.states = states_.data();
+  }
+
+  void PrefetchHeader(std::uint32_t row) const {
+    if (row != RowIndex::kNoRow) __builtin_prefetch(memory_.Header(row), 1);
   }
 
   void CopyStored(std::uint32_t row, std::span<float> values) const {
@@ -184,8 +269,10 @@ class PagedTable final : public Table {
   Pages embeddings_;
   Pages states_;
   RowMemory memory_;  // where embeddings_ and states_ are now
-  std::uint64_t rows_ = 0;
+  std::uint64_t rows_ = 0;  // numbers given out: those of free_rows_ and the index's
   std::uint64_t dirty_rows_ = 0;
+  std::vector<std::uint32_t> free_rows_;  // of dropped rows
+  std::vector<RowIndex::Slot> slots_;     // scratch of AddCold
 };
 
 }  // namespace

@@ -9,6 +9,9 @@
 //   table->Read(keys, ReadMode::kTrain, {.rows = rows});   // rows: [keys, dim]; unseen keys give their first value
 //   table->Update(keys, grads, step);                      // creates unseen rows, then applies the optimizer once per key
 //
+// A table may be the upper part of a larger one whose cold rows are on disk (ps/tiered_tables.h): FindAbsent, PutStored,
+// AddCold and Drop move rows between the two.
+//
 // Reading never creates rows. Thread safety: none; a table belongs to its shard's thread.
 #pragma once
 
@@ -17,6 +20,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "common/config.h"
 #include "common/status.h"
@@ -49,6 +53,18 @@ struct TableStats {
   std::uint64_t rows = 0;
   std::uint64_t dirty_rows = 0;     // changed since the last ClearDirty
   std::uint64_t memory_bytes = 0;   // index, embeddings, headers and states, in whole pages
+  std::uint64_t free_bytes = 0;     // of these, places of dropped rows; new rows take them
+  std::uint64_t row_bytes = 0;      // of an embedding, header and state; the index takes kMaxIndexBytes more at most
+};
+inline constexpr std::uint64_t kMaxIndexBytes = 21;  // of a row
+
+// A row that may be dropped.
+struct ColdRow {
+  std::uint64_t key = 0;
+  std::uint32_t row = 0;   // its number
+  float age = 0.0F;        // steps since its last update, per update that it has had
+  std::uint32_t table = 0;  // for the caller
+  bool dirty = false;
 };
 
 // Where the rows of n keys go.
@@ -72,8 +88,23 @@ class Table {
 
   // One row as stored: embedding and state ([dim + state_dim]) and header. False when there is none.
   virtual bool ReadStored(std::uint64_t key, std::span<float> values, RowHeader* header) const = 0;
-  // Puts a stored row in place (restore): replaces the row of that key. Not dirty afterwards.
-  virtual void PutStored(std::uint64_t key, std::span<const float> values, const RowHeader& header) = 0;
+  // Puts a stored row in place (restore, or back from disk): replaces the row of that key. Not dirty afterwards.
+  // `wanted`: an update is to come, so AddCold passes it over once.
+  virtual void PutStored(std::uint64_t key, std::span<const float> values, const RowHeader& header,
+                         bool wanted = false) = 0;
+
+  // Appends the positions in `keys` of those without a row here, in order. `want` marks the rows of the others as wanted.
+  virtual void FindAbsent(std::span<const std::uint64_t> keys, bool want, std::vector<std::uint32_t>* absent) = 0;
+  // Appends every row of a vshard that is not wanted, in no particular order, and marks none as wanted any more. A row is
+  // the colder the larger its age is: hyperbolic caching (Blankstein et al., USENIX ATC 2017), with the time since the last
+  // update for the time in the cache.
+  virtual void AddCold(std::uint32_t vshard, std::uint64_t step, std::vector<ColdRow>* rows) = 0;
+  // A row as stored, by its number.
+  virtual void CopyRow(std::uint32_t row, std::span<float> values, RowHeader* header) const = 0;
+  // Forgets rows; their places are taken by the next new ones. No row number may stand twice.
+  virtual void Drop(std::span<const ColdRow> rows) = 0;
+  // Moves rows to the places of dropped ones and returns the memory: one pass over the index.
+  virtual void Compact() = 0;
 
   // Calls visit(key, values [dim + state_dim], header) for every row (or every dirty one), in ascending
   // (vshard, key) order. The table must not change meanwhile.

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <map>
+#include <numeric>
+#include <set>
 #include <tuple>
 #include <unordered_map>
 #include <utility>
@@ -148,6 +150,72 @@ TEST_P(TableModel, BehavesAsAnUnorderedMap) {
                                                      [](const auto& entry) { return entry.second.dirty; })));
 }
 
+// What a store below the table does: takes cold rows, and puts them back before they are used.
+TEST_P(TableModel, RowsThatWereDroppedComeBackAsTheyWere) {
+  const auto& [optimizer, dim] = GetParam();
+  const TableSpec spec = Spec(optimizer, dim);
+  const auto table = NewTable(spec);
+  ModelTable model(spec);
+  struct Stored {
+    std::vector<float> values;
+    RowHeader header;
+  };
+  std::unordered_map<std::uint64_t, Stored> store;
+  RandomStream random(kSeed, 100 + static_cast<std::uint64_t>(dim));
+  SCOPED_TRACE("seed " + std::to_string(kSeed));
+  std::uint64_t dropped = 0;
+  std::vector<std::uint32_t> absent;
+  const auto bring_back = [&](std::span<const std::uint64_t> keys) {
+    absent.clear();
+    table->FindAbsent(keys, true, &absent);
+    for (const std::uint32_t i : absent) {
+      const auto stored = store.find(keys[i]);
+      if (stored == store.end()) continue;
+      table->PutStored(keys[i], stored->second.values, stored->second.header, true);
+      store.erase(stored);
+    }
+  };
+  for (std::uint64_t step = 0; step < 60; ++step) {
+    std::set<std::uint64_t> unique;
+    for (std::uint64_t i = random.Below(400); i > 0; --i) unique.insert(i % 5 == 0 ? random() : random.Below(3000));
+    const std::vector<std::uint64_t> keys(unique.begin(), unique.end());
+    std::vector<float> grads(keys.size() * static_cast<std::size_t>(dim));
+    for (float& grad : grads) grad = static_cast<float>(random.Uniform() - 0.5);
+    bring_back(keys);
+    table->Update(keys, grads, step);
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+      model.Update(keys[i], std::span(grads).subspan(i * static_cast<std::size_t>(dim), static_cast<std::size_t>(dim)),
+                   step);
+    }
+    std::vector<ColdRow> cold;
+    for (std::uint32_t vshard = 0; vshard < kNumVshards; ++vshard) {
+      if (random.Below(3) == 0) table->AddCold(vshard, step, &cold);
+    }
+    std::erase_if(cold, [&](const ColdRow& row) { return row.age < 2.0F; });
+    for (const ColdRow& row : cold) {
+      Stored& stored = store[row.key];
+      stored.values.resize(static_cast<std::size_t>(dim + table->state_dim()));
+      table->CopyRow(row.row, stored.values, &stored.header);
+    }
+    table->Drop(cold);
+    dropped += cold.size();
+    if (step % 9 == 8) table->Compact();
+    ASSERT_EQ(table->stats().rows + store.size(), model.rows().size());
+    if (step % 10 == 0) {
+      std::vector<std::uint64_t> all(keys);
+      for (int i = 0; i < 50; ++i) all.push_back(random.Below(6000));
+      bring_back(all);
+      ExpectSameReads(*table, &model, all);
+      if (HasFatalFailure()) return;
+    }
+  }
+  EXPECT_GT(dropped, 1'000U);
+  std::vector<std::uint64_t> every;
+  for (const auto& [key, stored] : store) every.push_back(key);
+  bring_back(every);
+  ExpectSameRows(*table, &model, false);
+}
+
 INSTANTIATE_TEST_SUITE_P(OptimizersAndDims, TableModel,
                          testing::Combine(testing::Values("sgd", "adagrad", "rowwise_adagrad", "adam", "ftrl"),
                                           testing::Values(1, 5, 16)),
@@ -215,6 +283,55 @@ TEST(Table, PutStoredReplacesARowAndLeavesItClean) {
   EXPECT_EQ(header.updates, 9U);
   EXPECT_EQ(header.last_step, 8U);
   EXPECT_FALSE(table->ReadStored(78, values, &header));
+}
+
+TEST(Table, WantedRowsArePassedOverOnceAndOldSeldomUsedOnesAreTheColdest) {
+  const auto table = NewTable(Spec("sgd", 2));
+  const std::vector<float> grad(2, 1.0F);
+  const auto update = [&](std::uint64_t key, std::uint64_t step) { table->Update({&key, 1}, grad, step); };
+  for (std::uint64_t step = 0; step < 4; ++step) update(1, step);  // often, until step 3
+  update(2, 1);
+  update(3, 9);
+  const auto ages = [&] {
+    std::vector<ColdRow> rows;
+    for (std::uint32_t vshard = 0; vshard < kNumVshards; ++vshard) table->AddCold(vshard, 11, &rows);
+    std::map<std::uint64_t, float> by_key;
+    for (const ColdRow& row : rows) by_key[row.key] = row.age;
+    return by_key;
+  };
+  const std::map<std::uint64_t, float> all = {{1, 2.0F}, {2, 10.0F}, {3, 2.0F}};
+  EXPECT_EQ(ages(), all);
+  std::vector<std::uint32_t> absent;
+  table->FindAbsent(std::vector<std::uint64_t>{2, 77}, true, &absent);
+  EXPECT_EQ(absent, std::vector<std::uint32_t>{1});
+  EXPECT_EQ(ages(), (std::map<std::uint64_t, float>{{1, 2.0F}, {3, 2.0F}}));
+  EXPECT_EQ(ages(), all);
+  table->FindAbsent(std::vector<std::uint64_t>{2}, true, &absent);
+  update(2, 11);  // wanted no more
+  EXPECT_EQ(ages().at(2), 0.0F);
+}
+
+TEST(Table, CompactingReturnsTheMemoryOfDroppedRows) {
+  const auto table = NewTable(Spec("adagrad", 16));
+  constexpr std::uint64_t kRows = 100'000;
+  std::vector<std::uint64_t> keys(kRows);
+  std::iota(keys.begin(), keys.end(), 0U);
+  table->Update(keys, std::vector<float>(kRows * 16, 1.0F), 0);
+  const TableStats full = table->stats();
+  std::vector<ColdRow> rows;
+  for (std::uint32_t vshard = 0; vshard < kNumVshards; ++vshard) table->AddCold(vshard, 1, &rows);
+  ASSERT_EQ(rows.size(), kRows);
+  std::erase_if(rows, [](const ColdRow& row) { return row.key % 10 == 0; });
+  table->Drop(rows);
+  EXPECT_EQ(table->stats().rows, kRows / 10);
+  EXPECT_EQ(table->stats().dirty_rows, kRows / 10);
+  EXPECT_EQ(table->stats().free_bytes, kRows / 10 * 9 * full.row_bytes);
+  table->Compact();
+  EXPECT_EQ(table->stats().free_bytes, 0U);
+  EXPECT_LT(table->stats().memory_bytes, full.memory_bytes / 6);
+  std::vector<float> values(32);
+  RowHeader header;
+  for (const std::uint64_t key : keys) ASSERT_EQ(table->ReadStored(key, values, &header), key % 10 == 0) << key;
 }
 
 TEST(Table, ReadingCreatesNothing) {
