@@ -207,6 +207,7 @@ struct PsConfig {
   std::string encryption = "auto";   // auto (tcp between hosts) | on | off: CURVE
   std::string wire = "fp32";         // fp32 | fp16 | bf16: as what rows and gradients travel, in process too
   int threads = 1;                   // shards per server
+  std::int64_t memory_budget = 0;    // bytes of each server for rows, caches and buffers; the coldest rows go to disk. 0 = no limit
   int deadline_ms = 30000;           // a request without an answer for so long fails, naming the server
   std::string dir;                   // RocksDB's working directory; "" = RUN/ps
   bool operator==(const PsConfig&) const = default;

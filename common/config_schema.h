@@ -664,6 +664,12 @@ void Describe(V& v, PsConfig& c) {
                       .max = 256,
                       .foreign = {{"num_threads"}, {"shards"}, {"num_shards"}},
                       .doc = "Shards of each server, a thread each."});
+  v.Field(c.memory_budget, {.name = "memory_budget",
+                            .min = 0,
+                            .bytes = true,
+                            .foreign = {{"memory"}, {"memory_limit"}, {"max_memory"}, {"cache_size"}, {"mem_budget"}},
+                            .doc = "Memory of each server for rows, their index, caches and buffers; rows that it has no room "
+                                   "for, the coldest, are kept in ps.dir and come back when they are needed. 0: no limit."});
   v.Field(c.deadline_ms, {.name = "deadline_ms",
                           .min = 1,
                           .max = 86'400'000,

@@ -14,6 +14,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -33,6 +34,7 @@
 #include "ps/client.h"
 #include "ps/server.h"
 #include "ps/table/half.h"
+#include "ps/tiered_tables.h"
 #include "ps/wire/plain_zmq.h"
 
 namespace gatemill::launcher {
@@ -42,6 +44,7 @@ using nlohmann::json;
 
 constexpr std::size_t kInsertBatch = 8192;  // keys of a call to each shard, about, while the table fills
 constexpr std::size_t kKeyBatches = 32;     // batches that are pulled and pushed in turn
+constexpr std::size_t kSpillBatches = 384;  // of a run with a memory budget: rows that come again soon would stay in memory
 constexpr int kRounds = 5;
 constexpr std::uint64_t kMaxDraws = 100;    // for each key of a batch of different ones
 constexpr int kServerDeadlineMs = 60'000;   // for a server process to say where it listens
@@ -63,12 +66,15 @@ struct BenchPsArgs {
   int threads = 1;
   int in_flight = 4;
   double seconds = 10.0;
+  std::uint64_t memory = 0;  // budget of each server; 0 = none
+  std::string dir;           // of the servers' files
   bool curve = false;
   bool json = false;
 
   [[nodiscard]] bool sockets() const { return transport != "inproc"; }
   // ZeroMQ alone is measured between two sockets, as one shard and one worker have.
-  [[nodiscard]] bool has_plain() const { return sockets() && num_shards() == 1; }
+  [[nodiscard]] bool has_plain() const { return sockets() && num_shards() == 1 && !spills(); }
+  [[nodiscard]] bool spills() const { return memory != 0; }
   [[nodiscard]] std::uint32_t num_shards() const { return static_cast<std::uint32_t>(servers * threads); }
 };
 
@@ -108,13 +114,14 @@ Result<double> ExponentOf(const std::string& keys) {
 
 using KeyBatches = std::vector<std::vector<std::uint64_t>>;
 
-// Batches of different keys, as a worker asks for them once it has removed repeats.
-Result<KeyBatches> DrawBatches(const BenchPsArgs& args, double exponent, std::uint64_t stream) {
+// Batches of different rows, as a worker asks for them once it has removed repeats. Of a Zipf distribution row 0 is the most
+// popular one.
+Result<KeyBatches> DrawRows(const BenchPsArgs& args, double exponent, std::uint64_t stream, std::size_t count) {
   const auto rows = static_cast<std::uint64_t>(args.rows);
   std::optional<Zipf> zipf;
   if (exponent > 0.0) zipf.emplace(args.rows, exponent);
   RandomStream random(kSeed, stream);
-  KeyBatches batches(kKeyBatches);
+  KeyBatches batches(count);
   const auto size = static_cast<std::uint64_t>(args.batch);
   for (std::vector<std::uint64_t>& batch : batches) {
     std::unordered_set<std::uint64_t> drawn;
@@ -133,8 +140,17 @@ Result<KeyBatches> DrawBatches(const BenchPsArgs& args, double exponent, std::ui
       if (drawn.insert(at).second) batch.push_back(at);
     }
     for (std::size_t i = batch.size(); i > 1; --i) std::swap(batch[i - 1], batch[random.Below(i)]);
-    for (std::uint64_t& row : batch) row = KeyOfRow(row);
   }
+  return batches;
+}
+
+void ToKeys(std::vector<std::uint64_t>* rows) {
+  for (std::uint64_t& row : *rows) row = KeyOfRow(row);
+}
+
+Result<KeyBatches> DrawBatches(const BenchPsArgs& args, double exponent, std::uint64_t stream) {
+  GM_ASSIGN_OR_RETURN(KeyBatches batches, DrawRows(args, exponent, stream, kKeyBatches));
+  for (std::vector<std::uint64_t>& batch : batches) ToKeys(&batch);
   return batches;
 }
 
@@ -153,7 +169,7 @@ struct Serving {
 };
 
 Result<Serving> Serve(const BenchPsArgs& args, int server, const Keys& keys, const std::string& pattern,
-                      const std::string& plain_endpoint, Logger* log) {
+                      const std::string& plain_endpoint, const std::string& dir, Logger* log) {
   Serving serving;
   std::vector<ps::AdmittedKey> admitted;
   if (args.curve) admitted.push_back({.public_key = keys.client.public_key, .worker = 0, .may_write = true});
@@ -162,10 +178,11 @@ Result<Serving> Serve(const BenchPsArgs& args, int server, const Keys& keys, con
   const ps::ServerOptions options{.shard = {.shard = static_cast<std::uint32_t>(server) * threads,
                                             .num_shards = args.num_shards(),
                                             .num_workers = 1,
-                                            .seed = kSeed},
+                                            .seed = kSeed,
+                                            .memory_budget = args.memory},
                                   .threads = threads,
                                   .endpoint_pattern = pattern,
-                                  .store_dir = ""};
+                                  .store_dir = args.spills() ? dir + "/store-" + std::to_string(server) : ""};
   GM_ASSIGN_OR_RETURN(serving.server, ps::Server::Start(options, {SpecOf(args)}, serving.transport.get(), log));
   if (args.sockets()) {
     const std::size_t reply_bytes = static_cast<std::size_t>(args.batch) * static_cast<std::size_t>(args.dim) *
@@ -234,7 +251,7 @@ class ServerProcess {
     const std::string number = std::to_string(server);
     const std::string pattern = args.transport == "tcp" ? "tcp://127.0.0.1:0" : "ipc://" + dir + "/shard-{}";
     const std::string plain = args.transport == "tcp" ? "tcp://127.0.0.1:0" : "ipc://" + dir + "/plain-" + number;
-    const Result<Serving> serving = Serve(args, server, keys, pattern, plain, log.get());
+    const Result<Serving> serving = Serve(args, server, keys, pattern, plain, dir, log.get());
     const json told = serving.ok()
                           ? json{{"endpoints", serving->server->endpoints()}, {"plain", serving->plain->endpoint()}}
                           : json{{"error", serving.status().message()}};
@@ -263,18 +280,25 @@ class ServerProcess {
   int alive_ = -1;
 
  public:
+  // The most memory that the process has had at a time; 0 when the system does not tell.
+  [[nodiscard]] std::uint64_t PeakBytes() const {
+    const Result<std::string> status = ReadFile("/proc/" + std::to_string(pid_) + "/status");
+    const std::size_t at = status.ok() ? status->find("VmHWM:") : std::string::npos;
+    return at == std::string::npos ? 0 : std::strtoull(status->c_str() + at + 6, nullptr, 10) * 1024;
+  }
+
   std::string plain;                   // the endpoint that answers for ZeroMQ alone
   std::vector<std::string> endpoints;  // of its shards
 };
 
-// A private directory for sockets, removed at the end.
-class SocketDir {
+// A private directory for sockets and the servers' files, removed at the end.
+class BenchDir {
  public:
-  ~SocketDir() {
+  ~BenchDir() {
     if (!path_.empty()) (void)RemoveTree(path_);
   }
-  Status Make() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "gatemill-XXXXXX").string();
+  Status Make(const std::string& parent) {
+    std::string pattern = (parent.empty() ? std::filesystem::temp_directory_path().string() : parent) + "/gatemill-XXXXXX";
     if (::mkdtemp(pattern.data()) == nullptr) return Internal("cannot create a directory like " + pattern);
     path_ = pattern;
     return Ok();
@@ -314,6 +338,11 @@ struct Figures {
   double pull_wire_bytes_per_row = 0.0;
   double push_wire_bytes_per_row = 0.0;
   double memcpy_bytes_per_s = 0.0;
+  // With a memory budget.
+  std::vector<double> multiget;        // rows a second that RocksDB alone finds, by round
+  std::vector<double> store_ratio;     // its time for the reads and writes of a round's steps by the servers' for the steps
+  double faulted_share = 0.0;          // of the rows that were pulled
+  std::uint64_t peak_server_bytes = 0; // of the largest server process
 };
 
 class Bench {
@@ -321,6 +350,7 @@ class Bench {
   Bench(const BenchPsArgs& args, double exponent) : args_(args), exponent_(exponent) {}
 
   Result<Figures> Run() {
+    if (args_.spills()) return RunSpilling();
     GM_ASSIGN_OR_RETURN(pulled_, DrawBatches(args_, exponent_, 1));
     GM_ASSIGN_OR_RETURN(pushed_, DrawBatches(args_, exponent_, 2));
     TouchMemory(TableBytes(args_));
@@ -346,8 +376,8 @@ class Bench {
       GM_ASSIGN_OR_RETURN(keys.client, ps::NewCurveKeys());
     }
     std::vector<std::string> endpoints;
+    if (args_.sockets() || args_.spills()) GM_RETURN_IF_ERROR(dir_.Make(args_.dir));
     if (args_.sockets()) {
-      GM_RETURN_IF_ERROR(dir_.Make());
       for (int server = 0; server < args_.servers; ++server) {  // forks: before this process has threads
         GM_ASSIGN_OR_RETURN(ServerProcess process, ServerProcess::Start(args_, server, keys, dir_.path(), processes_));
         endpoints.insert(endpoints.end(), process.endpoints.begin(), process.endpoints.end());
@@ -359,7 +389,7 @@ class Bench {
       GM_ASSIGN_OR_RETURN(transport_, ps::Transport::Create({.keys = keys.client, .admitted = {}}));
     } else {
       log_ = NewStderrLogger("", LogLevel::kWarn);
-      GM_ASSIGN_OR_RETURN(serving_, Serve(args_, 0, keys, "inproc:bench-{}", "", log_.get()));
+      GM_ASSIGN_OR_RETURN(serving_, Serve(args_, 0, keys, "inproc:bench-{}", "", dir_.path(), log_.get()));
       endpoints = serving_.server->endpoints();
     }
     ps::Transport* transport = args_.sockets() ? transport_.get() : serving_.transport.get();
@@ -412,6 +442,105 @@ class Bench {
       return Internal("the servers have " + std::to_string(rows) + " rows, " + std::to_string(args_.rows) + " were pushed");
     }
     figures_.bytes_per_row = static_cast<double>(bytes) / static_cast<double>(rows);
+    return Ok();
+  }
+
+  // ---- a table larger than memory: steps that pull rows and push their gradients, as training does ------------------------
+
+  Result<Figures> RunSpilling() {
+    TouchMemory(std::min(TableBytes(args_), args_.memory * static_cast<std::uint64_t>(args_.servers)));
+    GM_RETURN_IF_ERROR(Connect());  // first: what this process has counts as a forked one's memory too
+    GM_ASSIGN_OR_RETURN(step_rows_, DrawRows(args_, exponent_, 1, kSpillBatches));
+    pulled_ = step_rows_;
+    for (std::vector<std::uint64_t>& batch : pulled_) ToKeys(&batch);
+    figures_.memcpy_bytes_per_s = MemcpyBytesPerSecond(clock_);
+    GM_RETURN_IF_ERROR(Fill());
+    std::vector<std::uint64_t> keys(static_cast<std::size_t>(args_.rows));
+    for (std::size_t row = 0; row < keys.size(); ++row) keys[row] = KeyOfRow(row);
+    GM_ASSIGN_OR_RETURN(const auto table, ps::Table::Create(SpecOf(args_), kSeed));
+    GM_ASSIGN_OR_RETURN(store_limit_,
+                        StoreLimit::Make(dir_.path() + "/alone", ps::TieredTables::StoreCacheBytes(args_.memory),
+                                         static_cast<std::size_t>(args_.dim + table->state_dim()), std::move(keys)));
+    grads_.assign(static_cast<std::size_t>(args_.batch) * static_cast<std::size_t>(args_.dim), 0.01F);
+    rows_.assign(1, grads_);
+    GM_RETURN_IF_ERROR(SpillRound(args_.seconds / 2));  // not counted: popular rows come to stay in memory
+    figures_.rounds = {};
+    figures_.multiget.clear();
+    figures_.store_ratio.clear();
+    for (int round = 0; round < kRounds; ++round) GM_RETURN_IF_ERROR(SpillRound(args_.seconds / kRounds));
+    figures_.peak_server_bytes = 0;
+    for (const ServerProcess& process : processes_) {
+      figures_.peak_server_bytes = std::max(figures_.peak_server_bytes, process.PeakBytes());
+    }
+    return figures_;
+  }
+
+  struct Spilled {
+    std::uint64_t faulted = 0;
+    std::uint64_t written = 0;
+  };
+  Result<Spilled> ReadSpilled() {
+    GM_ASSIGN_OR_RETURN(const std::string text, client_->Stats());
+    Spilled sum;
+    for (const json& shard : json::parse(text)) {
+      sum.faulted += shard["faulted_rows"].get<std::uint64_t>();
+      sum.written += shard["spilled_rows_written"].get<std::uint64_t>();
+    }
+    return sum;
+  }
+
+  Status SpillRound(double seconds) {
+    GM_ASSIGN_OR_RETURN(const Spilled before, ReadSpilled());
+    const std::size_t first = next_pull_;
+    double pull_s = 0.0;
+    double push_s = 0.0;
+    std::uint64_t steps = 0;
+    while (pull_s + push_s < seconds) {
+      const std::vector<std::uint64_t>& keys = pulled_[next_pull_++ % pulled_.size()];
+      ps::PullPart pull{.table = 0, .keys = keys, .rows = rows_[0]};
+      std::int64_t begun_ns = clock_.NowNs();
+      GM_RETURN_IF_ERROR(client_->Pull(step_, ps::ReadMode::kTrain, {&pull, 1}));
+      pull_s += SecondsSince(begun_ns);
+      begun_ns = clock_.NowNs();
+      const ps::PushPart push{.table = 0, .keys = keys, .grads = grads_};
+      GM_RETURN_IF_ERROR(client_->Push(step_++, {&push, 1}));
+      GM_RETURN_IF_ERROR(client_->Flush());
+      push_s += SecondsSince(begun_ns);
+      ++steps;
+    }
+    GM_ASSIGN_OR_RETURN(const Spilled after, ReadSpilled());
+    const double rows = static_cast<double>(steps) * static_cast<double>(args_.batch);
+    figures_.rounds.pull.push_back(rows / pull_s);
+    figures_.rounds.push.push_back(rows / push_s);
+    figures_.faulted_share = static_cast<double>(after.faulted - before.faulted) / rows;
+    return StoreAlone(first, steps, {after.faulted - before.faulted, after.written - before.written}, pull_s + push_s);
+  }
+
+  // RocksDB alone finds as many rows, the least popular of the same steps, and writes as many.
+  Status StoreAlone(std::size_t first, std::uint64_t steps, const Spilled& spilled, double steps_s) {
+    double find_s = 0.0;
+    double write_s = 0.0;
+    std::uint64_t found = 0;
+    std::uint64_t written = 0;
+    for (std::uint64_t step = 0; step < steps; ++step) {
+      std::vector<std::uint64_t> rows = step_rows_[(first + step) % step_rows_.size()];
+      const auto find = std::min<std::size_t>(rows.size(), spilled.faulted * (step + 1) / steps - found);
+      const auto write = std::min<std::size_t>(rows.size(), spilled.written * (step + 1) / steps - written);
+      std::nth_element(rows.begin(), rows.begin() + static_cast<std::ptrdiff_t>(find), rows.end(), std::greater<>());
+      std::vector<std::uint64_t> keys(rows);
+      ToKeys(&keys);
+      std::vector<std::uint64_t> lookups(keys.begin(), keys.begin() + static_cast<std::ptrdiff_t>(find));
+      std::int64_t begun_ns = clock_.NowNs();
+      GM_RETURN_IF_ERROR(store_limit_->Find(std::move(lookups)));
+      find_s += SecondsSince(begun_ns);
+      begun_ns = clock_.NowNs();
+      GM_RETURN_IF_ERROR(store_limit_->Write(std::span(keys).first(write)));
+      write_s += SecondsSince(begun_ns);
+      found += find;
+      written += write;
+    }
+    if (found != 0) figures_.multiget.push_back(static_cast<double>(found) / find_s);
+    figures_.store_ratio.push_back((find_s + write_s) / steps_s);
     return Ok();
   }
 
@@ -476,13 +605,15 @@ class Bench {
   const BenchPsArgs& args_;
   double exponent_;
   SystemClock clock_;
-  SocketDir dir_;
+  BenchDir dir_;
   std::unique_ptr<Logger> log_;
   std::vector<ServerProcess> processes_;         // ipc and tcp
   std::unique_ptr<ps::PlainZmqClient> plain_;    // to the first of them
   std::unique_ptr<ps::Transport> transport_;
   Serving serving_;                              // in process
   std::unique_ptr<GatherLimit> gather_;
+  std::unique_ptr<StoreLimit> store_limit_;
+  KeyBatches step_rows_;  // with a memory budget: pulled_ as row numbers
   KeyBatches pulled_;
   KeyBatches pushed_;  // other keys than were just pulled
   std::vector<float> grads_;
@@ -505,16 +636,21 @@ json ToJson(const BenchPsArgs& args, const Figures& figures) {
           {"insert_rows_per_s", figures.insert_rows_per_s},
           {"bytes_per_row", figures.bytes_per_row},
           {"wire_bytes_per_row",
-           args.sockets() ? json(std::max(figures.pull_wire_bytes_per_row, figures.push_wire_bytes_per_row)) : none},
+           args.sockets() && !args.spills() ? json(std::max(figures.pull_wire_bytes_per_row, figures.push_wire_bytes_per_row)) : none},
           {"longest_call_ms", figures.longest_call_ms},
+          {"spill", args.spills() ? json{{"memory_budget", args.memory},
+                                         {"faulted_share", figures.faulted_share},
+                                         {"peak_server_bytes", args.sockets() ? json(figures.peak_server_bytes) : none}}
+                                  : none},
           {"limits",
-           {{"gather_rows_per_s", Median(rounds.gather)},
+           {{"gather_rows_per_s", args.spills() ? none : json(Median(rounds.gather))},
             {"transport_rows_per_s", plain ? json(Median(rounds.transport)) : none},
             {"memcpy_bytes_per_s", figures.memcpy_bytes_per_s},
-            {"multiget_rows_per_s", none}}},
+            {"multiget_rows_per_s", figures.multiget.empty() ? none : json(Median(figures.multiget))}}},
           {"ratios",
-           {{"pull_to_gather", MedianRatio(rounds.pull, rounds.gather)},
-            {"push_to_gather", MedianRatio(rounds.push, rounds.gather)},
+           {{"pull_to_gather", args.spills() ? none : json(MedianRatio(rounds.pull, rounds.gather))},
+            {"push_to_gather", args.spills() ? none : json(MedianRatio(rounds.push, rounds.gather))},
+            {"steps_to_store", args.spills() ? json(Median(figures.store_ratio)) : none},
             {"pull_to_transport", plain ? json(MedianRatio(rounds.pull, rounds.transport)) : none},
             {"push_to_transport", plain ? json(MedianRatio(rounds.push, rounds.transport)) : none}}}};
 }
@@ -537,12 +673,22 @@ void PrintReport(const BenchPsArgs& args, const Figures& figures) {
   table.push_back({"push", millions(Median(rounds.push)), ratio(rounds.push, rounds.gather),
                    ratio(rounds.push, rounds.transport)});
   table.push_back({"first touch", millions(figures.insert_rows_per_s), "-", "-"});
-  table.push_back({"limit: gather", millions(Median(rounds.gather)), "1", "-"});
+  if (!args.spills()) table.push_back({"limit: gather", millions(Median(rounds.gather)), "1", "-"});
   if (args.has_plain()) table.push_back({"limit: ZeroMQ alone", millions(Median(rounds.transport)), "-", "1"});
   std::fprintf(ReportStream(args.json), "%slimit: memcpy %.1f GB/s\n%.1f bytes a row in memory; longest call of %zu keys while the table grew: %.2f ms of CPU\n",
                FormatTable(table).c_str(), figures.memcpy_bytes_per_s * 1e-9, figures.bytes_per_row, kInsertBatch,
                figures.longest_call_ms);
-  if (args.sockets()) {
+  if (args.spills()) {
+    std::fprintf(ReportStream(args.json),
+                 "memory budget %.0f MiB a server: %.1f%% of pulled rows came from disk; RocksDB alone finds %.3f million rows/s\n"
+                 "RocksDB alone would take %.2f of the steps' time for their reads and writes\n",
+                 static_cast<double>(args.memory) / (1 << 20), 100.0 * figures.faulted_share, Median(figures.multiget) * 1e-6,
+                 Median(figures.store_ratio));
+    if (args.sockets()) {
+      std::fprintf(ReportStream(args.json), "largest server process: %.0f MiB\n",
+                   static_cast<double>(figures.peak_server_bytes) / (1 << 20));
+    }
+  } else if (args.sockets()) {
     std::fprintf(ReportStream(args.json), "bytes a row on the wire: pull %.2f, push %.2f\n",
                  figures.pull_wire_bytes_per_row, figures.push_wire_bytes_per_row);
   }
@@ -597,6 +743,10 @@ RunCommand AddBenchPs(CLI::App* bench) {
       ->capture_default_str();
   ps->add_option("--in-flight", args->in_flight, "pulls under way at a time")
       ->check(CLI::Range(1, static_cast<int>(ps::kMaxOpenPulls)))->capture_default_str();
+  ps->add_option("--memory", args->memory, "memory budget of each server, as 512MiB; rows beyond it are on disk. 0: no budget")
+      ->transform(CLI::AsSizeValue(false))->capture_default_str();
+  ps->add_option("--dir", args->dir, "where servers keep rows on disk, with --memory; the system's for temporary files")
+      ->check(CLI::ExistingDirectory);
   ps->add_option("--seconds", args->seconds, "of pulls and pushes together")->check(CLI::Range(0.1, 3600.0))
       ->capture_default_str();
   ps->add_flag("--curve", args->curve, "encrypt tcp with CURVE");

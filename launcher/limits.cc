@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "common/keys.h"
 #include "common/random.h"
 #include "ps/table/kernels.h"
 
@@ -50,6 +51,50 @@ double GatherLimit::Measure(double seconds, const Clock& clock) {
     passed = static_cast<double>(clock.NowNs() - begun_ns) * 1e-9;
   }
   return static_cast<double>(rows) / passed;
+}
+
+namespace {
+
+void SortForStore(std::vector<std::uint64_t>* keys) {
+  std::sort(keys->begin(), keys->end(), [](std::uint64_t a, std::uint64_t b) {
+    return VshardOf(a) != VshardOf(b) ? VshardOf(a) < VshardOf(b) : a < b;
+  });
+  keys->erase(std::unique(keys->begin(), keys->end()), keys->end());
+}
+
+}  // namespace
+
+Result<std::unique_ptr<StoreLimit>> StoreLimit::Make(const std::string& dir, std::uint64_t cache_bytes,
+                                                     std::size_t floats, std::vector<std::uint64_t> keys) {
+  GM_ASSIGN_OR_RETURN(auto store, ps::CreateRowStore(dir, {.cache_bytes = cache_bytes}));
+  std::unique_ptr<StoreLimit> made(new StoreLimit(std::move(store), floats));
+  GM_RETURN_IF_ERROR(made->WriteAll(&keys));
+  return made;
+}
+
+Status StoreLimit::Find(std::vector<std::uint64_t> keys) {
+  SortForStore(&keys);
+  std::vector<ps::StoreKey> asked;
+  asked.reserve(keys.size());
+  for (const std::uint64_t key : keys) asked.push_back({.table = 0, .key = key});
+  std::size_t found = 0;
+  GM_RETURN_IF_ERROR(store_->MultiGet(
+      asked, [&](std::size_t, std::span<const float> row, const ps::RowHeader&) { found += row.empty() ? 0 : 1; }));
+  if (found == asked.size()) return Ok();
+  return Internal("RocksDB alone found " + std::to_string(found) + " of " + std::to_string(asked.size()) + " rows");
+}
+
+Status StoreLimit::Write(std::span<const std::uint64_t> keys) {
+  unwritten_.insert(unwritten_.end(), keys.begin(), keys.end());
+  return unwritten_.size() * values_.size() * sizeof(float) < kWriteBytes ? Ok() : WriteAll(&unwritten_);
+}
+
+Status StoreLimit::WriteAll(std::vector<std::uint64_t>* keys) {
+  SortForStore(keys);
+  GM_ASSIGN_OR_RETURN(const auto writer, store_->NewBulkWriter());
+  for (const std::uint64_t key : *keys) GM_RETURN_IF_ERROR(writer->Add({.table = 0, .key = key}, values_, {}));
+  keys->clear();
+  return writer->Finish();
 }
 
 }  // namespace gatemill::launcher

@@ -1,12 +1,17 @@
-// What the machine's memory can do, for benchmarks to compare with: one thread.
+// What the machine's memory, and RocksDB on its disk, can do, for benchmarks to compare with: one thread.
 // Thread safety: each object belongs to one thread.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
 #include <vector>
 
 #include "common/clock.h"
+#include "common/status.h"
+#include "ps/store/row_store.h"
 #include "ps/table/pages.h"
 
 namespace gatemill::launcher {
@@ -34,6 +39,27 @@ class GatherLimit {
   std::vector<std::uint32_t> positions_;  // [kBatches, batch]
   std::vector<float> out_;                // [batch, dim]
   std::size_t next_ = 0;
+};
+
+// RocksDB alone, as a server's store opens it: finds rows by sorted MultiGets, and writes rows back as sorted files.
+class StoreLimit {
+ public:
+  // A new store in `dir` with a row of `floats` floats for each of `keys`, which are all different.
+  static Result<std::unique_ptr<StoreLimit>> Make(const std::string& dir, std::uint64_t cache_bytes, std::size_t floats,
+                                                  std::vector<std::uint64_t> keys);
+  // Finds the rows of `keys`; every one must be there.
+  Status Find(std::vector<std::uint64_t> keys);
+  // Rows to be written; they go to disk when kWriteBytes of them have come together.
+  Status Write(std::span<const std::uint64_t> keys);
+
+ private:
+  static constexpr std::size_t kWriteBytes = 4U << 20;
+  StoreLimit(std::unique_ptr<ps::RowStore> store, std::size_t floats) : store_(std::move(store)), values_(floats, 0.5F) {}
+  Status WriteAll(std::vector<std::uint64_t>* keys);
+
+  std::unique_ptr<ps::RowStore> store_;
+  std::vector<float> values_;
+  std::vector<std::uint64_t> unwritten_;
 };
 
 }  // namespace gatemill::launcher

@@ -40,6 +40,13 @@ std::vector<std::string> SplitLines(const std::string& joined) {
   return lines;
 }
 
+Result<std::string> NewScratchDir(const std::string& parent) {
+  GM_RETURN_IF_ERROR(MakeDirs(parent));
+  std::string pattern = parent + "/gatemill-XXXXXX";
+  if (::mkdtemp(pattern.data()) == nullptr) return Internal("cannot create a directory like " + pattern);
+  return pattern;
+}
+
 }  // namespace
 
 Result<std::string> ResolveDevice(const std::string& device, model::ModelLibrary* library) {
@@ -110,15 +117,15 @@ Status Session::StartServer() {
   const Config& config = *options_.config;
   const std::string transport = TransportOf(config, job);
   if (transport == "ipc") {
-    std::string pattern = (std::filesystem::temp_directory_path() / "gatemill-XXXXXX").string();
-    if (::mkdtemp(pattern.data()) == nullptr) return Internal("cannot create a directory like " + pattern);
-    socket_dir_ = pattern;
+    GM_ASSIGN_OR_RETURN(socket_dir_, NewScratchDir(std::filesystem::temp_directory_path().string()));
     job.RemoveAtAbort(socket_dir_);
   }
-  if (!options_.store_dir.empty()) {
-    store_dir_ = options_.store_dir;
-    job.RemoveAtAbort(store_dir_);
+  store_dir_ = options_.store_dir;
+  if (store_dir_.empty() && config.ps.memory_budget != 0) {  // rows that have no room in memory need some place
+    const std::string parent = config.ps.dir.empty() ? std::filesystem::temp_directory_path().string() : config.ps.dir;
+    GM_ASSIGN_OR_RETURN(store_dir_, NewScratchDir(parent));
   }
+  if (!store_dir_.empty()) job.RemoveAtAbort(store_dir_);
   const auto threads = static_cast<std::uint32_t>(config.ps.threads);
   const ps::ServerOptions server{
       .shard = {.shard = static_cast<std::uint32_t>(job.server_index()) * threads,
@@ -128,10 +135,11 @@ Status Session::StartServer() {
                 .incarnation = 0,
                 .seed = config.train.seed,
                 .consistency = config.train.consistency,
-                .staleness = static_cast<std::uint32_t>(config.train.staleness)},
+                .staleness = static_cast<std::uint32_t>(config.train.staleness),
+                .memory_budget = static_cast<std::uint64_t>(config.ps.memory_budget)},
       .threads = threads,
       .endpoint_pattern = EndpointPattern(),
-      .store_dir = options_.store_dir};
+      .store_dir = store_dir_};
   GM_ASSIGN_OR_RETURN(server_, ps::Server::Start(server, options_.schema->server_tables, transport_.get(), options_.log));
   return Ok();
 }

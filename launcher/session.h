@@ -33,7 +33,8 @@ struct SessionOptions {
   const data::Schema* schema = nullptr;
   Job* job = nullptr;
   Logger* log = nullptr;
-  std::string store_dir;  // scratch of this rank's server, no other's; removed at the end. "" = rows stay in memory
+  std::string store_dir;  // scratch of this rank's server, no other's; removed at the end. "": rows stay in
+                          // memory, or with ps.memory_budget in a directory that the session makes
 };
 
 class Session {

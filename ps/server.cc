@@ -7,6 +7,7 @@
 
 #include "common/file.h"
 #include "ps/checkpoint.h"
+#include "ps/tiered_tables.h"
 
 namespace gatemill::ps {
 namespace {
@@ -38,7 +39,10 @@ class ServerImpl final : public Server {
     thread.name = "shard " + std::to_string(options.shard);
     std::unique_ptr<RowStore> store = NewMemoryRowStore();
     if (!store_dir.empty()) {
-      GM_ASSIGN_OR_RETURN(store, CreateRowStore(store_dir + "/" + ShardDirName(options.shard, options.num_shards)));
+      RowStoreOptions store_options;
+      if (options.memory_budget != 0) store_options.cache_bytes = TieredTables::StoreCacheBytes(options.memory_budget);
+      GM_ASSIGN_OR_RETURN(store, CreateRowStore(store_dir + "/" + ShardDirName(options.shard, options.num_shards),
+                                                store_options));
     }
     ShardOptions clocked = options;
     clocked.cpu_clock = &cpu_clock_;
@@ -113,6 +117,7 @@ Result<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, cons
   if (!options.store_dir.empty()) GM_RETURN_IF_ERROR(MakeDirs(options.store_dir));
   auto server = std::make_unique<ServerImpl>(log);
   ShardOptions shard = options.shard;
+  shard.memory_budget = options.shard.memory_budget / options.threads;
   for (std::uint32_t i = 0; i < options.threads; ++i, ++shard.shard) {
     const std::string endpoint = EndpointOf(options.endpoint_pattern, shard.shard);
     GM_RETURN_IF_ERROR(server->AddShard(shard, specs, options.store_dir, endpoint, transport));

@@ -19,7 +19,7 @@
 namespace gatemill::ps {
 
 struct ServerOptions {
-  ShardOptions shard;              // `shard` is the number of this server's first shard
+  ShardOptions shard;              // `shard` is the number of this server's first shard; memory_budget is for all of them
   std::uint32_t threads = 1;       // shards of this server
   std::string endpoint_pattern;    // "inproc:gatemill-{}", "ipc:///run/dir/shard-{}", "tcp://10.0.0.1:0"; {} = shard
   std::string store_dir;           // scratch; each shard gets a directory in it. "" = an in-memory store

@@ -17,6 +17,7 @@
 #include "ps/gradient_sum.h"
 #include "ps/request_check.h"
 #include "ps/table/half.h"
+#include "ps/tiered_tables.h"
 #include "ps/wire/buffer_pool.h"
 
 namespace gatemill::ps {
@@ -81,12 +82,11 @@ constexpr std::size_t kConvertBatch = 1024;
 
 class StepShard final : public Shard {
  public:
-  StepShard(const ShardOptions& options, std::vector<TableSpec> specs, std::vector<std::unique_ptr<Table>> tables,
-            std::unique_ptr<RowStore> store, RequestChecker checker)
+  StepShard(const ShardOptions& options, std::vector<TableSpec> specs, std::unique_ptr<TieredTables> tables,
+            RequestChecker checker)
       : options_(options),
         specs_(std::move(specs)),
         tables_(std::move(tables)),
-        store_(std::move(store)),
         checker_(std::move(checker)),
         pushes_(options.num_workers) {}
 
@@ -103,7 +103,11 @@ class StepShard final : public Shard {
   void Take(const Peer& from, Request request, std::vector<OutgoingReply>* out) {
     Status status = checker_.Check(from, request);
     if (status.ok()) status = CheckStep(request);
-    if (request.op == Op::kPrefetch) return;  // everything is in memory, and a prefetch has no reply
+    tables_->SetBuffered(buffered_bytes_ + pool_.bytes());
+    if (request.op == Op::kPrefetch) {
+      if (status.ok()) Prefetch(request);
+      return;  // it has no reply
+    }
     if (!status.ok()) return Answer(from, request, status, out);
     if (const DoneControl* done = FindDone(request)) {
       out->push_back({.to = from, .reply = done->reply});
@@ -184,6 +188,7 @@ class StepShard final : public Shard {
   }
 
   void StartAt(std::uint64_t step) {
+    failure_ = Ok();
     first_step_ = step;
     next_step_ = step;
     for (WorkerPushes& worker : pushes_) worker = {.next = step, .beyond = {}};
@@ -196,9 +201,10 @@ class StepShard final : public Shard {
     if (worker.Taken(step)) return Answer(from, *request, Ok(), out);
     if (done_.has_value() && done_->stamp.worker == request->stamp.worker) done_.reset();
     const bool alone = options_.num_workers == 1 && step == next_step_;
-    Status status = CheckRoom(*request);
+    Status status = failure_;
+    if (status.ok()) status = CheckRoom(*request);
     if (options_.consistency != Consistency::kSync || alone) {
-      if (status.ok()) ApplyAlone(*request);
+      if (status.ok()) status = Apply([&] { return ApplyAlone(*request); });
     } else if (status.ok()) {
       status = Buffer(request);
     }
@@ -210,7 +216,7 @@ class StepShard final : public Shard {
   // Row numbers must not run out, whatever the other workers' pushes of the step hold.
   [[nodiscard]] Status CheckRoom(const Request& request) const {
     for (const TablePart& part : request.parts) {
-      if (tables_[part.table]->stats().rows + part.count * options_.num_workers <= kMaxTableRows) continue;
+      if (tables_->stats(part.table).memory.rows + part.count * options_.num_workers <= kMaxTableRows) continue;
       return InvalidInput("table '" + specs_[part.table].name + "' is full: a shard holds " +
                           std::to_string(kMaxTableRows) + " rows of a table; use more servers or hash_buckets");
     }
@@ -218,15 +224,34 @@ class StepShard final : public Shard {
   }
 
   // A worker sums the gradients of a key before it pushes: nothing to sum.
-  void ApplyAlone(const Request& request) {
-    for (const TablePart& part : request.parts) Update(part, request.stamp.step);
+  Status ApplyAlone(const Request& request) {
+    for (const TablePart& part : request.parts) GM_RETURN_IF_ERROR(Update(part, request.stamp.step));
+    return Ok();
   }
 
-  void Update(const TablePart& part, std::uint64_t step) {
-    Table* table = tables_[part.table].get();
+  Status Update(const TablePart& part, std::uint64_t step) {
+    Status status;
     ForEachGrads(part, [&](std::span<const std::uint64_t> keys, std::span<const float> grads) {
-      table->Update(keys, grads, step);
+      if (status.ok()) status = tables_->Update(part.table, keys, grads, step);
     });
+    return status;
+  }
+
+  // A step that was applied in part cannot be repeated: nothing trains on these tables any more, until Restore or Clear.
+  template <typename Body>
+  Status Apply(const Body& body) {
+    const Status status = body();
+    if (!status.ok() && failure_.ok()) {
+      failure_ = Status(status.code(), "the tables are of no step since an update failed: " + status.message());
+    }
+    return status;
+  }
+
+  // A hint: what goes wrong with it goes wrong with the pull too, and is told there.
+  void Prefetch(const Request& request) {
+    for (const TablePart& part : request.parts) {
+      (void)tables_->Prefetch(part.table, part.keys.View<std::uint64_t>(&keys_));
+    }
   }
 
   // Calls visit(keys, grads) with all of a push's part, piece by piece where gradients have to be unpacked.
@@ -267,7 +292,7 @@ class StepShard final : public Shard {
     for (const WorkerPushes& worker : pushes_) pushed = std::min(pushed, worker.next);
     if (options_.consistency == Consistency::kSync) {
       while (next_step_ < pushed) {
-        ApplyBuffered(next_step_);
+        if (failure_.ok()) (void)Apply([this] { return ApplyBuffered(next_step_); });  // failure_ tells whoever asks
         ++next_step_;
         RunWaiting(out);
       }
@@ -278,24 +303,26 @@ class StepShard final : public Shard {
   }
 
   // The pushes of one step: table by table, summed in worker order.
-  void ApplyBuffered(std::uint64_t step) {
+  Status ApplyBuffered(std::uint64_t step) {
     const auto found = buffered_.find(step);
-    if (found == buffered_.end()) return;  // applied when it came
-    std::vector<std::vector<const TablePart*>> by_table(tables_.size());
+    if (found == buffered_.end()) return Ok();  // applied when it came
+    std::vector<std::vector<const TablePart*>> by_table(specs_.size());
     for (const std::vector<TablePart>& worker : found->second) {
       buffered_bytes_ -= BytesOf(worker);
       for (const TablePart& part : worker) {
         if (part.count != 0) by_table[part.table].push_back(&part);
       }
     }
+    Status status;
     for (const std::vector<const TablePart*>& parts : by_table) {
-      if (parts.size() == 1) Update(*parts[0], step);
-      if (parts.size() > 1) UpdateSummed(parts, step);
+      if (status.ok() && parts.size() == 1) status = Update(*parts[0], step);
+      if (status.ok() && parts.size() > 1) status = UpdateSummed(parts, step);
     }
     buffered_.erase(found);
+    return status;
   }
 
-  void UpdateSummed(const std::vector<const TablePart*>& parts, std::uint64_t step) {
+  Status UpdateSummed(const std::vector<const TablePart*>& parts, std::uint64_t step) {
     std::uint64_t max_keys = 0;
     for (const TablePart* part : parts) max_keys += part->count;
     const std::uint32_t table = parts[0]->table;
@@ -305,7 +332,7 @@ class StepShard final : public Shard {
         sum_.Add(keys, grads);
       });
     }
-    tables_[table]->Update(sum_.keys(), sum_.grads(), step);
+    return tables_->Update(table, sum_.keys(), sum_.grads(), step);
   }
 
   // ---- requests that wait ----------------------------------------------------------------------------------------
@@ -344,16 +371,22 @@ class StepShard final : public Shard {
   // ---- requests --------------------------------------------------------------------------------------------------
   void Run(const Peer& from, const Request& request, std::vector<OutgoingReply>* out) {
     Reply reply = NewReply(request);
-    Status status;
+    const bool reads_state = request.op == Op::kPull || request.op == Op::kCheckpoint;
+    Status status = reads_state ? failure_ : Ok();
+    if (!status.ok()) return Answer(from, request, status, out);
     switch (request.op) {
       case Op::kHello:
         reply.text = SpecDigest(specs_, options_.seed);
         break;
       case Op::kPull:
-        for (const TablePart& part : request.parts) reply.parts.push_back(Pull(part, request.mode));
+        for (const TablePart& part : request.parts) {
+          if (status.ok()) status = Pull(part, request.mode, &reply.parts.emplace_back());
+        }
         break;
       case Op::kReadStored:
-        for (const TablePart& part : request.parts) reply.parts.push_back(ReadStored(part));
+        for (const TablePart& part : request.parts) {
+          if (status.ok()) status = ReadStored(part, &reply.parts.emplace_back());
+        }
         break;
       case Op::kStats:
         reply.text = Stats();
@@ -386,43 +419,42 @@ class StepShard final : public Shard {
     return same ? &*done_ : nullptr;
   }
 
-  TablePart Pull(const TablePart& asked, ReadMode mode) {
-    TablePart part;
-    part.table = asked.table;
-    part.count = asked.count;
-    part.dtype = asked.dtype;
-    const Table& table = *tables_[asked.table];
+  Status Pull(const TablePart& asked, ReadMode mode, TablePart* part) {
+    part->table = asked.table;
+    part->count = asked.count;
+    part->dtype = asked.dtype;
     const std::span<const std::uint64_t> keys = asked.keys.View<std::uint64_t>(&keys_);
     if (asked.target != nullptr) {
-      asked.target->Write([&](const RowSink& sink) { table.Read(keys, mode, sink); });
-      part.delivered = true;
-      return part;
+      Status status;
+      asked.target->Write([&](const RowSink& sink) { status = tables_->Read(asked.table, keys, mode, sink); });
+      part->delivered = true;
+      return status;
     }
     const std::size_t floats = asked.count * static_cast<std::size_t>(specs_[asked.table].dim);
     std::span<std::byte> rows;
     std::span<std::byte> found;
-    part.rows = NewFrame(floats * BytesOf(asked.dtype), &rows);
-    if (asked.want_found) part.found = NewFrame(asked.count, &found);
+    part->rows = NewFrame(floats * BytesOf(asked.dtype), &rows);
+    if (asked.want_found) part->found = NewFrame(asked.count, &found);
     const std::span<std::uint8_t> found_keys(reinterpret_cast<std::uint8_t*>(found.data()), found.size());
     if (asked.dtype == FloatType::kFloat32) {
-      table.Read(keys, mode, {.rows = {reinterpret_cast<float*>(rows.data()), floats}, .found = found_keys});
-    } else {
-      ReadPacked(table, keys, mode, asked.dtype, rows.data(), found_keys);
+      return tables_->Read(asked.table, keys, mode,
+                           {.rows = {reinterpret_cast<float*>(rows.data()), floats}, .found = found_keys});
     }
-    return part;
+    return ReadPacked(asked.table, keys, mode, asked.dtype, rows.data(), found_keys);
   }
 
-  void ReadPacked(const Table& table, std::span<const std::uint64_t> keys, ReadMode mode, FloatType dtype,
-                  std::byte* rows, std::span<std::uint8_t> found) {
-    const auto dim = static_cast<std::size_t>(table.spec().dim);
+  Status ReadPacked(std::uint32_t table, std::span<const std::uint64_t> keys, ReadMode mode, FloatType dtype,
+                    std::byte* rows, std::span<std::uint8_t> found) {
+    const auto dim = static_cast<std::size_t>(specs_[table].dim);
     floats_.resize(std::max(floats_.size(), kConvertBatch * dim));
     for (std::size_t begin = 0; begin < keys.size(); begin += kConvertBatch) {
       const std::size_t n = std::min(kConvertBatch, keys.size() - begin);
       const std::span<float> batch = std::span(floats_).first(n * dim);
-      table.Read(keys.subspan(begin, n), mode,
-                 {.rows = batch, .found = found.empty() ? found : found.subspan(begin, n)});
+      GM_RETURN_IF_ERROR(tables_->Read(table, keys.subspan(begin, n), mode,
+                                       {.rows = batch, .found = found.empty() ? found : found.subspan(begin, n)}));
       half_.pack(dtype, batch, rows + begin * dim * BytesOf(dtype));
     }
+    return Ok();
   }
 
   // A frame to be written once through `bytes`; what is in them is undefined.
@@ -432,34 +464,37 @@ class StepShard final : public Shard {
     return Frame::Own(buffer, *bytes);
   }
 
-  TablePart ReadStored(const TablePart& asked) {
-    const Table& table = *tables_[asked.table];
-    const auto floats = static_cast<std::size_t>(table.spec().dim) + static_cast<std::size_t>(table.state_dim());
-    TablePart part;
-    part.table = asked.table;
-    part.count = asked.count;
+  Status ReadStored(const TablePart& asked, TablePart* part) {
+    const auto floats = static_cast<std::size_t>(specs_[asked.table].dim) +
+                        static_cast<std::size_t>(tables_->state_dim(asked.table));
+    part->table = asked.table;
+    part->count = asked.count;
     std::vector<float> rows(asked.count * floats, 0.0F);
     std::vector<std::uint8_t> found(asked.count, 0);
     std::vector<RowHeader> headers(asked.count);
     const std::span<const std::uint64_t> keys = asked.keys.View<std::uint64_t>(&keys_);
     for (std::size_t i = 0; i < keys.size(); ++i) {
-      found[i] = table.ReadStored(keys[i], std::span(rows).subspan(i * floats, floats), &headers[i]) ? 1 : 0;
+      GM_ASSIGN_OR_RETURN(const bool exists, tables_->ReadStored(asked.table, keys[i],
+                                                                 std::span(rows).subspan(i * floats, floats), &headers[i]));
+      found[i] = exists ? 1 : 0;
     }
-    part.rows = Frame::Own(std::move(rows));
-    part.found = Frame::Own(std::move(found));
-    part.headers = Frame::Own(std::move(headers));
-    return part;
+    part->rows = Frame::Own(std::move(rows));
+    part->found = Frame::Own(std::move(found));
+    part->headers = Frame::Own(std::move(headers));
+    return Ok();
   }
 
   [[nodiscard]] std::string Stats() const {
     nlohmann::ordered_json tables = nlohmann::ordered_json::array();
-    for (const auto& table : tables_) {
-      const TableStats stats = table->stats();
-      tables.push_back({{"name", table->spec().name},
+    for (std::uint32_t t = 0; t < specs_.size(); ++t) {
+      const TieredTableStats stats = tables_->stats(t);
+      tables.push_back({{"name", specs_[t].name},
                         {"rows", stats.rows},
-                        {"dirty_rows", stats.dirty_rows},
-                        {"memory_bytes", stats.memory_bytes}});
+                        {"rows_in_memory", stats.memory.rows},
+                        {"dirty_rows", stats.memory.dirty_rows},
+                        {"memory_bytes", stats.memory.memory_bytes}});
     }
+    const SpillStats& spill = tables_->spill_stats();
     nlohmann::ordered_json longest;  // null when it is not measured
     if (options_.cpu_clock != nullptr) longest = static_cast<double>(longest_call_ns_) * 1e-6;
     const nlohmann::ordered_json json = {{"shard", options_.shard},
@@ -467,6 +502,11 @@ class StepShard final : public Shard {
                                          {"longest_call_ms", longest},
                                          {"buffered_bytes", buffered_bytes_},
                                          {"waiting_requests", waiting_.size()},
+                                         {"memory_budget", options_.memory_budget},
+                                         {"memory_bytes", tables_->memory_bytes()},
+                                         {"faulted_rows", spill.faulted_rows},
+                                         {"spilled_rows", spill.dropped_rows},
+                                         {"spilled_rows_written", spill.written_rows},
                                          {"tables", std::move(tables)}};
     // A table name that is not UTF-8 is shown as well as it can be.
     return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
@@ -476,44 +516,18 @@ class StepShard final : public Shard {
   Status WriteCheckpoint(const std::string& ps_dir, std::string* report) {
     if (ps_dir.empty()) return InvalidInput("a checkpoint needs a directory; name one");
     GM_RETURN_IF_ERROR(MakeDirs(ps_dir));
-    GM_ASSIGN_OR_RETURN(const auto writer, store_->NewBulkWriter());
     std::uint64_t rows = 0;
-    for (std::uint32_t number = 0; number < tables_.size(); ++number) {
-      Status status;
-      tables_[number]->ForEach(true, [&](std::uint64_t key, std::span<const float> values, const RowHeader& header) {
-        if (status.ok()) status = writer->Add({.table = number, .key = key}, values, header);
-        ++rows;
-      });
-      GM_RETURN_IF_ERROR(status);
-    }
-    GM_RETURN_IF_ERROR(writer->Finish());
     const std::string dir = ps_dir + "/" + ShardDirName(options_.shard, options_.num_shards);
-    GM_RETURN_IF_ERROR(store_->Checkpoint(dir));
-    for (const auto& table : tables_) table->ClearDirty();
+    GM_RETURN_IF_ERROR(tables_->WriteCheckpoint(dir, &rows));
     const nlohmann::ordered_json json = {{"shard", options_.shard}, {"rows_written", rows}};
     *report = json.dump();
     return Ok();
   }
 
-  // Reads into new tables and a bulk write, so that a checkpoint that turns out damaged changes nothing.
   Status Restore(const std::string& ps_dir, std::uint64_t step) {
     GM_ASSIGN_OR_RETURN(const auto reader, CheckpointReader::Open(ps_dir));
     GM_ASSIGN_OR_RETURN(const std::vector<std::uint32_t> numbers, MatchTables(reader->tables(), ps_dir));
-    GM_ASSIGN_OR_RETURN(const auto writer, store_->NewBulkWriter());
-    std::vector<std::unique_ptr<Table>> restored;
-    for (std::uint32_t number = 0; number < specs_.size(); ++number) {
-      GM_ASSIGN_OR_RETURN(auto table, Table::Create(specs_[number], options_.seed, Vshards(options_)));
-      const auto take = [&](std::uint64_t key, std::span<const float> values, const RowHeader& header) {
-        table->PutStored(key, values, header);
-        return writer->Add({.table = number, .key = key}, values, header);
-      };
-      GM_RETURN_IF_ERROR(
-          reader->Scan(numbers[number], Vshards(options_).first, Vshards(options_).end, take));
-      restored.push_back(std::move(table));
-    }
-    GM_RETURN_IF_ERROR(store_->DropAll());
-    GM_RETURN_IF_ERROR(writer->Finish());
-    tables_ = std::move(restored);
+    GM_RETURN_IF_ERROR(tables_->Restore(reader.get(), numbers));
     StartAt(step);
     return Ok();
   }
@@ -550,16 +564,14 @@ class StepShard final : public Shard {
   }
 
   Status Clear(std::uint64_t step) {
-    GM_RETURN_IF_ERROR(store_->DropAll());
-    for (const auto& table : tables_) table->Clear();
+    GM_RETURN_IF_ERROR(tables_->Clear());
     StartAt(step);
     return Ok();
   }
 
   ShardOptions options_;
   std::vector<TableSpec> specs_;
-  std::vector<std::unique_ptr<Table>> tables_;  // by number
-  std::unique_ptr<RowStore> store_;             // every row that is not dirty, and older versions of dirty ones
+  std::unique_ptr<TieredTables> tables_;
   RequestChecker checker_;
 
   std::uint64_t first_step_ = 0;  // at which the tables were restored or cleared
@@ -568,6 +580,7 @@ class StepShard final : public Shard {
   std::map<std::uint64_t, std::vector<std::vector<TablePart>>> buffered_;  // sync: step -> worker -> parts
   std::list<Waiting> waiting_;                                             // in the order they came
   std::uint64_t buffered_bytes_ = 0;                                       // of buffered_ and waiting_
+  Status failure_;  // of an update, since when the tables are of no step
   std::optional<DoneControl> done_;  // the last one, until its worker pushes again
 
   std::int64_t longest_call_ns_ = 0;  // of CPU time
@@ -600,17 +613,16 @@ Status CheckOptions(const ShardOptions& options, const std::vector<TableSpec>& s
 Result<std::unique_ptr<Shard>> Shard::Create(const ShardOptions& options, std::vector<TableSpec> specs,
                                              std::unique_ptr<RowStore> store) {
   GM_RETURN_IF_ERROR(CheckOptions(options, specs));
-  std::vector<std::unique_ptr<Table>> tables;
+  const TieredOptions tiered{.seed = options.seed, .vshards = Vshards(options), .memory_budget = options.memory_budget};
+  GM_ASSIGN_OR_RETURN(auto tables, TieredTables::Create(tiered, specs, std::move(store)));
   std::vector<RequestChecker::TableShape> shapes;
-  for (const TableSpec& spec : specs) {
-    GM_ASSIGN_OR_RETURN(auto table, Table::Create(spec, options.seed, Vshards(options)));
-    shapes.push_back({.name = spec.name,
-                      .dim = static_cast<std::uint64_t>(spec.dim),
-                      .state_dim = static_cast<std::uint64_t>(table->state_dim())});
-    tables.push_back(std::move(table));
+  for (std::uint32_t t = 0; t < specs.size(); ++t) {
+    shapes.push_back({.name = specs[t].name,
+                      .dim = static_cast<std::uint64_t>(specs[t].dim),
+                      .state_dim = static_cast<std::uint64_t>(tables->state_dim(t))});
   }
   return std::unique_ptr<Shard>(std::make_unique<StepShard>(
-      options, std::move(specs), std::move(tables), std::move(store), RequestChecker(options, std::move(shapes))));
+      options, std::move(specs), std::move(tables), RequestChecker(options, std::move(shapes))));
 }
 
 }  // namespace gatemill::ps

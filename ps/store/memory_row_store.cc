@@ -82,6 +82,8 @@ class MemoryRowStore final : public RowStore {
     return Ok();
   }
 
+  [[nodiscard]] std::uint64_t memory_bytes() const override { return 0; }  // it stands for a disk
+
  private:
   Status CheckpointThrough(const std::string& scratch, const std::string& dir) {
     GM_ASSIGN_OR_RETURN(auto store, CreateRowStore(scratch));

@@ -28,9 +28,10 @@
 namespace gatemill::ps {
 namespace {
 
-constexpr std::size_t kBlockCacheBytes = 16U << 20;
 constexpr double kBloomBitsPerKey = 10.0;
+constexpr std::size_t kBlockBytes = 2048;  // a MultiGet reads and checks one for nearly every row
 constexpr std::size_t kMultiGetKeys = 512;  // one RocksDB call
+constexpr std::uint64_t kWriterBytes = 4ULL << 20;  // of files being written and merged, about
 constexpr std::size_t kScanReadaheadBytes = 2U << 20;
 constexpr std::uint32_t kVshardsPerFileGroup = 16;    // a file ends only where such a group (or a table) ends
 constexpr std::uint64_t kMinFileBytes = 16ULL << 20;  // smaller ones go on into the next group
@@ -42,9 +43,14 @@ class SilentLogger final : public rocksdb::Logger {
   void Logv(const char* /*format*/, va_list /*arguments*/) override {}
 };
 
-rocksdb::Options StoreOptions() {
+rocksdb::Options OptionsOf(const RowStoreOptions& store) {
   rocksdb::BlockBasedTableOptions table;
-  table.block_cache = rocksdb::NewLRUCache(kBlockCacheBytes);
+  table.block_cache = rocksdb::NewLRUCache(store.cache_bytes);
+  // Indexes and filters stay in memory: in a cache that holds not all of them each lookup would bring in whole ones.
+  table.cache_index_and_filter_blocks = false;
+  table.block_size = kBlockBytes;
+  table.format_version = 5;
+  table.checksum = rocksdb::kXXH3;
   table.filter_policy.reset(rocksdb::NewBloomFilterPolicy(kBloomBitsPerKey));
   rocksdb::Options options;
   options.create_if_missing = true;
@@ -71,6 +77,9 @@ rocksdb::Slice SliceOf(const RecordKey& key) { return {key.data(), key.size()}; 
 // Owned by a store; replaced as a whole by DropAll, which writers must survive.
 struct Database {
   std::unique_ptr<rocksdb::DB> db;
+  std::uint64_t readers_bytes = 0;  // of the files' indexes and filters, when rows were last written
+
+  void ReadReadersBytes() { db->GetIntProperty(rocksdb::DB::Properties::kEstimateTableReadersMem, &readers_bytes); }
 };
 
 class RocksBulkWriter final : public RowStore::BulkWriter {
@@ -114,13 +123,15 @@ class RocksBulkWriter final : public RowStore::BulkWriter {
     GM_RETURN_IF_ERROR(FromRocks(database_->db->IngestExternalFile(files_, ingest), prefix_));
     files_.clear();
     rows_ = 0;
+    database_->ReadReadersBytes();
     return Ok();
   }
 
  private:
   Status OpenFile() {
     files_.push_back(prefix_ + "-" + std::to_string(files_.size()) + ".sst");
-    writer_ = std::make_unique<rocksdb::SstFileWriter>(rocksdb::EnvOptions(), options_);
+    // The file's pages stay in the system's cache: its rows may be back soon.
+    writer_ = std::make_unique<rocksdb::SstFileWriter>(rocksdb::EnvOptions(), options_, nullptr, false);
     return FromRocks(writer_->Open(files_.back()), files_.back());
   }
   Status CloseFile() {
@@ -143,15 +154,21 @@ class RocksBulkWriter final : public RowStore::BulkWriter {
 class RocksRowStore final : public RowStore {
  public:
   // An empty `ingest_dir` makes the store read-only.
-  RocksRowStore(std::string db_dir, std::string ingest_dir)
-      : db_dir_(std::move(db_dir)), ingest_dir_(std::move(ingest_dir)), options_(StoreOptions()) {}
+  RocksRowStore(std::string db_dir, std::string ingest_dir, const RowStoreOptions& options)
+      : db_dir_(std::move(db_dir)),
+        ingest_dir_(std::move(ingest_dir)),
+        cache_bytes_(options.cache_bytes),
+        options_(OptionsOf(options)) {}
 
   Status Open() {
     rocksdb::DB* db = nullptr;
     const rocksdb::Status status = ingest_dir_.empty() ? rocksdb::DB::OpenForReadOnly(options_, db_dir_, &db)
                                                        : rocksdb::DB::Open(options_, db_dir_, &db);
     database_.db.reset(db);
-    if (status.ok()) return Ok();
+    if (status.ok()) {
+      database_.ReadReadersBytes();
+      return Ok();
+    }
     const std::string text = status.ToString();
     // RocksDB tells these apart in words only.
     if (text.find(std::strerror(EMFILE)) != std::string::npos || text.find(std::strerror(ENFILE)) != std::string::npos) {
@@ -186,8 +203,10 @@ class RocksRowStore final : public RowStore {
         slices[i] = SliceOf(record_keys[i]);
         records[i].Reset();
       }
+      const bool sorted = std::is_sorted(slices.begin(), slices.begin() + static_cast<std::ptrdiff_t>(count),
+                                         [](const auto& a, const auto& b) { return a.compare(b) < 0; });
       database_.db->MultiGet(rocksdb::ReadOptions(), database_.db->DefaultColumnFamily(), count, slices.data(),
-                             records.data(), statuses.data());
+                             records.data(), statuses.data(), sorted);
       for (std::size_t i = 0; i < count; ++i) {
         if (statuses[i].IsNotFound()) continue;
         GM_RETURN_IF_ERROR(FromRocks(statuses[i], db_dir_));
@@ -241,6 +260,8 @@ class RocksRowStore final : public RowStore {
     return Open();
   }
 
+  [[nodiscard]] std::uint64_t memory_bytes() const override { return cache_bytes_ + kWriterBytes + database_.readers_bytes; }
+
  private:
   [[nodiscard]] Status CheckWritable() const {
     return ingest_dir_.empty() ? Internal("row store " + db_dir_ + " is open for reading only") : Ok();
@@ -251,6 +272,7 @@ class RocksRowStore final : public RowStore {
 
   std::string db_dir_;
   std::string ingest_dir_;
+  std::uint64_t cache_bytes_;
   rocksdb::Options options_;
   Database database_;
   std::uint64_t next_writer_ = 0;
@@ -258,10 +280,10 @@ class RocksRowStore final : public RowStore {
 
 }  // namespace
 
-Result<std::unique_ptr<RowStore>> CreateRowStore(const std::string& dir) {
+Result<std::unique_ptr<RowStore>> CreateRowStore(const std::string& dir, const RowStoreOptions& options) {
   GM_RETURN_IF_ERROR(RemoveTree(dir));
   GM_RETURN_IF_ERROR(MakeDirs(dir + "/ingest"));
-  auto store = std::make_unique<RocksRowStore>(dir + "/db", dir + "/ingest");
+  auto store = std::make_unique<RocksRowStore>(dir + "/db", dir + "/ingest", options);
   GM_RETURN_IF_ERROR(store->Open());
   return std::unique_ptr<RowStore>(std::move(store));
 }
@@ -270,7 +292,7 @@ Result<std::unique_ptr<RowStore>> OpenRowStoreReadOnly(const std::string& dir) {
   if (!FileExists(dir + "/CURRENT")) {
     return InvalidInput(dir + " is no row store (it has no file CURRENT); give the directory of a checkpoint's shard");
   }
-  auto store = std::make_unique<RocksRowStore>(dir, "");
+  auto store = std::make_unique<RocksRowStore>(dir, "", RowStoreOptions());
   GM_RETURN_IF_ERROR(store->Open());
   return std::unique_ptr<RowStore>(std::move(store));
 }

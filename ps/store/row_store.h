@@ -38,7 +38,8 @@ class RowStore {
   };
   virtual Result<std::unique_ptr<BulkWriter>> NewBulkWriter() = 0;
 
-  // keys: [n]; visit(i, values, header) for each that exists, in any order.
+  // keys: [n]; visit(i, values, header) for each that exists, in any order. Keys in (table, vshard, key) order are found
+  // faster.
   using VisitFound = std::function<void(std::size_t, std::span<const float>, const RowHeader&)>;
   virtual Status MultiGet(std::span<const StoreKey> keys, const VisitFound& visit) = 0;
 
@@ -51,10 +52,17 @@ class RowStore {
   // Writes a checkpoint of everything ingested so far into `dir`, which must not exist.
   virtual Status Checkpoint(const std::string& dir) = 0;
   virtual Status DropAll() = 0;  // an empty store again
+
+  // What its caches, writers and the indexes and filters of its files take, in bytes; about 3 a row.
+  [[nodiscard]] virtual std::uint64_t memory_bytes() const = 0;
+};
+
+struct RowStoreOptions {
+  std::uint64_t cache_bytes = 16ULL << 20;  // of blocks
 };
 
 // Scratch store of a running shard: whatever lies in `dir` is removed first.
-Result<std::unique_ptr<RowStore>> CreateRowStore(const std::string& dir);
+Result<std::unique_ptr<RowStore>> CreateRowStore(const std::string& dir, const RowStoreOptions& options = {});
 // A checkpoint, read-only: writing fails.
 Result<std::unique_ptr<RowStore>> OpenRowStoreReadOnly(const std::string& dir);
 // In memory, with the same behaviour: for simulations.

@@ -120,6 +120,11 @@ class PagedTable final : public Table {
     }
   }
 
+  void PrefetchRow(std::uint32_t row) const override {
+    __builtin_prefetch(memory_.Embedding(row));
+    __builtin_prefetch(memory_.Header(row));
+  }
+
   void CopyRow(std::uint32_t row, std::span<float> values, RowHeader* header) const override {
     CopyStored(row, values);
     *header = memory_.Header(row)->Unpack();

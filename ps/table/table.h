@@ -57,6 +57,7 @@ struct TableStats {
   std::uint64_t row_bytes = 0;      // of an embedding, header and state; the index takes kMaxIndexBytes more at most
 };
 inline constexpr std::uint64_t kMaxIndexBytes = 21;  // of a row
+inline constexpr std::uint64_t kMaxPagesOfOneRow = 3 * 4096;  // a table's first row, in its index and arrays
 
 // A row that may be dropped.
 struct ColdRow {
@@ -99,7 +100,8 @@ class Table {
   // the colder the larger its age is: hyperbolic caching (Blankstein et al., USENIX ATC 2017), with the time since the last
   // update for the time in the cache.
   virtual void AddCold(std::uint32_t vshard, std::uint64_t step, std::vector<ColdRow>* rows) = 0;
-  // A row as stored, by its number.
+  // A row as stored, by its number. PrefetchRow ahead of it, that memory accesses overlap.
+  virtual void PrefetchRow(std::uint32_t row) const = 0;
   virtual void CopyRow(std::uint32_t row, std::span<float> values, RowHeader* header) const = 0;
   // Forgets rows; their places are taken by the next new ones. No row number may stand twice.
   virtual void Drop(std::span<const ColdRow> rows) = 0;

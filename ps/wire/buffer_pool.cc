@@ -19,6 +19,7 @@ struct BufferPool::Buffer {
 struct BufferPool::Shelf {
   std::mutex mutex;
   std::vector<Buffer> idle;  // guarded by mutex
+  std::size_t bytes = 0;     // of idle ones and those in use; guarded by mutex
 };
 
 struct BufferPool::Lease {
@@ -27,7 +28,11 @@ struct BufferPool::Lease {
   Lease& operator=(const Lease&) = delete;
   ~Lease() {
     const std::lock_guard lock(shelf->mutex);
-    if (shelf->idle.size() < kMaxIdle) shelf->idle.push_back(std::move(buffer));
+    if (shelf->idle.size() < kMaxIdle) {
+      shelf->idle.push_back(std::move(buffer));
+    } else {
+      shelf->bytes -= buffer.capacity;
+    }
   }
   std::shared_ptr<Shelf> shelf;
   Buffer buffer;
@@ -51,6 +56,10 @@ std::shared_ptr<std::byte> BufferPool::Take(std::size_t bytes) {
   }
   if (buffer.capacity < bytes || buffer.bytes == nullptr) {
     const std::size_t capacity = std::max<std::size_t>(bytes + bytes / 4, 4096);  // steps differ a little in size
+    {
+      const std::lock_guard lock(shelf_->mutex);
+      shelf_->bytes += capacity - buffer.capacity;
+    }
     buffer = Buffer{std::unique_ptr<std::byte[]>(new std::byte[capacity]), capacity};
   }
   auto lease = std::make_shared<Lease>(shelf_, std::move(buffer));
@@ -60,6 +69,11 @@ std::shared_ptr<std::byte> BufferPool::Take(std::size_t bytes) {
 std::size_t BufferPool::idle() const {
   const std::lock_guard lock(shelf_->mutex);
   return shelf_->idle.size();
+}
+
+std::size_t BufferPool::bytes() const {
+  const std::lock_guard lock(shelf_->mutex);
+  return shelf_->bytes;
 }
 
 }  // namespace gatemill::ps

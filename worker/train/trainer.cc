@@ -26,25 +26,21 @@ Status Trainer::BeginEpoch(std::unique_ptr<data::BatchStream> stream) {
 Result<bool> Trainer::Step() {
   if (parts_.stop != nullptr && parts_.stop->load()) return Cancelled("stopped on request");
   lap_ns_ = parts_.clock->NowNs();
-  if (pull_begun_) {
+  if (next_read_) {
     std::swap(current_, next_);
-    pull_begun_ = false;
+    next_read_ = false;
   } else {
     GM_ASSIGN_OR_RETURN(const bool more, Read(&current_));
     if (!more) {
       epoch_over_ = true;
       return false;
     }
-    GM_RETURN_IF_ERROR(BeginPull(&current_, step_));
   }
+  if (!std::exchange(pull_begun_, false)) GM_RETURN_IF_ERROR(BeginPull(&current_, step_));
   GM_RETURN_IF_ERROR(parts_.client->FinishPull());
   RouteUnseen(current_.found, &current_.batch);
   Lap(Phase::kPull);
-  if (overlaps()) {
-    GM_ASSIGN_OR_RETURN(pull_begun_, Read(&next_));
-    if (pull_begun_) GM_RETURN_IF_ERROR(BeginPull(&next_, step_ + 1));
-    Lap(Phase::kPull);
-  }
+  GM_RETURN_IF_ERROR(LookAhead());
   GM_RETURN_IF_ERROR(ForwardBackward(current_));
   GM_RETURN_IF_ERROR(Push(&current_));
   GM_RETURN_IF_ERROR(AllReduce());
@@ -60,11 +56,29 @@ Result<bool> Trainer::Step() {
 
 Status Trainer::EndEpoch() {
   stream_.reset();
-  if (pull_begun_) {
-    pull_begun_ = false;
+  next_read_ = false;
+  if (std::exchange(pull_begun_, false)) {
     GM_RETURN_IF_ERROR(parts_.client->FinishPull());  // of a step that will not be
   }
   return parts_.client->Flush();
+}
+
+// What can be done for the next step while this one is computed: its pull, or, where that must see this step's pushes, a hint
+// to servers that may have its rows on disk.
+Status Trainer::LookAhead() {
+  const bool prefetches = parts_.config->ps.memory_budget != 0;
+  if (!overlaps() && !prefetches) return Ok();
+  GM_ASSIGN_OR_RETURN(next_read_, Read(&next_));
+  if (next_read_) GM_RETURN_IF_ERROR(overlaps() ? BeginPull(&next_, step_ + 1) : Prefetch(&next_, step_ + 1));
+  pull_begun_ = next_read_ && overlaps();
+  Lap(Phase::kPull);
+  return Ok();
+}
+
+Status Trainer::Prefetch(InFlight* flight, std::uint64_t step) {
+  flight->rows.Resize(*parts_.schema, flight->batch);
+  const std::vector<ps::PullPart> parts = PullParts(*parts_.schema, flight->batch, &flight->rows, &flight->found);
+  return parts_.client->Prefetch(step, parts);
 }
 
 Result<bool> Trainer::Read(InFlight* flight) {

@@ -94,6 +94,8 @@ class Trainer {
 
   Result<bool> Read(InFlight* flight);
   Status BeginPull(InFlight* flight, std::uint64_t step);
+  Status LookAhead();
+  Status Prefetch(InFlight* flight, std::uint64_t step);
   Status ForwardBackward(const InFlight& flight);
   Status Push(InFlight* flight);
   Status AllReduce();
@@ -110,7 +112,8 @@ class Trainer {
   std::unique_ptr<data::BatchStream> stream_;
   InFlight current_;
   InFlight next_;
-  bool pull_begun_ = false;  // next_ is read and its pull has begun (bounded and async only)
+  bool next_read_ = false;   // next_ holds the batch of the next step
+  bool pull_begun_ = false;  // and its pull has begun (bounded and async only)
   TableRows grads_;
   std::vector<float> x_;
   std::vector<float> grad_x_;

@@ -1,0 +1,401 @@
+#include "ps/tiered_tables.h"
+
+#include <algorithm>
+#include <cmath>
+#include <tuple>
+#include <utility>
+
+#include "common/keys.h"
+#include "ps/checkpoint.h"
+
+namespace gatemill::ps {
+namespace {
+
+constexpr std::size_t kMaxSlice = 8192;         // keys that are brought in and used before the next
+constexpr std::uint64_t kSlicesInMemory = 16;   // a slice's rows take at most such a part of the limit
+// Rows that go together: one file, so not too few; a pause, so not too many.
+constexpr std::uint64_t kBatchBytes = 4ULL << 20;
+constexpr std::uint64_t kBatchesInMemory = 16;
+constexpr std::uint64_t kColdestOf = 4;         // of a range of vshards so many of its rows go
+constexpr std::uint64_t kPrefetchPart = 4;      // rows of a prefetch take at most such a part of the limit
+constexpr std::uint64_t kUsedPercent = 95;      // of the limit, by rows; what lies between is for free places
+constexpr std::uint64_t kRefillPercent = 80;
+constexpr std::uint64_t kHeadroomPart = 32;     // of a budget: scratch, messages, the process itself
+constexpr std::uint64_t kWorthCompacting = 64;  // a table whose free places are such a part of the limit
+constexpr std::size_t kRowsAhead = 8;
+
+auto StoreOrder(const ColdRow& row) { return std::tuple(row.table, VshardOf(row.key), row.key); }
+
+}  // namespace
+
+TieredTables::TieredTables(const TieredOptions& options, std::vector<std::unique_ptr<Table>> tables,
+                           std::unique_ptr<RowStore> store)
+    : options_(options),
+      tables_(std::move(tables)),
+      store_(std::move(store)),
+      on_disk_(tables_.size(), 0),
+      next_vshard_(options.vshards.first) {}
+
+Result<std::unique_ptr<TieredTables>> TieredTables::Create(const TieredOptions& options,
+                                                           const std::vector<TableSpec>& specs,
+                                                           std::unique_ptr<RowStore> store) {
+  std::vector<std::unique_ptr<Table>> tables;
+  for (const TableSpec& spec : specs) {
+    GM_ASSIGN_OR_RETURN(auto table, Table::Create(spec, options.seed, options.vshards));
+    tables.push_back(std::move(table));
+  }
+  std::unique_ptr<TieredTables> made(new TieredTables(options, std::move(tables), std::move(store)));
+  if (options.memory_budget == 0) return made;
+  const std::uint64_t taken = made->store_->memory_bytes() + options.memory_budget / kHeadroomPart;
+  std::uint64_t least = 0;  // one row of each table, with the pages that it touches
+  for (std::uint32_t t = 0; t < specs.size(); ++t) least += kMaxPagesOfOneRow + 4 * made->RowBytes(t);
+  if (options.memory_budget < taken + least) {
+    return InvalidInput("a memory budget of " + std::to_string(options.memory_budget) + " bytes a shard leaves " +
+                        std::to_string(options.memory_budget - std::min(options.memory_budget, taken)) +
+                        " bytes for rows, and " + std::to_string(specs.size()) + " tables need " +
+                        std::to_string(least) + "; raise ps.memory_budget, or set it to 0 for no limit");
+  }
+  made->limit_ = options.memory_budget - options.memory_budget / kHeadroomPart;
+  return made;
+}
+
+// ---- rows ---------------------------------------------------------------------------------------------------------------
+
+Status TieredTables::Read(std::uint32_t table, std::span<const std::uint64_t> keys, ReadMode mode, const RowSink& out) {
+  if (on_disk_[table] == 0) {
+    tables_[table]->Read(keys, mode, out);
+    return Ok();
+  }
+  const std::size_t slice = SliceOf(table);
+  const auto dim = static_cast<std::size_t>(spec(table).dim);
+  for (std::size_t begin = 0; begin < keys.size(); begin += slice) {
+    const std::size_t n = std::min(slice, keys.size() - begin);
+    RowSink part = out;
+    if (!out.places.empty()) {
+      part.places = out.places.subspan(begin, n);
+    } else {
+      part.rows = out.rows.subspan(begin * dim, n * dim);
+      if (!out.found.empty()) part.found = out.found.subspan(begin, n);
+    }
+    const std::span<const std::uint64_t> asked = keys.subspan(begin, n);
+    if (mode == ReadMode::kEval) {
+      GM_RETURN_IF_ERROR(ReadForEval(table, asked, part));
+      continue;
+    }
+    GM_RETURN_IF_ERROR(MakeRoom(table, n));
+    GM_RETURN_IF_ERROR(FaultIn(table, asked, false));
+    tables_[table]->Read(asked, mode, part);
+  }
+  return Ok();
+}
+
+Status TieredTables::Update(std::uint32_t table, std::span<const std::uint64_t> keys, std::span<const float> grads,
+                            std::uint64_t step) {
+  last_step_ = std::max(last_step_, step);
+  if (!limited() && on_disk_[table] == 0) {
+    tables_[table]->Update(keys, grads, step);
+    return Ok();
+  }
+  const std::size_t slice = SliceOf(table);
+  const auto dim = static_cast<std::size_t>(spec(table).dim);
+  for (std::size_t begin = 0; begin < keys.size(); begin += slice) {
+    const std::size_t n = std::min(slice, keys.size() - begin);
+    GM_RETURN_IF_ERROR(MakeRoom(table, n));
+    GM_RETURN_IF_ERROR(FaultIn(table, keys.subspan(begin, n), false));
+    tables_[table]->Update(keys.subspan(begin, n), grads.subspan(begin * dim, n * dim), step);
+  }
+  return Ok();
+}
+
+Status TieredTables::Prefetch(std::uint32_t table, std::span<const std::uint64_t> keys) {
+  if (!limited()) return Ok();
+  keys = keys.first(std::min<std::uint64_t>(keys.size(), limit_ / kPrefetchPart / RowBytes(table)));
+  const std::size_t slice = SliceOf(table);
+  for (std::size_t begin = 0; begin < keys.size(); begin += slice) {
+    const std::size_t n = std::min(slice, keys.size() - begin);
+    if (on_disk_[table] != 0) GM_RETURN_IF_ERROR(MakeRoom(table, n));
+    GM_RETURN_IF_ERROR(FaultIn(table, keys.subspan(begin, n), true));
+  }
+  return Ok();
+}
+
+Result<bool> TieredTables::ReadStored(std::uint32_t table, std::uint64_t key, std::span<float> values,
+                                      RowHeader* header) {
+  if (tables_[table]->ReadStored(key, values, header)) return true;
+  if (on_disk_[table] == 0) return false;
+  const StoreKey asked{.table = table, .key = key};
+  bool found = false;
+  Status checked;
+  GM_RETURN_IF_ERROR(
+      store_->MultiGet({&asked, 1}, [&](std::size_t, std::span<const float> stored, const RowHeader& stored_header) {
+        checked = CheckStoredRow(table, key, stored);
+        if (!checked.ok()) return;
+        std::copy(stored.begin(), stored.end(), values.begin());
+        *header = stored_header;
+        found = true;
+      }));
+  GM_RETURN_IF_ERROR(checked);
+  return found;
+}
+
+// What is missing in memory is copied from the store and stays there.
+Status TieredTables::ReadForEval(std::uint32_t table, std::span<const std::uint64_t> keys, const RowSink& out) {
+  tables_[table]->Read(keys, ReadMode::kEval, out);
+  absent_.clear();
+  tables_[table]->FindAbsent(keys, false, &absent_);
+  lookups_.clear();
+  for (const std::uint32_t at : absent_) lookups_.push_back({VshardOf(keys[at]), at, keys[at]});
+  std::sort(lookups_.begin(), lookups_.end(),
+            [](const Lookup& a, const Lookup& b) { return std::tie(a.vshard, a.key) < std::tie(b.vshard, b.key); });
+  store_keys_.clear();
+  for (const Lookup& lookup : lookups_) store_keys_.push_back({.table = table, .key = lookup.key});
+  const auto dim = static_cast<std::size_t>(spec(table).dim);
+  Status checked;
+  GM_RETURN_IF_ERROR(store_->MultiGet(store_keys_, [&](std::size_t i, std::span<const float> values, const RowHeader&) {
+    const Status row = CheckStoredRow(table, lookups_[i].key, values);
+    if (checked.ok()) checked = row;
+    if (!row.ok()) return;
+    const std::size_t place = out.places.empty() ? lookups_[i].position : out.places[lookups_[i].position];
+    std::copy_n(values.begin(), dim, out.rows.begin() + static_cast<std::ptrdiff_t>(place * dim));
+    if (!out.found.empty()) out.found[place] = 1;
+  }));
+  return checked;
+}
+
+// Brings back what is on disk. There must be room.
+Status TieredTables::FaultIn(std::uint32_t table, std::span<const std::uint64_t> keys, bool want) {
+  if (on_disk_[table] == 0 && !want) return Ok();
+  absent_.clear();
+  tables_[table]->FindAbsent(keys, want, &absent_);
+  if (on_disk_[table] == 0 || absent_.empty()) return Ok();
+  lookups_.clear();
+  for (const std::uint32_t at : absent_) lookups_.push_back({VshardOf(keys[at]), at, keys[at]});
+  std::sort(lookups_.begin(), lookups_.end(),
+            [](const Lookup& a, const Lookup& b) { return std::tie(a.vshard, a.key) < std::tie(b.vshard, b.key); });
+  store_keys_.clear();
+  for (const Lookup& lookup : lookups_) {
+    const bool again = !store_keys_.empty() && store_keys_.back().key == lookup.key;
+    if (!again) store_keys_.push_back({.table = table, .key = lookup.key});
+  }
+  Status checked;
+  const Status got =
+      store_->MultiGet(store_keys_, [&](std::size_t i, std::span<const float> values, const RowHeader& header) {
+        const Status row = CheckStoredRow(table, store_keys_[i].key, values);
+        if (checked.ok()) checked = row;
+        if (!row.ok()) return;
+        tables_[table]->PutStored(store_keys_[i].key, values, header, true);
+        --on_disk_[table];
+        ++spill_stats_.faulted_rows;
+      });
+  return got.ok() ? checked : got;
+}
+
+Status TieredTables::CheckStoredRow(std::uint32_t table, std::uint64_t key, std::span<const float> values) const {
+  const auto expected = static_cast<std::size_t>(spec(table).dim + state_dim(table));
+  if (values.size() == expected) return Ok();
+  return DataLoss("row store: table '" + spec(table).name + "', key " + std::to_string(key) + ": a row of " +
+                  std::to_string(values.size()) + " floats, expected " + std::to_string(expected) +
+                  "; go back to a checkpoint");
+}
+
+// ---- the budget ---------------------------------------------------------------------------------------------------------
+
+std::uint64_t TieredTables::RowBytes(std::uint32_t table) const {
+  return tables_[table]->stats().row_bytes + kMaxIndexBytes;
+}
+
+std::size_t TieredTables::SliceOf(std::uint32_t table) const {
+  if (!limited()) return kMaxSlice;
+  return std::clamp<std::uint64_t>(limit_ / kSlicesInMemory / RowBytes(table), 1, kMaxSlice);
+}
+
+std::uint64_t TieredTables::TouchedBytes() const {
+  std::uint64_t bytes = 0;
+  for (const auto& table : tables_) bytes += table->stats().memory_bytes;
+  return bytes;
+}
+
+std::uint64_t TieredTables::FreeBytes() const {
+  std::uint64_t bytes = 0;
+  for (const auto& table : tables_) bytes += table->stats().free_bytes;
+  return bytes;
+}
+
+std::uint64_t TieredTables::memory_bytes() const { return TouchedBytes() + store_->memory_bytes(); }
+
+std::uint64_t TieredTables::Limit(std::uint64_t percent) const {
+  return (limit_ - std::min(limit_, buffered_bytes_ + store_->memory_bytes())) / 100 * percent;
+}
+
+// Room for so many more rows of a table.
+Status TieredTables::MakeRoom(std::uint32_t table, std::uint64_t rows) {
+  if (!limited()) return Ok();
+  const std::uint64_t need = rows * RowBytes(table);
+  const std::uint64_t limit = Limit(kUsedPercent);
+  // Wanted rows are passed over the first time round; where all of a table is wanted, the budget is overstepped for a while.
+  const std::uint64_t vshards = options_.vshards.end - options_.vshards.first;
+  for (std::uint64_t looked_at = 0; looked_at < 2 * vshards;) {
+    const std::uint64_t used = TouchedBytes() - FreeBytes() + need;
+    if (used <= limit) break;
+    GM_ASSIGN_OR_RETURN(const std::uint64_t range, SpillColdest(used - limit));
+    looked_at += range;
+  }
+  ReturnFreeMemory(table, rows);
+  return Ok();
+}
+
+// Free places of other tables are of no use to this one.
+void TieredTables::ReturnFreeMemory(std::uint32_t table, std::uint64_t rows) {
+  const TableStats own = tables_[table]->stats();
+  const std::uint64_t free_rows = own.free_bytes / own.row_bytes;
+  if (rows <= free_rows || TouchedBytes() + (rows - free_rows) * RowBytes(table) <= Limit(100)) return;
+  for (const auto& other : tables_) {
+    if (other->stats().free_bytes * kWorthCompacting >= limit_) other->Compact();
+  }
+}
+
+// Takes at least `bytes` of rows out of memory, as far as a range of vshards has them. Returns how many vshards it has.
+Result<std::uint64_t> TieredTables::SpillColdest(std::uint64_t bytes) {
+  const std::uint64_t goal = std::max(bytes, std::min(limit_ / kBatchesInMemory, kBatchBytes));
+  const std::uint64_t vshards = options_.vshards.end - options_.vshards.first;
+  std::uint64_t used = 1;
+  for (std::uint32_t t = 0; t < tables_.size(); ++t) used += tables_[t]->stats().rows * RowBytes(t);
+  const std::uint64_t range = std::clamp<std::uint64_t>(vshards * goal * kColdestOf / used + 1, 1, vshards);
+
+  cold_.clear();
+  std::uint64_t cold_bytes = 0;
+  for (std::uint32_t t = 0; t < tables_.size(); ++t) {
+    const std::size_t before = cold_.size();
+    std::uint32_t vshard = next_vshard_;
+    for (std::uint64_t i = 0; i < range; ++i) {
+      tables_[t]->AddCold(vshard, last_step_, &cold_);
+      if (++vshard == options_.vshards.end) vshard = options_.vshards.first;
+    }
+    for (std::size_t i = before; i < cold_.size(); ++i) cold_[i].table = t;
+    cold_bytes += (cold_.size() - before) * RowBytes(t);
+  }
+  next_vshard_ = options_.vshards.first +
+                 static_cast<std::uint32_t>((next_vshard_ - options_.vshards.first + range) % vshards);
+  if (cold_.empty()) return range;
+
+  // Tables whose rows are of another size than the average make it a little more or less.
+  const double share = std::min(1.0, static_cast<double>(goal) / static_cast<double>(cold_bytes));
+  const auto count = static_cast<std::size_t>(std::ceil(share * static_cast<double>(cold_.size())));
+  if (count < cold_.size()) {
+    std::nth_element(cold_.begin(), cold_.begin() + static_cast<std::ptrdiff_t>(count), cold_.end(),
+                     [](const ColdRow& a, const ColdRow& b) { return a.age > b.age; });
+    cold_.resize(count);
+  }
+  std::sort(cold_.begin(), cold_.end(),
+            [](const ColdRow& a, const ColdRow& b) { return StoreOrder(a) < StoreOrder(b); });
+  GM_RETURN_IF_ERROR(WriteDirty(cold_));
+  Drop(cold_);
+  return range;
+}
+
+Status TieredTables::WriteDirty(std::span<const ColdRow> rows) {
+  GM_ASSIGN_OR_RETURN(const auto writer, store_->NewBulkWriter());
+  RowHeader header;
+  std::uint64_t written = 0;
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    if (i + kRowsAhead < rows.size()) tables_[rows[i + kRowsAhead].table]->PrefetchRow(rows[i + kRowsAhead].row);
+    if (!rows[i].dirty) continue;
+    const Table& table = *tables_[rows[i].table];
+    values_.resize(static_cast<std::size_t>(table.spec().dim + table.state_dim()));
+    table.CopyRow(rows[i].row, values_, &header);
+    GM_RETURN_IF_ERROR(writer->Add({.table = rows[i].table, .key = rows[i].key}, values_, header));
+    ++written;
+  }
+  GM_RETURN_IF_ERROR(writer->Finish());
+  spill_stats_.written_rows += written;
+  return Ok();
+}
+
+// `rows` are sorted by table.
+void TieredTables::Drop(std::span<const ColdRow> rows) {
+  spill_stats_.dropped_rows += rows.size();
+  while (!rows.empty()) {
+    const std::uint32_t t = rows[0].table;
+    const auto end = std::find_if(rows.begin(), rows.end(), [t](const ColdRow& row) { return row.table != t; });
+    const auto count = static_cast<std::size_t>(end - rows.begin());
+    tables_[t]->Drop(rows.first(count));
+    on_disk_[t] += count;
+    rows = rows.subspan(count);
+  }
+}
+
+// ---- checkpoints --------------------------------------------------------------------------------------------------------
+
+Status TieredTables::WriteCheckpoint(const std::string& dir, std::uint64_t* rows_written) {
+  GM_ASSIGN_OR_RETURN(const auto writer, store_->NewBulkWriter());
+  *rows_written = 0;
+  for (std::uint32_t number = 0; number < tables_.size(); ++number) {
+    Status status;
+    tables_[number]->ForEach(true, [&](std::uint64_t key, std::span<const float> values, const RowHeader& header) {
+      if (status.ok()) status = writer->Add({.table = number, .key = key}, values, header);
+      ++*rows_written;
+    });
+    GM_RETURN_IF_ERROR(status);
+  }
+  GM_RETURN_IF_ERROR(writer->Finish());
+  // Whatever becomes of the directory, the store has them now.
+  for (const auto& table : tables_) table->ClearDirty();
+  return store_->Checkpoint(dir);
+}
+
+// Reads into new tables (with a budget: into the store alone) and a bulk write.
+Status TieredTables::Restore(CheckpointReader* reader, std::span<const std::uint32_t> numbers) {
+  GM_ASSIGN_OR_RETURN(const auto writer, store_->NewBulkWriter());
+  std::vector<std::unique_ptr<Table>> restored;
+  std::vector<std::uint64_t> rows(tables_.size(), 0);
+  for (std::uint32_t number = 0; number < tables_.size(); ++number) {
+    GM_ASSIGN_OR_RETURN(auto table, Table::Create(spec(number), options_.seed, options_.vshards));
+    const auto take = [&](std::uint64_t key, std::span<const float> values, const RowHeader& header) {
+      if (!limited()) table->PutStored(key, values, header);
+      ++rows[number];
+      return writer->Add({.table = number, .key = key}, values, header);
+    };
+    GM_RETURN_IF_ERROR(reader->Scan(numbers[number], options_.vshards.first, options_.vshards.end, take));
+    restored.push_back(std::move(table));
+  }
+  GM_RETURN_IF_ERROR(store_->DropAll());
+  GM_RETURN_IF_ERROR(writer->Finish());
+  tables_ = std::move(restored);
+  on_disk_.assign(tables_.size(), 0);
+  if (!limited()) return Ok();
+  on_disk_ = std::move(rows);
+  return Refill();
+}
+
+// A part of what is on disk, so that the first steps find most of what they need.
+Status TieredTables::Refill() {
+  for (std::uint32_t vshard = options_.vshards.first; vshard < options_.vshards.end; ++vshard) {
+    for (std::uint32_t t = 0; t < tables_.size(); ++t) {
+      if (on_disk_[t] == 0) continue;
+      if (TouchedBytes() >= Limit(kRefillPercent)) return Ok();
+      const auto put = [&](std::uint64_t key, std::span<const float> values, const RowHeader& header) {
+        const Status row = CheckStoredRow(t, key, values);
+        if (!row.ok()) return row;
+        tables_[t]->PutStored(key, values, header);
+        --on_disk_[t];
+        return Ok();
+      };
+      GM_RETURN_IF_ERROR(store_->Scan(t, vshard, vshard + 1, put));
+    }
+  }
+  return Ok();
+}
+
+Status TieredTables::Clear() {
+  GM_RETURN_IF_ERROR(store_->DropAll());
+  for (const auto& table : tables_) table->Clear();
+  on_disk_.assign(tables_.size(), 0);
+  return Ok();
+}
+
+TieredTableStats TieredTables::stats(std::uint32_t table) const {
+  const TableStats memory = tables_[table]->stats();
+  return {.memory = memory, .rows = memory.rows + on_disk_[table]};
+}
+
+}  // namespace gatemill::ps

@@ -1,0 +1,136 @@
+// The tables of one shard: rows in memory and, when a memory budget has no room for all of them, the coldest on disk.
+//
+//   GM_ASSIGN_OR_RETURN(auto tables, TieredTables::Create(options, specs, std::move(store)));
+//   GM_RETURN_IF_ERROR(tables->Read(number, keys, ReadMode::kTrain, {.rows = rows}));
+//   GM_RETURN_IF_ERROR(tables->Update(number, keys, grads, step));
+//
+// Memory is a write-back cache over the store. A training read and an update bring the rows they need into memory (one
+// sorted MultiGet for the keys that are missing; none while nothing is on disk), an eval read copies them from the store and
+// leaves them there. When memory runs short a batch of the coldest rows goes: those that changed since they were last
+// written are written as one sorted, ingested file, the others are forgotten. A row comes back bit for bit, header and
+// optimizer state included, so results do not depend on the budget.
+//
+// Which rows are coldest is decided among all tables for a range of vshards at a time, the next range the next time: the
+// files of one batch then overlap few others.
+//
+// Budget: bytes of index, rows, the store's caches and writers, scratch and `buffered` together. Without one (0) everything
+// stays in memory and the store holds what was checkpointed.
+//
+// Errors are the store's (a full disk, a damaged file); after one in Update or Prefetch the rows are as they were before
+// the piece of the call that failed. Thread safety: none.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "common/status.h"
+#include "ps/store/row_store.h"
+#include "ps/table/table.h"
+
+namespace gatemill::ps {
+
+class CheckpointReader;
+
+struct TieredOptions {
+  std::uint64_t seed = 1;
+  VshardRange vshards = {};
+  std::uint64_t memory_budget = 0;  // bytes; 0 = no limit
+};
+
+// Of one table, rows of both tiers.
+struct TieredTableStats {
+  TableStats memory;
+  std::uint64_t rows = 0;
+};
+
+// Of all tables since they were made.
+struct SpillStats {
+  std::uint64_t faulted_rows = 0;  // came back from the store
+  std::uint64_t written_rows = 0;  // went to the store to make room
+  std::uint64_t dropped_rows = 0;  // left memory, written or as the store had them already
+};
+
+class TieredTables {
+ public:
+  // Of a budget, what the store's caches may take.
+  static std::uint64_t StoreCacheBytes(std::uint64_t memory_budget) { return memory_budget / 64; }
+
+  // kInvalidInput for impossible specs, and for a budget that leaves no room for rows.
+  static Result<std::unique_ptr<TieredTables>> Create(const TieredOptions& options, const std::vector<TableSpec>& specs,
+                                                      std::unique_ptr<RowStore> store);
+
+  [[nodiscard]] std::size_t size() const { return tables_.size(); }
+  [[nodiscard]] const TableSpec& spec(std::uint32_t table) const { return tables_[table]->spec(); }
+  [[nodiscard]] int state_dim(std::uint32_t table) const { return tables_[table]->state_dim(); }
+
+  // As Table::Read.
+  Status Read(std::uint32_t table, std::span<const std::uint64_t> keys, ReadMode mode, const RowSink& out);
+  // As Table::Update.
+  Status Update(std::uint32_t table, std::span<const std::uint64_t> keys, std::span<const float> grads,
+                std::uint64_t step);
+  // Brings rows into memory that will be asked for soon, as far as a part of the budget holds them.
+  Status Prefetch(std::uint32_t table, std::span<const std::uint64_t> keys);
+  // As Table::ReadStored.
+  Result<bool> ReadStored(std::uint32_t table, std::uint64_t key, std::span<float> values, RowHeader* header);
+
+  // What waits or is on its way, and so takes from the budget, in bytes.
+  void SetBuffered(std::uint64_t bytes) { buffered_bytes_ = bytes; }
+
+  // Writes every row to a checkpoint directory of the store. *rows_written: of those that had changed.
+  Status WriteCheckpoint(const std::string& dir, std::uint64_t* rows_written);
+  // Replaces every row by the reader's; numbers[t] is the reader's number of table t. A checkpoint that turns out damaged
+  // changes nothing.
+  Status Restore(CheckpointReader* reader, std::span<const std::uint32_t> numbers);
+  Status Clear();
+
+  [[nodiscard]] TieredTableStats stats(std::uint32_t table) const;
+  [[nodiscard]] const SpillStats& spill_stats() const { return spill_stats_; }
+  // Of both the tables and the store, as counted against the budget.
+  [[nodiscard]] std::uint64_t memory_bytes() const;
+
+ private:
+  TieredTables(const TieredOptions& options, std::vector<std::unique_ptr<Table>> tables, std::unique_ptr<RowStore> store);
+
+  [[nodiscard]] bool limited() const { return limit_ != 0; }
+  [[nodiscard]] std::size_t SliceOf(std::uint32_t table) const;
+  [[nodiscard]] std::uint64_t RowBytes(std::uint32_t table) const;
+  [[nodiscard]] std::uint64_t TouchedBytes() const;
+  [[nodiscard]] std::uint64_t FreeBytes() const;
+  [[nodiscard]] std::uint64_t Limit(std::uint64_t share_percent) const;
+  Status MakeRoom(std::uint32_t table, std::uint64_t rows);
+  void ReturnFreeMemory(std::uint32_t table, std::uint64_t rows);
+  Result<std::uint64_t> SpillColdest(std::uint64_t bytes);
+  Status WriteDirty(std::span<const ColdRow> rows);
+  void Drop(std::span<const ColdRow> rows);
+  Status FaultIn(std::uint32_t table, std::span<const std::uint64_t> keys, bool want);
+  Status ReadForEval(std::uint32_t table, std::span<const std::uint64_t> keys, const RowSink& out);
+  Status CheckStoredRow(std::uint32_t table, std::uint64_t key, std::span<const float> values) const;
+  Status Refill();
+
+  TieredOptions options_;
+  std::vector<std::unique_ptr<Table>> tables_;  // by number
+  std::unique_ptr<RowStore> store_;             // every row that is not dirty, and older versions of dirty ones
+  std::vector<std::uint64_t> on_disk_;          // rows of each table that are not in memory
+  std::uint64_t limit_ = 0;                     // for tables, store and buffers; 0 = none
+  std::uint64_t buffered_bytes_ = 0;
+  std::uint64_t last_step_ = 0;
+  std::uint32_t next_vshard_ = 0;               // where the next batch of cold rows is looked for
+  SpillStats spill_stats_;
+
+  // Scratch.
+  struct Lookup {
+    std::uint32_t vshard;
+    std::uint32_t position;
+    std::uint64_t key;
+  };
+  std::vector<ColdRow> cold_;
+  std::vector<std::uint32_t> absent_;
+  std::vector<Lookup> lookups_;
+  std::vector<StoreKey> store_keys_;
+  std::vector<float> values_;
+};
+
+}  // namespace gatemill::ps

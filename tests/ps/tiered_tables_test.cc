@@ -1,0 +1,299 @@
+#include "ps/tiered_tables.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <memory>
+#include <set>
+#include <string>
+#include <tuple>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "common/file.h"
+#include "common/keys.h"
+#include "common/random.h"
+#include "ps/checkpoint.h"
+#include "tests/ps/one_row.h"
+#include "tests/temp_dir.h"
+
+namespace gatemill::ps {
+namespace {
+
+constexpr std::uint64_t kSeed = 20'240'611;
+
+std::vector<TableSpec> Specs(const std::string& optimizer, int dim) {
+  std::vector<TableSpec> specs(3);
+  specs[0] = {.name = "user", .dim = dim};
+  specs[1] = {.name = "item", .dim = 2 * dim + 1};
+  specs[2] = {.name = "city", .dim = dim};
+  for (TableSpec& spec : specs) {
+    spec.optimizer.type = optimizer;
+    spec.optimizer.lr = 0.1;
+  }
+  return specs;
+}
+
+struct Row {
+  std::vector<float> values;  // [dim + state_dim]
+  RowHeader header;
+};
+
+// The tables as plain as can be: everything in one map.
+class Model {
+ public:
+  explicit Model(std::vector<TableSpec> specs) : specs_(std::move(specs)), rows_(specs_.size()) {
+    optimizer_ = NewSparseOptimizer(specs_[0].optimizer).value();
+  }
+  void Update(std::uint32_t table, std::uint64_t key, std::span<const float> grad, std::uint64_t step) {
+    const TableSpec& spec = specs_[table];
+    auto [at, created] = rows_[table].try_emplace(key);
+    Row& row = at->second;
+    if (created) {
+      const auto dim = static_cast<std::size_t>(spec.dim);
+      row.values.resize(dim + static_cast<std::size_t>(optimizer_->state_dim(spec.dim)));
+      InitialRow(spec, kSeed, key, std::span(row.values).first(dim));
+      optimizer_->InitState(std::span(row.values).subspan(dim), spec.dim);
+    }
+    ApplyToRow(*optimizer_, row.values, grad, step);
+    ++row.header.updates;
+    row.header.last_step = static_cast<std::uint32_t>(step);
+  }
+  [[nodiscard]] const Row* Find(std::uint32_t table, std::uint64_t key) const {
+    const auto found = rows_[table].find(key);
+    return found == rows_[table].end() ? nullptr : &found->second;
+  }
+  [[nodiscard]] const std::unordered_map<std::uint64_t, Row>& rows(std::uint32_t table) const { return rows_[table]; }
+  [[nodiscard]] const std::vector<TableSpec>& specs() const { return specs_; }
+  void Clear() {
+    for (auto& rows : rows_) rows.clear();
+  }
+
+ private:
+  std::vector<TableSpec> specs_;
+  std::unique_ptr<SparseOptimizer> optimizer_;
+  std::vector<std::unordered_map<std::uint64_t, Row>> rows_;
+};
+
+std::string MessageOf(const Status& status) { return status.message(); }
+
+void ExpectRow(const Model& model, TieredTables* tables, std::uint32_t table, std::uint64_t key) {
+  std::vector<float> values(static_cast<std::size_t>(tables->spec(table).dim + tables->state_dim(table)));
+  RowHeader header;
+  const Result<bool> found = tables->ReadStored(table, key, values, &header);
+  ASSERT_TRUE(found.ok()) << MessageOf(found.status());
+  const Row* row = model.Find(table, key);
+  ASSERT_EQ(*found, row != nullptr) << "table " << table << " key " << key;
+  if (row == nullptr) return;
+  ASSERT_EQ(values, row->values) << "table " << table << " key " << key;
+  ASSERT_EQ(header.updates, row->header.updates);
+  ASSERT_EQ(header.last_step, row->header.last_step);
+}
+
+void ExpectAllRows(const Model& model, TieredTables* tables) {
+  for (std::uint32_t t = 0; t < tables->size(); ++t) {
+    ASSERT_EQ(tables->stats(t).rows, model.rows(t).size());
+    for (const auto& [key, row] : model.rows(t)) {
+      ExpectRow(model, tables, t, key);
+      if (testing::Test::HasFatalFailure()) return;
+    }
+  }
+}
+
+void ExpectReads(const Model& model, TieredTables* tables, std::uint32_t table, const std::vector<std::uint64_t>& keys,
+                 ReadMode mode, bool placed) {
+  const auto dim = static_cast<std::size_t>(tables->spec(table).dim);
+  std::vector<float> rows(keys.size() * dim, -7.0F);
+  std::vector<std::uint8_t> found(keys.size(), 9);
+  std::vector<std::uint32_t> places;
+  for (std::size_t i = 0; placed && i < keys.size(); ++i) places.push_back(static_cast<std::uint32_t>(keys.size() - 1 - i));
+  const Status status = tables->Read(table, keys, mode, {.rows = rows, .found = found, .places = places});
+  ASSERT_TRUE(status.ok()) << MessageOf(status);
+  std::vector<float> expected(dim);
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    const std::size_t place = placed ? places[i] : i;
+    const Row* row = model.Find(table, keys[i]);
+    ASSERT_EQ(found[place], row != nullptr ? 1 : 0);
+    if (row != nullptr) {
+      std::copy_n(row->values.begin(), dim, expected.begin());
+    } else if (mode == ReadMode::kTrain) {
+      InitialRow(tables->spec(table), kSeed, keys[i], expected);
+    } else {
+      std::fill(expected.begin(), expected.end(), 0.0F);
+    }
+    ASSERT_TRUE(std::equal(expected.begin(), expected.end(), rows.begin() + static_cast<std::ptrdiff_t>(place * dim)));
+  }
+}
+
+enum class Kind { kRocks, kMemory };
+
+std::unique_ptr<TieredTables> NewTables(const std::vector<TableSpec>& specs, std::uint64_t budget, Kind kind,
+                                        const std::string& dir) {
+  std::unique_ptr<RowStore> store = NewMemoryRowStore();
+  if (kind == Kind::kRocks) {
+    store = CreateRowStore(dir, {.cache_bytes = TieredTables::StoreCacheBytes(budget)}).value();
+  }
+  auto tables = TieredTables::Create({.seed = kSeed, .memory_budget = budget}, specs, std::move(store));
+  EXPECT_TRUE(tables.ok()) << tables.status().message();
+  return std::move(tables).value();
+}
+
+class TieredTablesModel : public testing::TestWithParam<std::tuple<std::string, int, Kind>> {};
+
+// Every operation in any order, beside a map that holds everything: the same rows, bit for bit, and never more memory.
+TEST_P(TieredTablesModel, BehaveAsAnUnorderedMap) {
+  const auto& [optimizer, dim, kind] = GetParam();
+  SCOPED_TRACE("seed " + std::to_string(kSeed));
+  const TempDir scratch;
+  const std::vector<TableSpec> specs = Specs(optimizer, dim);
+  // A fifth of the rows or so; of which RocksDB's writers take the first 4 MiB.
+  const std::uint64_t rows_budget = static_cast<std::uint64_t>(dim) * 100'000 + (1 << 20);
+  const std::uint64_t budget = rows_budget + (kind == Kind::kRocks ? 5ULL << 20 : 0);
+  auto tables = NewTables(specs, budget, kind, scratch.path() + "/store-0");
+  Model model(specs);
+  RandomStream random(kSeed, static_cast<std::uint64_t>(dim));
+  std::uint64_t faulted = 0;
+  std::uint64_t step = 0;
+  int checkpoints = 0;
+  for (int round = 0; round < 260; ++round) {
+    const auto t = static_cast<std::uint32_t>(random.Below(specs.size()));
+    std::set<std::uint64_t> drawn;
+    for (std::uint64_t i = random.Below(2'500); i > 0; --i) {
+      const std::uint64_t skewed = random.Below(random.Below(60'000) + 1);  // small ones often
+      drawn.insert(i % 50 == 0 ? random() : skewed * (t == 2 ? 0x9e3779b97f4a7c15ULL : 1));
+    }
+    std::vector<std::uint64_t> keys(drawn.begin(), drawn.end());
+    for (std::size_t i = keys.size(); i > 1; --i) std::swap(keys[i - 1], keys[random.Below(i)]);
+    const std::uint64_t what = random.Below(20);
+    if (what < 10) {
+      std::vector<float> grads(keys.size() * static_cast<std::size_t>(specs[t].dim));
+      for (float& grad : grads) grad = static_cast<float>(random.Uniform() - 0.5);
+      const Status status = tables->Update(t, keys, grads, step);
+      ASSERT_TRUE(status.ok()) << MessageOf(status);
+      const auto width = static_cast<std::size_t>(specs[t].dim);
+      for (std::size_t i = 0; i < keys.size(); ++i) model.Update(t, keys[i], std::span(grads).subspan(i * width, width), step);
+      step += random.Below(2);
+    } else if (what < 15) {
+      if (!keys.empty()) keys.push_back(keys[0]);  // twice
+      ExpectReads(model, tables.get(), t, keys, what < 13 ? ReadMode::kTrain : ReadMode::kEval, what % 2 == 0);
+    } else if (what < 18) {
+      const Status status = tables->Prefetch(t, keys);
+      ASSERT_TRUE(status.ok()) << MessageOf(status);
+    } else if (what == 18) {
+      for (std::size_t i = 0; i < std::min<std::size_t>(keys.size(), 200); ++i) ExpectRow(model, tables.get(), t, keys[i]);
+    } else if (round % 3 == 0) {
+      const std::string ps_dir = scratch.path() + "/checkpoint-" + std::to_string(++checkpoints);
+      ASSERT_TRUE(MakeDirs(ps_dir).ok());
+      std::uint64_t written = 0;
+      Status status = tables->WriteCheckpoint(ps_dir + "/" + ShardDirName(0, 1), &written);
+      ASSERT_TRUE(status.ok()) << MessageOf(status);
+      status = WriteCheckpointTables(ps_dir, {.specs = specs, .seed = kSeed, .num_shards = 1});
+      ASSERT_TRUE(status.ok()) << MessageOf(status);
+      faulted += tables->spill_stats().faulted_rows;
+      tables = NewTables(specs, checkpoints % 3 == 0 ? 0 : budget, kind, scratch.path() + "/store-" + std::to_string(checkpoints));
+      const auto reader = CheckpointReader::Open(ps_dir);
+      ASSERT_TRUE(reader.ok()) << MessageOf(reader.status());
+      const std::vector<std::uint32_t> numbers{0, 1, 2};
+      status = tables->Restore(reader->get(), numbers);
+      ASSERT_TRUE(status.ok()) << MessageOf(status);
+    } else if (random.Below(20) == 0) {
+      ASSERT_TRUE(tables->Clear().ok());
+      model.Clear();
+    }
+    if (HasFatalFailure()) return;
+    const bool limited = checkpoints % 3 != 0 || checkpoints == 0;
+    ASSERT_TRUE(!limited || tables->memory_bytes() <= budget) << "round " << round << ": " << tables->memory_bytes();
+    for (std::uint32_t table = 0; table < specs.size(); ++table) {
+      ASSERT_EQ(tables->stats(table).rows, model.rows(table).size()) << "round " << round << " table " << table;
+    }
+  }
+  ExpectAllRows(model, tables.get());
+  EXPECT_GT(faulted + tables->spill_stats().faulted_rows, 5'000U) << "the budget was never felt";
+}
+
+INSTANTIATE_TEST_SUITE_P(OptimizersDimsStores, TieredTablesModel,
+                         testing::Combine(testing::Values("sgd", "adagrad", "rowwise_adagrad", "adam", "ftrl"),
+                                          testing::Values(5), testing::Values(Kind::kRocks, Kind::kMemory)),
+                         [](const auto& test) {
+                           return std::get<0>(test.param) + "_" + std::to_string(std::get<1>(test.param)) +
+                                  (std::get<2>(test.param) == Kind::kRocks ? "_rocks" : "_memory");
+                         });
+
+// The first table takes the whole budget; then only the second is used.
+TEST(TieredTables, MemoryGoesFromATableThatIsNoLongerUsedToAnother) {
+  const TempDir scratch;
+  const std::vector<TableSpec> specs = Specs("adagrad", 16);
+  constexpr std::uint64_t kBudget = 16ULL << 20;
+  const auto tables = NewTables(specs, kBudget, Kind::kRocks, scratch.path() + "/store");
+  std::vector<std::uint64_t> keys(2'000);
+  std::uint64_t step = 0;
+  const auto fill = [&](std::uint32_t t, std::uint64_t rows) {
+    const std::vector<float> grads(keys.size() * static_cast<std::size_t>(specs[t].dim), 0.5F);
+    for (std::uint64_t first = 0; first < rows; first += keys.size()) {
+      for (std::size_t i = 0; i < keys.size(); ++i) keys[i] = first + i;
+      ASSERT_TRUE(tables->Update(t, keys, grads, step++).ok());
+      ASSERT_LE(tables->memory_bytes(), kBudget);
+    }
+  };
+  fill(0, 200'000);
+  const std::uint64_t alone = tables->stats(0).memory.rows;
+  EXPECT_LT(alone, 100'000U);
+  for (int turn = 0; turn < 6; ++turn) fill(1, 30'000);
+  EXPECT_LT(tables->stats(0).memory.rows, alone / 3);
+  EXPECT_GT(tables->stats(1).memory.rows, 20'000U);
+  EXPECT_EQ(tables->stats(0).rows, 200'000U);
+  EXPECT_EQ(tables->stats(1).rows, 30'000U);
+}
+
+TEST(TieredTables, RowsThatAreUsedOftenStay) {
+  const TempDir scratch;
+  const std::vector<TableSpec> specs = Specs("sgd", 16);
+  const auto tables = NewTables(specs, 8ULL << 20, Kind::kRocks, scratch.path() + "/store");
+  RandomStream random(kSeed, 3);
+  std::vector<std::uint64_t> keys(2'000);
+  const std::vector<float> grads(keys.size() * 16, 0.5F);
+  for (std::uint64_t step = 0; step < 300; ++step) {  // half of the keys of each step are the same 1,000
+    for (std::size_t i = 0; i < keys.size(); ++i) keys[i] = i < 1'000 ? i : random();
+    ASSERT_TRUE(tables->Update(0, keys, grads, step).ok());
+  }
+  EXPECT_GT(tables->spill_stats().dropped_rows, 200'000U);
+  EXPECT_LT(tables->spill_stats().faulted_rows, 1'000U);
+}
+
+TEST(TieredTables, RowsThatDidNotChangeAreNotWrittenAgain) {
+  const std::vector<TableSpec> specs = Specs("sgd", 16);
+  const auto tables = NewTables(specs, 1ULL << 20, Kind::kMemory, "");
+  std::vector<std::uint64_t> keys(20'000);
+  for (std::size_t i = 0; i < keys.size(); ++i) keys[i] = i;
+  ASSERT_TRUE(tables->Update(0, keys, std::vector<float>(keys.size() * 16, 0.5F), 1).ok());
+  std::vector<float> rows(keys.size() * 16);
+  for (int i = 0; i < 5; ++i) ASSERT_TRUE(tables->Read(0, keys, ReadMode::kTrain, {.rows = rows}).ok());
+  EXPECT_GT(tables->spill_stats().dropped_rows, 50'000U);
+  EXPECT_LE(tables->spill_stats().written_rows, keys.size());
+}
+
+TEST(TieredTables, EvalReadsLeaveRowsWhereTheyAre) {
+  const std::vector<TableSpec> specs = Specs("sgd", 16);
+  const auto tables = NewTables(specs, 1ULL << 20, Kind::kMemory, "");
+  std::vector<std::uint64_t> keys(20'000);
+  for (std::size_t i = 0; i < keys.size(); ++i) keys[i] = i;
+  ASSERT_TRUE(tables->Update(0, keys, std::vector<float>(keys.size() * 16, 0.5F), 1).ok());
+  const SpillStats before = tables->spill_stats();
+  const std::uint64_t in_memory = tables->stats(0).memory.rows;
+  std::vector<float> rows(keys.size() * 16);
+  ASSERT_TRUE(tables->Read(0, keys, ReadMode::kEval, {.rows = rows}).ok());
+  EXPECT_EQ(tables->spill_stats().dropped_rows, before.dropped_rows);
+  EXPECT_EQ(tables->spill_stats().faulted_rows, 0U);
+  EXPECT_EQ(tables->stats(0).memory.rows, in_memory);
+}
+
+TEST(TieredTables, ABudgetWithoutRoomForRowsIsRefused) {
+  const auto tables = TieredTables::Create({.memory_budget = 10'000}, Specs("sgd", 4), NewMemoryRowStore());
+  ASSERT_FALSE(tables.ok());
+  EXPECT_EQ(tables.status().code(), Code::kInvalidInput);
+  EXPECT_NE(tables.status().message().find("ps.memory_budget"), std::string::npos) << tables.status().message();
+}
+
+}  // namespace
+}  // namespace gatemill::ps
