@@ -103,7 +103,7 @@ class StepShard final : public Shard {
   void Take(const Peer& from, Request request, std::vector<OutgoingReply>* out) {
     Status status = checker_.Check(from, request);
     if (status.ok()) status = CheckStep(request);
-    tables_->SetBuffered(buffered_bytes_ + pool_.bytes());
+    tables_->SetBuffered(buffered_bytes_ + pool_.bytes() + BytesOf(request.parts));
     if (request.op == Op::kPrefetch) {
       if (status.ok()) Prefetch(request);
       return;  // it has no reply

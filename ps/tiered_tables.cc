@@ -20,9 +20,16 @@ constexpr std::uint64_t kColdestOf = 4;         // of a range of vshards so many
 constexpr std::uint64_t kPrefetchPart = 4;      // rows of a prefetch take at most such a part of the limit
 constexpr std::uint64_t kUsedPercent = 95;      // of the limit, by rows; what lies between is for free places
 constexpr std::uint64_t kRefillPercent = 80;
-constexpr std::uint64_t kHeadroomPart = 32;     // of a budget: scratch, messages, the process itself
+// Of a budget, for scratch and for the process itself.
+constexpr std::uint64_t kHeadroomPart = 32;
+constexpr std::uint64_t kProcessBytes = 24ULL << 20;
+constexpr std::uint64_t kProcessPart = 16;      // no more than such a part of a budget
 constexpr std::uint64_t kWorthCompacting = 64;  // a table whose free places are such a part of the limit
 constexpr std::size_t kRowsAhead = 8;
+
+std::uint64_t Headroom(std::uint64_t budget) {
+  return budget / kHeadroomPart + std::min(kProcessBytes, budget / kProcessPart);
+}
 
 auto StoreOrder(const ColdRow& row) { return std::tuple(row.table, VshardOf(row.key), row.key); }
 
@@ -46,7 +53,7 @@ Result<std::unique_ptr<TieredTables>> TieredTables::Create(const TieredOptions& 
   }
   std::unique_ptr<TieredTables> made(new TieredTables(options, std::move(tables), std::move(store)));
   if (options.memory_budget == 0) return made;
-  const std::uint64_t taken = made->store_->memory_bytes() + options.memory_budget / kHeadroomPart;
+  const std::uint64_t taken = made->store_->memory_bytes() + Headroom(options.memory_budget);
   std::uint64_t least = 0;  // one row of each table, with the pages that it touches
   for (std::uint32_t t = 0; t < specs.size(); ++t) least += kMaxPagesOfOneRow + 4 * made->RowBytes(t);
   if (options.memory_budget < taken + least) {
@@ -55,7 +62,7 @@ Result<std::unique_ptr<TieredTables>> TieredTables::Create(const TieredOptions& 
                         " bytes for rows, and " + std::to_string(specs.size()) + " tables need " +
                         std::to_string(least) + "; raise ps.memory_budget, or set it to 0 for no limit");
   }
-  made->limit_ = options.memory_budget - options.memory_budget / kHeadroomPart;
+  made->limit_ = options.memory_budget - Headroom(options.memory_budget);
   return made;
 }
 

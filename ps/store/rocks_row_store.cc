@@ -31,7 +31,10 @@ namespace {
 constexpr double kBloomBitsPerKey = 10.0;
 constexpr std::size_t kBlockBytes = 2048;  // a MultiGet reads and checks one for nearly every row
 constexpr std::size_t kMultiGetKeys = 512;  // one RocksDB call
-constexpr std::uint64_t kWriterBytes = 4ULL << 20;  // of files being written and merged, about
+constexpr std::uint64_t kMergedFileBytes = 16ULL << 20;
+constexpr int kFilesBeforeMerge = 16;
+constexpr std::size_t kMergeReadaheadBytes = 256U << 10;
+constexpr std::uint64_t kWriterBytes = 8ULL << 20;  // of files being written and merged, about
 constexpr std::size_t kScanReadaheadBytes = 2U << 20;
 constexpr std::uint32_t kVshardsPerFileGroup = 16;    // a file ends only where such a group (or a table) ends
 constexpr std::uint64_t kMinFileBytes = 16ULL << 20;  // smaller ones go on into the next group
@@ -54,6 +57,16 @@ rocksdb::Options OptionsOf(const RowStoreOptions& store) {
   table.filter_policy.reset(rocksdb::NewBloomFilterPolicy(kBloomBitsPerKey));
   rocksdb::Options options;
   options.create_if_missing = true;
+  options.write_buffer_size = 64U << 10;  // nothing is ever put
+  options.target_file_size_base = kMergedFileBytes;
+  options.compaction_readahead_size = kMergeReadaheadBytes;
+  // Merges take processor time from training: few of them, and after everything else.
+  options.level0_file_num_compaction_trigger = kFilesBeforeMerge;
+  options.level0_slowdown_writes_trigger = 4 * kFilesBeforeMerge;
+  options.level0_stop_writes_trigger = 8 * kFilesBeforeMerge;
+  options.max_bytes_for_level_base = kMergedFileBytes * 4;
+  options.level_compaction_dynamic_level_bytes = true;
+  options.env->LowerThreadPoolCPUPriority(rocksdb::Env::Priority::LOW, rocksdb::CpuPriority::kLow);
   options.compression = rocksdb::kNoCompression;  // floats of trained rows do not compress
   options.info_log = std::make_shared<SilentLogger>();
   options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));

@@ -214,6 +214,7 @@ class QuietStore final : public ps::RowStore {
   }
   Status Checkpoint(const std::string& /*dir*/) override { return Ok(); }
   Status DropAll() override { return rows_->DropAll(); }
+  [[nodiscard]] std::uint64_t memory_bytes() const override { return rows_->memory_bytes(); }
 
  private:
   std::unique_ptr<RowStore> rows_ = ps::NewMemoryRowStore();
