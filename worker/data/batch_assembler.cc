@@ -11,8 +11,22 @@ namespace gatemill::data {
 namespace {
 
 constexpr std::size_t kCacheLineBytes = 64;
+constexpr std::size_t kLineCodes = kCacheLineBytes / sizeof(std::uint32_t);
+constexpr std::size_t kRowsAhead = 16;   // asked for before they are read
+constexpr std::size_t kMarksAhead = 32;  // the same, of marks and keys
 constexpr std::uint64_t kShuffleDraws = 0x73687566666c65ULL;  // "shuffle"
 constexpr std::uint64_t kOovDraws = 0x6f6f76ULL;              // "oov"
+
+// Asks for the row that is read kRowsAhead rows later.
+template <typename T>
+[[gnu::always_inline]] inline void PrefetchRow(const std::vector<T>& matrix, std::span<const std::uint32_t> rows,
+                                               std::size_t i, std::size_t width) {
+  if (i + kRowsAhead >= rows.size()) return;
+  const auto* begin = reinterpret_cast<const char*>(matrix.data() + rows[i + kRowsAhead] * width);
+  for (std::size_t byte = 0; byte < width * sizeof(T) + kCacheLineBytes - 1; byte += kCacheLineBytes) {
+    __builtin_prefetch(begin + byte);
+  }
+}
 
 }  // namespace
 
@@ -27,7 +41,6 @@ std::vector<std::uint32_t> EpochOrder(const BatchOptions& options, std::uint64_t
 
 void BatchAssembler::Assemble(const Columns& columns, std::span<const std::uint32_t> rows, Batch* batch) {
   Reset(columns);
-  PrefetchRows(columns, rows);
   batch->epoch = options_.epoch;
   batch->rows = rows.size();
   batch->sparse.resize(columns.schema_.sparse.size());
@@ -40,29 +53,24 @@ void BatchAssembler::Assemble(const Columns& columns, std::span<const std::uint3
   }
   batch->samples.resize(rows.size());
   for (std::size_t i = 0; i < rows.size(); ++i) batch->samples[i] = columns.sample(rows[i]);
-  for (std::size_t s = 0; s < columns.single_features_.size(); ++s) AddSingle(columns, s, rows, batch);
-  for (std::size_t l = 0; l < columns.list_features_.size(); ++l) AddList(columns, l, rows, batch);
+  TakeCodes(columns, rows);
+  for (std::size_t s = 0; s < columns.single_features_.size(); ++s) {
+    const std::size_t feature = columns.single_features_[s];
+    batch->sparse[feature].offsets.clear();
+    AddFeature(columns, feature, std::span<const std::uint32_t>(codes_).subspan(s * stride_, rows.size()), batch);
+  }
+  for (std::size_t l = 0; l < columns.list_features_.size(); ++l) {
+    TakeListCodes(columns, l, rows, batch);
+    AddFeature(columns, columns.list_features_[l], list_codes_, batch);
+  }
   AddNumbers(columns, rows, batch);
   AddLabels(columns, rows, batch);
-}
-
-// Shuffled rows are scattered in memory: ask for all of them before the first is used.
-void BatchAssembler::PrefetchRows(const Columns& columns, std::span<const std::uint32_t> rows) {
-  const auto fetch = [](const auto& matrix, std::size_t row, std::size_t width) {
-    const auto* begin = reinterpret_cast<const char*>(matrix.data() + row * width);
-    for (std::size_t byte = 0; byte < width * sizeof(matrix[0]); byte += kCacheLineBytes) __builtin_prefetch(begin + byte);
-  };
-  for (const std::uint32_t row : rows) {
-    fetch(columns.codes_, row, columns.single_features_.size());
-    fetch(columns.numbers_, row, columns.schema_.dense.size());
-    fetch(columns.labels_, row, columns.schema_.tasks.size());
-  }
 }
 
 void BatchAssembler::Reset(const Columns& columns) {
   marks_.resize(columns.dictionaries_.size());
   if (++stamp_ == 0) {  // after 2^32 batches: no old stamp may look new
-    for (auto& marks : marks_) std::fill(marks.begin(), marks.end(), Mark{});
+    for (auto& marks : marks_) std::fill(marks.begin(), marks.end(), Mark{0});
     stamp_ = 1;
   }
   // Another Columns may number its keys otherwise; marks of earlier batches are out of date all the same.
@@ -71,69 +79,106 @@ void BatchAssembler::Reset(const Columns& columns) {
   }
 }
 
-BatchAssembler::FeatureInput BatchAssembler::InputOf(const Columns& columns, std::size_t feature, Batch* batch) {
-  const std::uint32_t t = columns.schema_.sparse[feature].table;
-  const Table& table = columns.schema_.tables[t];
-  return {feature,
-          table,
-          columns.dictionaries_[t].keys(),
-          marks_[t],
-          batch->tables[t],
-          batch->sparse[feature].slots,
-          options_.drop_to_oov && table.oov_buckets > 0 && table.oov_ratio > 0.0};
-}
-
-void BatchAssembler::AddSingle(const Columns& columns, std::size_t single, std::span<const std::uint32_t> rows,
-                               Batch* batch) {
-  FeatureInput input = InputOf(columns, columns.single_features_[single], batch);
-  batch->sparse[input.feature].offsets.clear();
-  input.slots.resize(rows.size());
-  const std::size_t stride = columns.single_features_.size();
-  const std::uint32_t* codes = columns.codes_.data() + single;
+// Feature by feature what lies row by row. Shuffled rows are scattered in memory: each is read once.
+void BatchAssembler::TakeCodes(const Columns& columns, std::span<const std::uint32_t> rows) {
+  const std::size_t width = columns.single_features_.size();
+  // An odd number of cache lines: the features' places of one row are in different sets of the cache.
+  stride_ = ((rows.size() + kLineCodes - 1) / kLineCodes | 1) * kLineCodes;
+  codes_.resize(width * stride_);
   for (std::size_t i = 0; i < rows.size(); ++i) {
-    const std::uint32_t code = codes[rows[i] * stride];
-    input.slots[i] = SlotOf(&input, code, batch->samples[i], {i, 0});
+    PrefetchRow(columns.codes_, rows, i, width);
+    const std::uint32_t* row = columns.codes_.data() + std::size_t{rows[i]} * width;
+    for (std::size_t s = 0; s < width; ++s) codes_[s * stride_ + i] = row[s];
   }
 }
 
-void BatchAssembler::AddList(const Columns& columns, std::size_t list, std::span<const std::uint32_t> rows,
-                             Batch* batch) {
-  FeatureInput input = InputOf(columns, columns.list_features_[list], batch);
-  std::vector<std::uint32_t>& offsets = batch->sparse[input.feature].offsets;
-  input.slots.clear();
-  offsets.assign(1, 0);
+void BatchAssembler::TakeListCodes(const Columns& columns, std::size_t list, std::span<const std::uint32_t> rows,
+                                   Batch* batch) {
   const ListColumn& column = columns.lists_[list];
+  std::vector<std::uint32_t>& offsets = batch->sparse[columns.list_features_[list]].offsets;
+  offsets.resize(rows.size() + 1);
+  offsets[0] = 0;
   for (std::size_t i = 0; i < rows.size(); ++i) {
+    if (i + kRowsAhead < rows.size()) __builtin_prefetch(&column.offsets[rows[i + kRowsAhead]]);
     const std::uint64_t begin = column.offsets[rows[i]];
     const std::uint64_t end = column.offsets[rows[i] + 1];
-    for (std::uint64_t v = begin; v < end; ++v) {
-      const Place place{input.slots.size(), v - begin};
-      input.slots.push_back(SlotOf(&input, column.codes[v], batch->samples[i], place));
-    }
-    offsets.push_back(static_cast<std::uint32_t>(input.slots.size()));
+    __builtin_prefetch(column.codes.data() + begin);
+    offsets[i + 1] = offsets[i] + static_cast<std::uint32_t>(end - begin);
+  }
+  list_codes_.resize(offsets.back());
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    std::copy_n(column.codes.data() + column.offsets[rows[i]], offsets[i + 1] - offsets[i], list_codes_.data() + offsets[i]);
   }
 }
 
-inline std::uint32_t BatchAssembler::SlotOf(FeatureInput* input, std::uint32_t code, std::uint64_t sample, Place place) {
-  if (input->drops && Drops(*input, sample, place.of_sample)) {
-    input->out.oov_uses.push_back({.feature = static_cast<std::uint32_t>(input->feature),
-                                   .position = static_cast<std::uint32_t>(place.of_feature),
-                                   .oov = OovSlot(*input, input->keys[code])});
-  }
-  Mark& mark = input->marks[code];
-  if (mark.stamp != stamp_) {
-    mark = {stamp_, static_cast<std::uint32_t>(input->out.keys.size())};
-    input->out.keys.push_back(input->keys[code]);
-    input->out.counts.push_back(0);
-  }
-  ++input->out.counts[mark.slot];
-  return mark.slot;
+void BatchAssembler::AddFeature(const Columns& columns, std::size_t feature, std::span<const std::uint32_t> codes,
+                                Batch* batch) {
+  const std::uint32_t t = columns.schema_.sparse[feature].table;
+  const Table& table = columns.schema_.tables[t];
+  const FeatureInput input{feature,
+                           table,
+                           columns.dictionaries_[t].keys(),
+                           marks_[t],
+                           batch->tables[t],
+                           batch->sparse[feature],
+                           options_.drop_to_oov && table.oov_buckets > 0 && table.oov_ratio > 0.0};
+  Dedup(input, codes);
+  if (input.drops) DrawOovUses(input, *batch);
 }
 
-bool BatchAssembler::Drops(const FeatureInput& input, std::uint64_t sample, std::uint64_t position) const {
+// Whether a value is new is as good as random: no branch asks for it. What only a new value needs is written for each,
+// where the next one overwrites it.
+void BatchAssembler::Dedup(const FeatureInput& input, std::span<const std::uint32_t> codes) {
+  const std::size_t known = input.out.keys.size();
+  new_codes_.resize(codes.size());
+  input.values.slots.resize(codes.size());
+  input.out.counts.resize(known + codes.size());
+  Mark* marks = input.marks.data();
+  std::uint32_t* counts = input.out.counts.data();
+  std::uint32_t* new_codes = new_codes_.data();
+  std::uint32_t* slots = input.values.slots.data();
+  const Mark stamp = Mark{stamp_} << 32U;
+  std::size_t used = known;
+  for (std::size_t i = 0; i < codes.size(); ++i) {
+    if (i + kMarksAhead < codes.size()) __builtin_prefetch(marks + codes[i + kMarksAhead], 1);
+    const std::uint32_t code = codes[i];
+    const std::uint64_t fresh = stamp | used;
+    const std::uint64_t is_new = marks[code] < stamp ? 1 : 0;  // stamps only grow
+    const std::uint64_t mark = marks[code] ^ ((marks[code] ^ fresh) & (0 - is_new));
+    const auto slot = static_cast<std::uint32_t>(mark);
+    marks[code] = mark;
+    new_codes[used - known] = code;
+    ++counts[slot];
+    slots[i] = slot;
+    used += is_new;
+  }
+  input.out.counts.resize(used);
+  input.out.keys.resize(used);
+  for (std::size_t i = 0; i < used - known; ++i) {
+    if (i + kMarksAhead < used - known) __builtin_prefetch(&input.keys[new_codes[i + kMarksAhead]]);
+    input.out.keys[known + i] = input.keys[new_codes[i]];
+  }
+}
+
+void BatchAssembler::DrawOovUses(const FeatureInput& input, const Batch& batch) {
   const std::uint64_t draws = RandomBits(options_.seed ^ kOovDraws, options_.epoch);
-  const std::uint64_t bits = RandomBits(draws, sample, input.feature | position << 32U);
-  return ToUniformDouble(bits) < input.table.oov_ratio;
+  const std::vector<std::uint32_t>& offsets = input.values.offsets;
+  drawn_.resize(input.values.slots.size());
+  std::size_t count = 0;
+  for (std::size_t i = 0; i < batch.rows; ++i) {
+    const std::size_t begin = offsets.empty() ? i : offsets[i];
+    const std::size_t end = offsets.empty() ? i + 1 : offsets[i + 1];
+    for (std::size_t v = begin; v < end; ++v) {
+      const std::uint64_t bits = RandomBits(draws, batch.samples[i], input.feature | std::uint64_t{v - begin} << 32U);
+      drawn_[count] = static_cast<std::uint32_t>(v);  // to be overwritten if it is not
+      count += ToUniformDouble(bits) < input.table.oov_ratio ? 1 : 0;
+    }
+  }
+  for (const std::uint32_t position : std::span<const std::uint32_t>(drawn_).first(count)) {
+    const std::uint64_t key = input.out.keys[input.values.slots[position]];
+    input.out.oov_uses.push_back(
+        {.feature = static_cast<std::uint32_t>(input.feature), .position = position, .oov = OovSlot(input, key)});
+  }
 }
 
 std::uint32_t BatchAssembler::OovSlot(const FeatureInput& input, std::uint64_t key) {
@@ -146,14 +191,15 @@ std::uint32_t BatchAssembler::OovSlot(const FeatureInput& input, std::uint64_t k
   return slot;
 }
 
-void BatchAssembler::AddNumbers(const Columns& columns, std::span<const std::uint32_t> rows, Batch* batch) const {
+void BatchAssembler::AddNumbers(const Columns& columns, std::span<const std::uint32_t> rows, Batch* batch) {
   const std::vector<DenseFeature>& features = columns.schema_.dense;
   const std::size_t width = features.size();
   const auto dense_dim = static_cast<std::size_t>(columns.schema_.dense_dim);
   batch->dense.resize(rows.size() * dense_dim);
   float* out = batch->dense.data();
-  for (const std::uint32_t row : rows) {
-    const float* numbers = columns.numbers_.data() + std::size_t{row} * width;
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    PrefetchRow(columns.numbers_, rows, i, width);
+    const float* numbers = columns.numbers_.data() + std::size_t{rows[i]} * width;
     if (dense_dim == width) {
       out = std::copy_n(numbers, width, out);
       continue;
@@ -170,13 +216,13 @@ void BatchAssembler::AddNumbers(const Columns& columns, std::span<const std::uin
   }
 }
 
-void BatchAssembler::AddLabels(const Columns& columns, std::span<const std::uint32_t> rows, Batch* batch) const {
+void BatchAssembler::AddLabels(const Columns& columns, std::span<const std::uint32_t> rows, Batch* batch) {
   const std::size_t tasks = columns.schema_.tasks.size();
   batch->labels.resize(tasks * rows.size());
-  for (std::size_t t = 0; t < tasks; ++t) {
-    for (std::size_t i = 0; i < rows.size(); ++i) {
-      batch->labels[t * rows.size() + i] = columns.labels_[std::size_t{rows[i]} * tasks + t];
-    }
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    PrefetchRow(columns.labels_, rows, i, tasks);
+    const float* labels = columns.labels_.data() + std::size_t{rows[i]} * tasks;
+    for (std::size_t t = 0; t < tasks; ++t) batch->labels[t * rows.size() + i] = labels[t];
   }
   batch->weights.clear();
   if (columns.weights_.empty()) return;

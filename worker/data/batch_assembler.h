@@ -1,7 +1,8 @@
 // Rows of Columns -> Batch: the dedup of the step. And the order of an epoch.
 //
 // A value's code is looked up in an array of stamps, one entry per code of the table's dictionary: no hashing, no clearing
-// between batches. Thread safety: an assembler belongs to one thread; EpochOrder is a pure function.
+// between batches. What is read at random is asked for ahead, and no branch asks whether a value is new: both took most of
+// the time. Thread safety: an assembler belongs to one thread; EpochOrder is a pure function.
 #pragma once
 
 #include <cstdint>
@@ -25,14 +26,7 @@ class BatchAssembler {
   void Assemble(const Columns& columns, std::span<const std::uint32_t> rows, Batch* batch);
 
  private:
-  struct Mark {
-    std::uint32_t stamp = 0;  // the batch that the slot belongs to
-    std::uint32_t slot = 0;
-  };
-  struct Place {  // of a value
-    std::size_t of_feature;   // among the feature's values in the batch
-    std::uint64_t of_sample;  // among the sample's values of the feature
-  };
+  using Mark = std::uint64_t;  // high half: the stamp of the batch that the slot, the low half, belongs to
   // What one feature's values go through.
   struct FeatureInput {
     std::size_t feature;
@@ -40,24 +34,30 @@ class BatchAssembler {
     std::span<const std::uint64_t> keys;  // of the table's dictionary
     std::vector<Mark>& marks;
     TableBatch& out;
-    std::vector<std::uint32_t>& slots;
+    FeatureBatch& values;
     bool drops;
   };
   void Reset(const Columns& columns);
-  static void PrefetchRows(const Columns& columns, std::span<const std::uint32_t> rows);
-  [[nodiscard]] FeatureInput InputOf(const Columns& columns, std::size_t feature, Batch* batch);
-  void AddSingle(const Columns& columns, std::size_t single, std::span<const std::uint32_t> rows, Batch* batch);
-  void AddList(const Columns& columns, std::size_t list, std::span<const std::uint32_t> rows, Batch* batch);
-  // The value's slot in its table; notes a use that may go to an oov row.
-  std::uint32_t SlotOf(FeatureInput* input, std::uint32_t code, std::uint64_t sample, Place place);
-  [[nodiscard]] bool Drops(const FeatureInput& input, std::uint64_t sample, std::uint64_t position) const;
-  std::uint32_t OovSlot(const FeatureInput& input, std::uint64_t key);
-  void AddNumbers(const Columns& columns, std::span<const std::uint32_t> rows, Batch* batch) const;
-  void AddLabels(const Columns& columns, std::span<const std::uint32_t> rows, Batch* batch) const;
+  void TakeCodes(const Columns& columns, std::span<const std::uint32_t> rows);
+  // The list's codes end to end; sets the feature's offsets.
+  void TakeListCodes(const Columns& columns, std::size_t list, std::span<const std::uint32_t> rows, Batch* batch);
+  void AddFeature(const Columns& columns, std::size_t feature, std::span<const std::uint32_t> codes, Batch* batch);
+  // Sets the slots of the feature's values; new keys and counts go to its table.
+  void Dedup(const FeatureInput& input, std::span<const std::uint32_t> codes);
+  // Notes the uses that may go to an oov row.
+  void DrawOovUses(const FeatureInput& input, const Batch& batch);
+  static std::uint32_t OovSlot(const FeatureInput& input, std::uint64_t key);
+  static void AddNumbers(const Columns& columns, std::span<const std::uint32_t> rows, Batch* batch);
+  static void AddLabels(const Columns& columns, std::span<const std::uint32_t> rows, Batch* batch);
 
   BatchOptions options_;
   std::uint32_t stamp_ = 0;
   std::vector<std::vector<Mark>> marks_;  // [tables][codes]
+  std::vector<std::uint32_t> codes_;      // [single features, stride_] of the batch
+  std::size_t stride_ = 0;
+  std::vector<std::uint32_t> list_codes_;  // [values] of one list
+  std::vector<std::uint32_t> new_codes_;   // of a feature's values that are the first of their key
+  std::vector<std::uint32_t> drawn_;       // positions of a feature's values
 };
 
 }  // namespace gatemill::data

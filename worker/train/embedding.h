@@ -9,11 +9,13 @@
 
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "common/parallel.h"
 #include "worker/data/dataset.h"
 #include "worker/data/schema.h"
+#include "worker/train/pooling.h"
 
 namespace gatemill::train {
 
@@ -25,15 +27,21 @@ struct TableRows {
 
 class EmbeddingLayer {
  public:
-  EmbeddingLayer(const data::Schema* schema, ThreadPool* pool) : schema_(schema), pool_(pool) {}
+  EmbeddingLayer(const data::Schema* schema, ThreadPool* pool, const PoolingKernels& kernels = BestPoolingKernels())
+      : schema_(schema), pool_(pool), kernels_(kernels) {}
   // x: [rows, schema.x_dim()] out, embeddings and the batch's dense part.
   void Gather(const data::Batch& batch, const TableRows& rows, std::span<float> x) const;
   // grad_x: [rows, x_dim]; `rows` as gathered (max pooling needs it); grads is set, not added to.
   void Scatter(const data::Batch& batch, const TableRows& rows, std::span<const float> grad_x, TableRows* grads) const;
 
  private:
+  // Sets the gradients of slots [begin, end) of a table.
+  void ScatterSlots(const data::Batch& batch, const TableRows& rows, std::span<const float> grad_x, std::size_t table,
+                    std::pair<std::size_t, std::size_t> slots, TableRows* grads) const;
+
   const data::Schema* schema_;
   ThreadPool* pool_;
+  PoolingKernels kernels_;
 };
 
 }  // namespace gatemill::train

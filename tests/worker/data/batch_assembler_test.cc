@@ -4,6 +4,7 @@
 #include <numeric>
 #include <set>
 
+#include "common/random.h"
 #include "tests/worker/data/data_testing.h"
 
 namespace gatemill::data {
@@ -125,6 +126,64 @@ TEST(BatchAssemblerTest, HashBucketsMakeSmallKeys) {
   assembler.Assemble(*columns, rows, &batch);
   EXPECT_EQ(batch.tables[0].keys.size(), 3U);
   for (const std::uint64_t key : batch.tables[0].keys) EXPECT_LT(key, 3U);
+}
+
+// What a batch must be, by a map: keys in order of first use, features with one value before lists.
+TEST(BatchAssemblerTest, SameAsPlainDedup) {
+  const TempDir dir;
+  RandomStream random(11, 0);
+  std::string text = "click,user,item,tags,age\n";
+  for (int i = 0; i < 2000; ++i) {
+    text += "1," + std::to_string(random.Below(900)) + "," + std::to_string(random.Below(i % 2 == 0 ? 9 : 900)) + ",";
+    for (std::uint64_t tag = random.Below(6); tag > 0; --tag) {
+      text += std::to_string(random.Below(900)) + (tag > 1 ? "|" : "");
+    }
+    text += ",20\n";
+  }
+  Config config = SmallConfig(dir.Write("f.csv", text));
+  for (std::size_t f : {0, 1}) config.features[f].embedding_dim = 4;
+  config.features[1].table = "shared";
+  std::swap(config.features[0], config.features[1]);  // a list first, in a table with a feature of one value
+  config.features[1].columns = {"user"};
+  config.features.push_back(Sparse({"item"}, 4));
+  config.features.back().table = "shared";
+  const Prepared setup(config);
+  const auto columns = ReadColumns(setup);
+  const Schema& schema = setup.schema;
+  BatchAssembler assembler({});
+  Batch batch;
+  for (const std::uint64_t size : {0, 1, 15, 16, 17, 300, 2000}) {
+    std::vector<std::uint32_t> rows(size);
+    for (std::uint32_t& row : rows) row = static_cast<std::uint32_t>(random.Below(2000));
+    assembler.Assemble(*columns, rows, &batch);
+    std::vector<TableBatch> tables(schema.tables.size());
+    std::vector<std::map<std::uint64_t, std::uint32_t>> slots(schema.tables.size());
+    for (const bool list : {false, true}) {
+      for (std::size_t f = 0; f < schema.sparse.size(); ++f) {
+        if (schema.sparse[f].separator.empty() == list) continue;
+        const std::uint32_t t = schema.sparse[f].table;
+        std::vector<std::uint32_t> expected;
+        for (const std::uint32_t row : rows) {
+          Batch alone;
+          BatchAssembler({}).Assemble(*columns, std::span(&row, 1), &alone);
+          for (const std::uint64_t key : KeysOf(schema, alone, f, 0)) {
+            const auto [at, is_new] = slots[t].emplace(key, static_cast<std::uint32_t>(tables[t].keys.size()));
+            if (is_new) {
+              tables[t].keys.push_back(key);
+              tables[t].counts.push_back(0);
+            }
+            ++tables[t].counts[at->second];
+            expected.push_back(at->second);
+          }
+        }
+        EXPECT_EQ(batch.sparse[f].slots, expected) << schema.sparse[f].name << " of " << size;
+      }
+    }
+    for (std::size_t t = 0; t < tables.size(); ++t) {
+      EXPECT_EQ(batch.tables[t].keys, tables[t].keys);
+      EXPECT_EQ(batch.tables[t].counts, tables[t].counts);
+    }
+  }
 }
 
 // oov draws: the same whatever rows stand beside a sample, near the ratio, and only in training.
