@@ -90,6 +90,7 @@ struct TableConfig {
   std::int64_t hash_buckets = 0;   // 0 = all 64 bits of a key are kept
   std::int64_t oov_buckets = 0;    // 0 = unseen values read zeros
   double oov_ratio = 0.02;         // share of uses of rowless values that train an oov row instead; with oov_buckets only
+  std::string dtype = "fp32";      // fp32 | fp16 | bf16: as what embeddings are kept in memory
   bool operator==(const TableConfig&) const = default;
 };
 

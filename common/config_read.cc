@@ -294,10 +294,9 @@ class SectionReader {
     }
     value->clear();
     for (const YamlEntry& entry : node.entries) {
-      T parsed{};
-      parsed.name = entry.key;
-      if (entry.value.kind != Kind::kNull) Read(entry.value, JoinKey(path, entry.key), key, &parsed);
-      value->push_back(std::move(parsed));
+      T& named = value->emplace_back();
+      named.name = entry.key;
+      if (entry.value.kind != Kind::kNull) Read(entry.value, JoinKey(path, entry.key), key, &named);
     }
   }
 

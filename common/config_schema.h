@@ -283,6 +283,12 @@ void Describe(V& v, TableConfig& c) {
                         .doc = "Share of the uses of a value that has no row yet which train a shared row instead, so that shared rows "
                                "learn what new values have in common. A value that has a row, as of the step's "
                                "pull, is never dropped."});
+  v.Field(c.dtype, {.name = "dtype",
+                    .choices = {"fp32", "fp16", "bf16"},
+                    .foreign = {{"data_type"}, {"emb_dtype"}, {"embedding_dtype"}, {"precision"}, {"weights_precision"}},
+                    .doc = "As what a server keeps embeddings in memory; 16 bits halve the bytes. An update is computed in "
+                           "fp32 and rounded stochastically, by draws from train.seed, so that small steps are not lost; the "
+                           "optimizer's state stays fp32. fp16 has 11 significant bits and ends at 65,504, bf16 has 8 and fp32's range."});
 }
 
 template <class V>
@@ -327,7 +333,12 @@ void Describe(V& v, FeatureConfig& c) {
   v.Field(c.table, {.name = "table",
                     .applies = is_sparse,
                     .when = "type: sparse",
-                    .foreign = {{"shared_with"}, {"share_embedding"}, {"embedding_name"}, {"vocab"}},
+                    .foreign = {{"shared_with"},
+                                {"share_embedding"},
+                                {"embedding_name"},
+                                {"vocab"},
+                                {"dtype", "tables.NAME.dtype"},
+                                {"data_type", "tables.NAME.dtype"}},
                     .doc = "The table whose rows it reads; by default one of the feature's own name."});
   v.Field(c.separator, {.name = "separator",
                         .applies = is_sparse,
@@ -658,7 +669,7 @@ void Describe(V& v, PsConfig& c) {
                    .choices = {"fp32", "fp16", "bf16"},
                    .foreign = {{"wire_dtype"}, {"comm_dtype"}, {"comm_precision"}},
                    .doc = "As what rows and gradients travel; 16 bits halve the bytes and round to nearest, in process too, "
-                          "so that a result does not depend on the transport. Servers keep and sum fp32."});
+                          "so that a result does not depend on the transport. Servers sum fp32."});
   v.Field(c.threads, {.name = "threads",
                       .min = 1,
                       .max = 256,

@@ -170,6 +170,11 @@ json FeaturesJson(const data::Schema& schema) {
   return features;
 }
 
+std::int64_t BytesPerRow(const ps::TableSpec& spec, int state_dim) {
+  const auto number_bytes = static_cast<std::int64_t>(ps::BytesOf(spec.dtype));
+  return number_bytes * spec.dim + std::int64_t{4} * state_dim + kRowOverheadBytes;
+}
+
 Result<json> TablesJson(const data::Schema& schema) {
   json tables = json::array();
   for (std::size_t t = 0; t < schema.tables.size(); ++t) {
@@ -178,9 +183,10 @@ Result<json> TablesJson(const data::Schema& schema) {
     const int state_dim = optimizer->state_dim(spec.dim);
     tables.push_back({{"name", spec.name},
                       {"dim", spec.dim},
+                      {"dtype", ps::NameOf(spec.dtype)},
                       {"optimizer", spec.optimizer.type},
                       {"state_dim", state_dim},
-                      {"bytes_per_row", std::int64_t{4} * (spec.dim + state_dim) + kRowOverheadBytes},
+                      {"bytes_per_row", BytesPerRow(spec, state_dim)},
                       {"hash_buckets", schema.tables[t].hash_buckets},
                       {"oov_buckets", schema.tables[t].oov_buckets}});
   }
@@ -272,7 +278,7 @@ std::string PlanText(const Plan& plan, const json& said) {
                      " features, " + std::to_string(said["tables"].size()) + " tables\n\n";
   text += TableText(said["data"], {"part", "bytes", "where", "path"});
   text += TableText(said["features"], {"name", "column", "kind", "table", "dim", "x"});
-  text += TableText(said["tables"], {"name", "dim", "optimizer", "bytes_per_row", "hash_buckets", "oov_buckets"});
+  text += TableText(said["tables"], {"name", "dim", "dtype", "optimizer", "bytes_per_row", "hash_buckets", "oov_buckets"});
   Rows tasks{{"task", "label", "loss", "metrics"}};
   for (const TaskConfig& task : plan.config.tasks) {
     std::string metrics;

@@ -27,6 +27,7 @@ nlohmann::ordered_json ToJson(const TableSpec& spec, int state_dim) {
           {"dim", spec.dim},
           {"state_dim", state_dim},
           {"oov_rows", spec.oov_rows},
+          {"dtype", NameOf(spec.dtype)},
           {"initializer", {{"type", spec.initializer.type}, {"scale", spec.initializer.scale}}},
           {"optimizer",
            {{"type", optimizer.type},
@@ -57,6 +58,9 @@ TableSpec SpecFromJson(const nlohmann::json& json) {
   json.at("name").get_to(spec.name);
   ReadWhole(json, "dim", &spec.dim);
   ReadWhole(json, "oov_rows", &spec.oov_rows);
+  const auto dtype = json.value("dtype", std::string("fp32"));  // older checkpoints have none
+  spec.dtype = FloatTypeOf(dtype);
+  if (NameOf(spec.dtype) != dtype) throw std::out_of_range("dtype \"" + dtype + "\" is unknown");
   json.at("initializer").at("type").get_to(spec.initializer.type);
   json.at("initializer").at("scale").get_to(spec.initializer.scale);
   const nlohmann::json& optimizer = json.at("optimizer");

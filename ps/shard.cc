@@ -551,6 +551,10 @@ class StepShard final : public Shard {
         differences += "\n  table '" + spec.name + "': embedding_dim is " + std::to_string(other.dim) +
                        " in the checkpoint, " + std::to_string(spec.dim) + " here";
       }
+      if (other.dtype != spec.dtype) {
+        differences += "\n  table '" + spec.name + "': dtype is " + std::string(NameOf(other.dtype)) +
+                       " in the checkpoint, " + std::string(NameOf(spec.dtype)) + " here";
+      }
       if (other.optimizer.type != spec.optimizer.type) {
         differences += "\n  table '" + spec.name + "': the optimizer is " + other.optimizer.type +
                        " in the checkpoint, " + spec.optimizer.type + " here";

@@ -4,7 +4,7 @@
 #include <cstring>
 #include <initializer_list>
 
-#include "common/keys.h"
+#include "ps/table/half_loops.h"
 
 #if defined(__x86_64__)
 #define GM_X86 1
@@ -15,53 +15,39 @@
 namespace gatemill::ps {
 namespace {
 
-// Inlined into one wrapper per instruction set, so that the compiler vectorizes the same loop for each.
-#define GM_KERNEL [[gnu::always_inline]] inline
+using half_loops::kExponentShift;
+using half_loops::kHalfNormal;
+using half_loops::kHalfOverflow;
+using half_loops::kInfinity;
+using half_loops::PackStochasticLoop;
+using half_loops::Select;
+using half_loops::UnpackBfloatLoop;
+using half_loops::UnpackHalfLoop;
 
-// Bits of floats without sign. All fit an int32: SSE2 compares signed integers only.
-constexpr std::int32_t kInfinity = 0x7f800000;
-constexpr std::int32_t kHalfOverflow = 0x47800000;   // 2^16: infinity in binary16
-constexpr std::int32_t kHalfNormal = 0x38800000;     // 2^-14: the smallest normal binary16
-constexpr std::int32_t kExponentShift = 0x38000000;  // (127 - 15) << 23: between the exponents of float and binary16
+GM_LOOP std::int32_t Magnitude(float value) { return std::bit_cast<std::int32_t>(value) & 0x7fffffff; }
+GM_LOOP std::int32_t HalfSign(float value) { return (std::bit_cast<std::int32_t>(value) >> 16) & 0x8000; }
 
-constexpr std::size_t kBlock = 16;  // floats that one block of random words serves
-
-GM_KERNEL std::int32_t Magnitude(float value) { return std::bit_cast<std::int32_t>(value) & 0x7fffffff; }
-GM_KERNEL std::int32_t HalfSign(float value) { return (std::bit_cast<std::int32_t>(value) >> 16) & 0x8000; }
-
-GM_KERNEL void Store(std::byte* out, std::size_t i, std::int32_t half) {
+GM_LOOP void Store(std::byte* out, std::size_t i, std::int32_t half) {
   const auto bits = static_cast<std::uint16_t>(half);
   std::memcpy(out + i * sizeof(bits), &bits, sizeof(bits));
 }
-GM_KERNEL std::int32_t Load(const std::byte* in, std::size_t i) {
-  std::uint16_t bits = 0;
-  std::memcpy(&bits, in + i * sizeof(bits), sizeof(bits));
-  return bits;
-}
-
-// `condition ? a : b` with masks: the compiler would move what only one side needs into a branch, and a loop with
-// floating-point operations in a branch does not vectorize.
-GM_KERNEL std::int32_t Select(bool condition, std::int32_t a, std::int32_t b) {
-  const std::int32_t mask = -static_cast<std::int32_t>(condition);
-  return (a & mask) | (b & ~mask);
-}
 
 // `finite` where the value is, else infinity or the quiet NaN.
-GM_KERNEL std::int32_t HalfOf(float value, std::int32_t finite) {
+GM_LOOP std::int32_t HalfOf(float value, std::int32_t finite) {
   const std::int32_t magnitude = Magnitude(value);
   const std::int32_t nan = 0x7e00 | ((magnitude >> 13) & 0x3ff);
   const std::int32_t special = Select(magnitude > kInfinity, nan, 0x7c00);
   return HalfSign(value) | Select(magnitude >= kHalfOverflow, special, finite);
 }
 
-GM_KERNEL std::int32_t BfloatOf(float value, std::int32_t added) {
+GM_LOOP std::int32_t BfloatOf(float value, std::int32_t added) {
   const auto bits = std::bit_cast<std::uint32_t>(value);
   const std::uint32_t rounded = (bits + static_cast<std::uint32_t>(added)) >> 16;
   const std::uint32_t nan = (bits >> 16) | 0x40;
   return static_cast<std::int32_t>(Magnitude(value) > kInfinity ? nan : rounded);
 }
 
-GM_KERNEL void PackHalfLoop(const float* __restrict in, std::size_t count, std::byte* __restrict out) {
+GM_LOOP void PackHalfLoop(const float* __restrict in, std::size_t count, std::byte* __restrict out) {
   for (std::size_t i = 0; i < count; ++i) {
     const std::int32_t magnitude = Magnitude(in[i]);
     const std::int32_t normal = (magnitude - kExponentShift + 0xfff + ((magnitude >> 13) & 1)) >> 13;
@@ -71,83 +57,10 @@ GM_KERNEL void PackHalfLoop(const float* __restrict in, std::size_t count, std::
   }
 }
 
-GM_KERNEL void UnpackHalfLoop(const std::byte* __restrict in, std::size_t count, float* __restrict out) {
-  for (std::size_t i = 0; i < count; ++i) {
-    const std::int32_t half = Load(in, i);
-    const std::int32_t magnitude = half & 0x7fff;
-    const std::int32_t normal = (magnitude << 13) + kExponentShift;
-    const std::int32_t subnormal = std::bit_cast<std::int32_t>(static_cast<float>(magnitude) * 0x1.0p-24F);
-    const std::int32_t special = (magnitude << 13) | kInfinity | Select(magnitude > 0x7c00, 0x400000, 0);
-    const std::int32_t finite = Select(magnitude < 0x400, subnormal, normal);
-    const std::uint32_t sign = static_cast<std::uint32_t>(half & 0x8000) << 16;
-    out[i] = std::bit_cast<float>(sign | static_cast<std::uint32_t>(Select(magnitude >= 0x7c00, special, finite)));
-  }
-}
-
-GM_KERNEL void PackBfloatLoop(const float* __restrict in, std::size_t count, std::byte* __restrict out) {
+GM_LOOP void PackBfloatLoop(const float* __restrict in, std::size_t count, std::byte* __restrict out) {
   for (std::size_t i = 0; i < count; ++i) {
     Store(out, i, BfloatOf(in[i], 0x7fff + ((Magnitude(in[i]) >> 16) & 1)));
   }
-}
-
-GM_KERNEL void UnpackBfloatLoop(const std::byte* __restrict in, std::size_t count, float* __restrict out) {
-  for (std::size_t i = 0; i < count; ++i) out[i] = std::bit_cast<float>(static_cast<std::uint32_t>(Load(in, i)) << 16);
-}
-
-// A word for each float of a block: one mix per four floats. The top 16 bits of a word are the float's own, the low 16
-// are those of the float eight places away. Only subnormals of binary16 read some of the low ones.
-GM_KERNEL void DrawBlock(std::uint64_t stream, std::size_t block, std::uint32_t* __restrict words) {
-  for (std::size_t i = 0; i < 4; ++i) {
-    const std::uint64_t bits = Mix64(stream + 0x9e3779b97f4a7c15ULL * (4 * block + i + 1));
-    words[i] = static_cast<std::uint32_t>(bits);
-    words[i + 4] = static_cast<std::uint32_t>(bits >> 32);
-  }
-  for (std::size_t i = 0; i < 8; ++i) words[i + 8] = words[i] << 16 | words[i] >> 16;
-}
-
-GM_KERNEL void HalfBlock(const float* __restrict in, const std::uint32_t* __restrict words, std::byte* __restrict out) {
-  for (std::size_t i = 0; i < kBlock; ++i) {
-    const std::int32_t magnitude = Magnitude(in[i]);
-    const std::int32_t normal = (magnitude - kExponentShift + static_cast<std::int32_t>(words[i] >> 19)) >> 13;
-    // In units of 2^-24, below 1024. Each step is exact but the last, which drops what is below 2^-24 of a unit.
-    const auto scaled = std::bit_cast<float>(Select(magnitude < kHalfNormal, magnitude, 0)) * 0x1.0p24F;
-    const auto whole = static_cast<std::int32_t>(scaled);
-    const auto threshold = static_cast<std::int32_t>((scaled - static_cast<float>(whole)) * 0x1.0p24F);
-    const std::int32_t subnormal =
-        whole + static_cast<std::int32_t>(static_cast<std::int32_t>(words[i] >> 8) < threshold);
-    Store(out, i, HalfOf(in[i], Select(magnitude < kHalfNormal, subnormal, normal)));
-  }
-}
-
-GM_KERNEL void BfloatBlock(const float* __restrict in, const std::uint32_t* __restrict words,
-                           std::byte* __restrict out) {
-  for (std::size_t i = 0; i < kBlock; ++i) Store(out, i, BfloatOf(in[i], static_cast<std::int32_t>(words[i] >> 16)));
-}
-
-template <bool kHalf>
-GM_KERNEL void StochasticLoop(const float* __restrict in, std::size_t count, std::uint64_t stream,
-                              std::byte* __restrict out) {
-  std::uint32_t words[kBlock];
-  std::size_t begin = 0;
-  for (; begin + kBlock <= count; begin += kBlock) {
-    DrawBlock(stream, begin / kBlock, words);
-    if (kHalf) {
-      HalfBlock(in + begin, words, out + 2 * begin);
-    } else {
-      BfloatBlock(in + begin, words, out + 2 * begin);
-    }
-  }
-  if (begin == count) return;
-  float rest[kBlock] = {};
-  std::byte packed[2 * kBlock];
-  std::memcpy(rest, in + begin, (count - begin) * sizeof(float));
-  DrawBlock(stream, begin / kBlock, words);
-  if (kHalf) {
-    HalfBlock(rest, words, packed);
-  } else {
-    BfloatBlock(rest, words, packed);
-  }
-  std::memcpy(out + 2 * begin, packed, 2 * (count - begin));
 }
 
 void PackHalfBaseline(const float* in, std::size_t count, std::byte* out) { PackHalfLoop(in, count, out); }
@@ -211,38 +124,38 @@ bool HasF16c() {
 
 // NOLINTBEGIN(bugprone-macro-parentheses): an attribute and a name cannot stand in parentheses.
 // One set of wrappers. `attribute` selects the instruction set, `suffix` names the set.
-#define GM_HALF_SET(suffix, attribute)                                                                   \
-  attribute void Pack##suffix(FloatType type, std::span<const float> in, std::byte* out) {               \
-    if (in.empty()) return;                                                                              \
-    if (type == FloatType::kFloat32) std::memcpy(out, in.data(), in.size_bytes());                       \
-    if (type == FloatType::kFloat16) PackHalf##suffix(in.data(), in.size(), out);                        \
-    if (type == FloatType::kBfloat16) PackBfloatLoop(in.data(), in.size(), out);                         \
-  }                                                                                                      \
-  attribute void Unpack##suffix(FloatType type, const std::byte* in, std::span<float> out) {             \
-    if (out.empty()) return;                                                                             \
-    if (type == FloatType::kFloat32) std::memcpy(out.data(), in, out.size_bytes());                      \
-    if (type == FloatType::kFloat16) UnpackHalf##suffix(in, out.size(), out.data());                     \
-    if (type == FloatType::kBfloat16) UnpackBfloatLoop(in, out.size(), out.data());                      \
-  }                                                                                                      \
-  attribute void PackStochastic##suffix(FloatType type, std::span<const float> in, std::uint64_t stream, \
-                                        std::byte* out) {                                                \
-    if (in.empty()) return;                                                                              \
-    if (type == FloatType::kFloat32) std::memcpy(out, in.data(), in.size_bytes());                       \
-    if (type == FloatType::kFloat16) StochasticLoop<true>(in.data(), in.size(), stream, out);            \
-    if (type == FloatType::kBfloat16) StochasticLoop<false>(in.data(), in.size(), stream, out);          \
-  }                                                                                                      \
-  constexpr HalfKernels k##suffix = {                                                                    \
-      .pack = Pack##suffix,                                                                              \
-      .unpack = Unpack##suffix,                                                                          \
-      .pack_stochastic = PackStochastic##suffix,                                                         \
+#define GM_HALF_SET(suffix, attribute, lanes)                                                                             \
+  attribute void Pack##suffix(FloatType type, std::span<const float> in, std::byte* out) {                                \
+    if (in.empty()) return;                                                                                               \
+    if (type == FloatType::kFloat32) std::memcpy(out, in.data(), in.size_bytes());                                        \
+    if (type == FloatType::kFloat16) PackHalf##suffix(in.data(), in.size(), out);                                         \
+    if (type == FloatType::kBfloat16) PackBfloatLoop(in.data(), in.size(), out);                                          \
+  }                                                                                                                       \
+  attribute void Unpack##suffix(FloatType type, const std::byte* in, std::span<float> out) {                              \
+    if (out.empty()) return;                                                                                              \
+    if (type == FloatType::kFloat32) std::memcpy(out.data(), in, out.size_bytes());                                       \
+    if (type == FloatType::kFloat16) UnpackHalf##suffix(in, out.size(), out.data());                                      \
+    if (type == FloatType::kBfloat16) UnpackBfloatLoop(in, out.size(), out.data());                                       \
+  }                                                                                                                       \
+  attribute void PackStochastic##suffix(FloatType type, std::span<const float> in, std::uint64_t stream,                  \
+                                        std::byte* out) {                                                                 \
+    if (in.empty()) return;                                                                                               \
+    if (type == FloatType::kFloat32) std::memcpy(out, in.data(), in.size_bytes());                                        \
+    if (type == FloatType::kFloat16) PackStochasticLoop<FloatType::kFloat16, lanes>(in.data(), in.size(), stream, out);   \
+    if (type == FloatType::kBfloat16) PackStochasticLoop<FloatType::kBfloat16, lanes>(in.data(), in.size(), stream, out); \
+  }                                                                                                                       \
+  constexpr HalfKernels k##suffix = {                                                                                     \
+      .pack = Pack##suffix,                                                                                               \
+      .unpack = Unpack##suffix,                                                                                           \
+      .pack_stochastic = PackStochastic##suffix,                                                                          \
   };
 
 // NOLINTEND(bugprone-macro-parentheses)
 
-GM_HALF_SET(Baseline, )
+GM_HALF_SET(Baseline, , 4)
 #ifdef GM_X86
-GM_HALF_SET(Avx2, [[gnu::target("avx2,f16c")]])
-GM_HALF_SET(Avx512, GM_AVX512)
+GM_HALF_SET(Avx2, [[gnu::target("avx2,f16c")]], 8)
+GM_HALF_SET(Avx512, GM_AVX512, 16)
 #endif
 
 }  // namespace

@@ -30,6 +30,9 @@ enum class FloatType : std::uint8_t { kFloat32 = 0, kFloat16 = 1, kBfloat16 = 2 
 
 constexpr std::size_t BytesOf(FloatType type) { return type == FloatType::kFloat32 ? 4 : 2; }
 
+constexpr std::string_view NameOf(FloatType type) {
+  return type == FloatType::kFloat16 ? "fp16" : (type == FloatType::kBfloat16 ? "bf16" : "fp32");
+}
 // "fp16", "bf16"; every other name is kFloat32.
 inline FloatType FloatTypeOf(std::string_view name) {
   return name == "fp16" ? FloatType::kFloat16 : (name == "bf16" ? FloatType::kBfloat16 : FloatType::kFloat32);

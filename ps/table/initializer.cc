@@ -1,8 +1,10 @@
 #include "ps/table/initializer.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
+#include <cstddef>
 #include <string>
 
 #include "common/keys.h"
@@ -54,12 +56,26 @@ Status RowInitializer::Check(const InitializerConfig& config) {
   return Ok();
 }
 
-RowInitializer::RowInitializer(const InitializerConfig& config, std::string_view table_name, std::uint64_t seed)
+RowInitializer::RowInitializer(const InitializerConfig& config, std::string_view table_name, std::uint64_t seed,
+                               FloatType dtype)
     : type_(config.type == "zeros" ? Type::kZeros : (config.type == "normal" ? Type::kNormal : Type::kUniform)),
       scale_(static_cast<float>(config.scale)),
-      stream_(RandomBits(seed, TableSalt(table_name))) {}
+      stream_(RandomBits(seed, TableSalt(table_name))),
+      dtype_(dtype) {}
 
 void RowInitializer::Fill(std::uint64_t key, std::span<float> row) const {
+  Draw(key, row);
+  if (dtype_ == FloatType::kFloat32) return;
+  std::array<std::byte, 128> packed;
+  while (!row.empty()) {
+    const std::span<float> some = row.first(std::min(row.size(), packed.size() / BytesOf(dtype_)));
+    half_.pack(dtype_, some, packed.data());
+    half_.unpack(dtype_, packed.data(), some);
+    row = row.subspan(some.size());
+  }
+}
+
+void RowInitializer::Draw(std::uint64_t key, std::span<float> row) const {
   if (type_ == Type::kZeros) {
     std::fill(row.begin(), row.end(), 0.0F);
   } else if (type_ == Type::kUniform) {

@@ -2,7 +2,8 @@
 //
 // Element i of a row comes from the 64 random bits that (seed, table, key, i) name (uniform: a half of those of i / 2).
 // The normal distribution is Box and Muller's (1958) over logarithm and cosine series of our own: the C library's
-// differ in the last bit between instruction sets. Thread safety: const members touch only `row`.
+// differ in the last bit between instruction sets. A row of 16-bit floats starts with the nearest ones.
+// Thread safety: const members touch only `row`.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +12,7 @@
 
 #include "common/config.h"
 #include "common/status.h"
+#include "ps/table/half.h"
 
 namespace gatemill::ps {
 
@@ -19,14 +21,18 @@ class RowInitializer {
   // kInvalidInput for an unknown type or a scale that is negative or not finite.
   static Status Check(const InitializerConfig& config);
   // `config` has passed Check.
-  RowInitializer(const InitializerConfig& config, std::string_view table_name, std::uint64_t seed);
+  RowInitializer(const InitializerConfig& config, std::string_view table_name, std::uint64_t seed,
+                 FloatType dtype = FloatType::kFloat32);
   void Fill(std::uint64_t key, std::span<float> row) const;
 
  private:
   enum class Type { kZeros, kUniform, kNormal };
+  void Draw(std::uint64_t key, std::span<float> row) const;
   Type type_;
   float scale_;
   std::uint64_t stream_;  // of (seed, table name)
+  FloatType dtype_;
+  const HalfKernels& half_ = BestHalfKernels();
 };
 
 }  // namespace gatemill::ps

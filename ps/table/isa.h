@@ -36,6 +36,11 @@ inline bool IsaSupported(Isa isa) {
   inline auto name##Baseline parameters { return name##Loop arguments; }                         \
   [[gnu::target(GM_TARGET_AVX2)]] inline auto name##Avx2 parameters { return name##Loop arguments; } \
   [[gnu::target(GM_TARGET_AVX512)]] inline auto name##Avx512 parameters { return name##Loop arguments; }
+// Of a loop that is a template of how many floats a register has.
+#define GM_ISA_LANE_VARIANTS(name, parameters, arguments)                                                \
+  inline auto name##Baseline parameters { return name##Loop<4> arguments; }                              \
+  [[gnu::target(GM_TARGET_AVX2)]] inline auto name##Avx2 parameters { return name##Loop<8> arguments; }  \
+  [[gnu::target(GM_TARGET_AVX512)]] inline auto name##Avx512 parameters { return name##Loop<16> arguments; }
 #define GM_ISA_TABLE(name) {name##Baseline, name##Avx2, name##Avx512}
 // NOLINTEND(bugprone-macro-parentheses)
 
@@ -44,6 +49,8 @@ inline bool IsaSupported(Isa isa) {
 inline bool IsaSupported(Isa isa) { return isa == Isa::kBaseline; }
 #define GM_ISA_VARIANTS(name, parameters, arguments) \
   inline auto name##Baseline parameters { return name##Loop arguments; }
+#define GM_ISA_LANE_VARIANTS(name, parameters, arguments) \
+  inline auto name##Baseline parameters { return name##Loop<4> arguments; }
 #define GM_ISA_TABLE(name) {name##Baseline, name##Baseline, name##Baseline}
 
 #endif

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "common/random.h"
+#include "ps/table/half_loops.h"
 #include "ps/table/row_index.h"
 
 namespace gatemill::ps {
@@ -113,9 +115,11 @@ template <int kDim>
 struct FixedDim {
   static constexpr bool kFixed = true;
   static constexpr int kValue = kDim;
+  static constexpr int kMost = kDim;
 };
 struct AnyDim {
   static constexpr bool kFixed = false;
+  static constexpr int kMost = kMaxDim;
   int value;
 };
 
@@ -134,6 +138,21 @@ GM_LOOP auto WithDim(std::size_t dim, const Body& body) {
     case 32: return body(FixedDim<32>());
     case 64: return body(FixedDim<64>());
     default: return body(AnyDim{static_cast<int>(dim)});
+  }
+}
+
+template <FloatType kType>
+struct RowsOf {
+  static constexpr FloatType kDtype = kType;
+};
+
+// Calls body with how the rows are kept.
+template <typename Body>
+GM_LOOP auto WithDtype(FloatType dtype, const Body& body) {
+  switch (dtype) {
+    case FloatType::kFloat16: return body(RowsOf<FloatType::kFloat16>());
+    case FloatType::kBfloat16: return body(RowsOf<FloatType::kBfloat16>());
+    default: return body(RowsOf<FloatType::kFloat32>());
   }
 }
 
@@ -157,12 +176,45 @@ GM_LOOP void UpdateRow(const Rule& rule, float* row, float* state, const float* 
   }
 }
 
-template <typename Rule>
-GM_LOOP std::size_t UpdateRows(const RowMemory& memory, const RowGrads& grads, const Rule& rule) {
+// A row into or out of a place of its own, in vectors as long as the loops over it read: a load waits for a narrower store.
+template <int kRegister>
+GM_LOOP void CopyFloats(float* to, const float* from, int count) {
+  int i = 0;
+  for (; i + kRegister <= count; i += kRegister) {
+    half_loops::Floats<kRegister> lanes;
+    std::memcpy(&lanes, from + i, sizeof(lanes));
+    std::memcpy(to + i, &lanes, sizeof(lanes));
+  }
+  for (; i < count; ++i) to[i] = from[i];
+}
+
+// The same on a row of 16-bit floats.
+template <FloatType kType, int kRegister, typename Rule, typename Dim>
+GM_LOOP void UpdateHalfRow(const Rule& rule, std::byte* row, float* state, const float* grad, std::uint64_t stream,
+                           Dim dim) {
+  constexpr int kWidth = std::min(kRegister, Dim::kMost);
+  float floats[Dim::kMost];
+  half_loops::UnpackLoop<kType, kWidth>(row, WidthOf(dim), floats);
+  if constexpr (Dim::kFixed) {
+    constexpr int kState = Rule::kStateFloats * Dim::kValue + Rule::kMoreStateFloats;
+    float grads[Dim::kValue];
+    float states[kState + 1];  // an array of none is no C++
+    CopyFloats<kWidth>(grads, grad, Dim::kValue);
+    CopyFloats<kWidth>(states, state, kState);
+    rule(floats, states, grads, Dim::kValue);
+    CopyFloats<kWidth>(state, states, kState);
+  } else {
+    rule(floats, state, grad, dim.value);
+  }
+  half_loops::PackStochasticLoop<kType, kRegister>(floats, WidthOf(dim), stream, row);
+}
+
+template <FloatType kType, int kRegister, typename Rule>
+GM_LOOP std::size_t UpdateRowsOf(const RowMemory& memory, const RowGrads& grads, const Rule& rule) {
   return WithDim(memory.dim, [&](auto dim) __attribute__((always_inline)) {
     const RowMemory rows_of = memory;
     const std::size_t width = WidthOf(dim);
-    const std::size_t bytes = width * sizeof(float);
+    const std::size_t bytes = width * BytesOf(kType);
     const std::size_t state_bytes =
         sizeof(PackedHeader) + (Rule::kStateFloats * width + Rule::kMoreStateFloats) * sizeof(float);
     std::size_t newly_dirty = 0;
@@ -179,35 +231,55 @@ GM_LOOP std::size_t UpdateRows(const RowMemory& memory, const RowGrads& grads, c
       header->updates_and_flags =
           ((flags + PackedHeader::kOneUpdate) | PackedHeader::kDirty) & ~PackedHeader::kWanted;
       header->last_step = grads.step;
-      UpdateRow(rule, reinterpret_cast<float*>(rows_of.embeddings + row * bytes), reinterpret_cast<float*>(header + 1),
-                grads.grads + i * width, dim);
+      std::byte* embedding = rows_of.embeddings + row * bytes;
+      auto* state = reinterpret_cast<float*>(header + 1);
+      const float* grad = grads.grads + i * width;
+      if constexpr (kType == FloatType::kFloat32) {
+        UpdateRow(rule, reinterpret_cast<float*>(embedding), state, grad, dim);
+      } else {
+        const std::uint32_t updates = (flags + PackedHeader::kOneUpdate) / PackedHeader::kOneUpdate;
+        const std::uint64_t stream = RandomBits(grads.stream, grads.keys[i], updates);
+        UpdateHalfRow<kType, kRegister>(rule, embedding, state, grad, stream, dim);
+      }
     }
     return newly_dirty;
   });
 }
 
-GM_LOOP std::size_t SgdLoop(const RowMemory& memory, const RowGrads& grads, SgdStep step) {
-  return UpdateRows(memory, grads, SgdRule{step});
-}
-GM_LOOP std::size_t AdagradLoop(const RowMemory& memory, const RowGrads& grads, AdagradStep step) {
-  return UpdateRows(memory, grads, AdagradRule{step});
-}
-GM_LOOP std::size_t RowwiseAdagradLoop(const RowMemory& memory, const RowGrads& grads, AdagradStep step) {
-  return UpdateRows(memory, grads, RowwiseAdagradRule{step});
-}
-GM_LOOP std::size_t AdamLoop(const RowMemory& memory, const RowGrads& grads, AdamStep step) {
-  return UpdateRows(memory, grads, AdamRule{step});
-}
-GM_LOOP std::size_t FtrlLoop(const RowMemory& memory, const RowGrads& grads, FtrlStep step) {
-  return UpdateRows(memory, grads, FtrlRule{step});
+template <int kRegister, typename Rule>
+GM_LOOP std::size_t UpdateRows(const RowMemory& memory, const RowGrads& grads, const Rule& rule) {
+  return WithDtype(memory.dtype, [&](auto type) __attribute__((always_inline)) {
+    return UpdateRowsOf<decltype(type)::kDtype, kRegister>(memory, grads, rule);
+  });
 }
 
-template <bool kPlaced>
+template <int kRegister>
+GM_LOOP std::size_t SgdLoop(const RowMemory& memory, const RowGrads& grads, SgdStep step) {
+  return UpdateRows<kRegister>(memory, grads, SgdRule{step});
+}
+template <int kRegister>
+GM_LOOP std::size_t AdagradLoop(const RowMemory& memory, const RowGrads& grads, AdagradStep step) {
+  return UpdateRows<kRegister>(memory, grads, AdagradRule{step});
+}
+template <int kRegister>
+GM_LOOP std::size_t RowwiseAdagradLoop(const RowMemory& memory, const RowGrads& grads, AdagradStep step) {
+  return UpdateRows<kRegister>(memory, grads, RowwiseAdagradRule{step});
+}
+template <int kRegister>
+GM_LOOP std::size_t AdamLoop(const RowMemory& memory, const RowGrads& grads, AdamStep step) {
+  return UpdateRows<kRegister>(memory, grads, AdamRule{step});
+}
+template <int kRegister>
+GM_LOOP std::size_t FtrlLoop(const RowMemory& memory, const RowGrads& grads, FtrlStep step) {
+  return UpdateRows<kRegister>(memory, grads, FtrlRule{step});
+}
+
+template <FloatType kType, int kRegister, bool kPlaced>
 GM_LOOP std::size_t GatherRows(const RowMemory& memory, const std::uint32_t* rows, std::size_t count,
                         const std::uint32_t* places, float* out) {
   return WithDim(memory.dim, [&](auto dim) __attribute__((always_inline)) {
     const std::size_t width = WidthOf(dim);
-    const std::size_t bytes = width * sizeof(float);
+    const std::size_t bytes = width * BytesOf(kType);
     std::size_t missing = 0;
     for (std::size_t i = 0; i < count; ++i) {
       if (i + kGatherAhead < count && rows[i + kGatherAhead] != RowIndex::kNoRow) {
@@ -218,29 +290,38 @@ GM_LOOP std::size_t GatherRows(const RowMemory& memory, const std::uint32_t* row
         continue;
       }
       float* to = out + (kPlaced ? places[i] : i) * width;
-      std::memcpy(to, memory.embeddings + rows[i] * bytes, bytes);
+      if constexpr (kType == FloatType::kFloat32) {
+        std::memcpy(to, memory.embeddings + rows[i] * bytes, bytes);
+      } else {
+        constexpr int kWidth = std::min(kRegister, decltype(dim)::kMost);
+        half_loops::UnpackLoop<kType, kWidth>(memory.embeddings + rows[i] * bytes, width, to);
+      }
     }
     return missing;
   });
 }
 
+template <int kRegister>
 GM_LOOP std::size_t GatherLoop(const RowMemory& memory, const std::uint32_t* rows, std::size_t count,
                         const std::uint32_t* places, float* out) {
-  return places != nullptr ? GatherRows<true>(memory, rows, count, places, out)
-                           : GatherRows<false>(memory, rows, count, places, out);
+  return WithDtype(memory.dtype, [&](auto type) __attribute__((always_inline)) {
+    constexpr FloatType kType = decltype(type)::kDtype;
+    return places != nullptr ? GatherRows<kType, kRegister, true>(memory, rows, count, places, out)
+                             : GatherRows<kType, kRegister, false>(memory, rows, count, places, out);
+  });
 }
 
 GM_LOOP void AddLoop(float* __restrict sum, const float* __restrict grad, int dim) {
   for (int i = 0; i < dim; ++i) sum[i] += grad[i];
 }
 
-GM_ISA_VARIANTS(Sgd, (const RowMemory& memory, const RowGrads& grads, SgdStep step), (memory, grads, step))
-GM_ISA_VARIANTS(Adagrad, (const RowMemory& memory, const RowGrads& grads, AdagradStep step), (memory, grads, step))
-GM_ISA_VARIANTS(RowwiseAdagrad, (const RowMemory& memory, const RowGrads& grads, AdagradStep step),
+GM_ISA_LANE_VARIANTS(Sgd, (const RowMemory& memory, const RowGrads& grads, SgdStep step), (memory, grads, step))
+GM_ISA_LANE_VARIANTS(Adagrad, (const RowMemory& memory, const RowGrads& grads, AdagradStep step), (memory, grads, step))
+GM_ISA_LANE_VARIANTS(RowwiseAdagrad, (const RowMemory& memory, const RowGrads& grads, AdagradStep step),
                 (memory, grads, step))
-GM_ISA_VARIANTS(Adam, (const RowMemory& memory, const RowGrads& grads, AdamStep step), (memory, grads, step))
-GM_ISA_VARIANTS(Ftrl, (const RowMemory& memory, const RowGrads& grads, FtrlStep step), (memory, grads, step))
-GM_ISA_VARIANTS(Gather,
+GM_ISA_LANE_VARIANTS(Adam, (const RowMemory& memory, const RowGrads& grads, AdamStep step), (memory, grads, step))
+GM_ISA_LANE_VARIANTS(Ftrl, (const RowMemory& memory, const RowGrads& grads, FtrlStep step), (memory, grads, step))
+GM_ISA_LANE_VARIANTS(Gather,
                 (const RowMemory& memory, const std::uint32_t* rows, std::size_t count, const std::uint32_t* places,
                  float* out),
                 (memory, rows, count, places, out))

@@ -3,6 +3,10 @@
 //   const Kernels& kernels = BestKernels();
 //   kernels.adagrad(memory, {.rows = rows, .grads = grads, .count = n, .step = step}, {.lr = 0.1F, .eps = 1e-10F});
 //
+// Rows of 16-bit floats (RowMemory::dtype) become floats for the formula and are rounded stochastically as they go back, so
+// that updates smaller than a row's last bit are not lost. The draw is named by (stream, key, update count), whatever the
+// order, the shards or the instruction set.
+//
 // Every variant gives the same bits: the loops are the same source, element by element or in 16 fixed lanes, with
 // IEEE add, multiply, divide and square root only, and no fused multiply-add. Rows are asked for ahead of their use, so
 // that their memory accesses overlap. Thread safety: pure functions.
@@ -42,6 +46,9 @@ struct RowGrads {
   const float* grads = nullptr;         // [count, dim]
   std::size_t count = 0;
   std::uint32_t step = 0;               // the global step, which headers keep
+  // For rows of 16-bit floats only: the update that is a row's n-th rounds with the stream RandomBits(stream, key, n).
+  const std::uint64_t* keys = nullptr;  // [count], of rows
+  std::uint64_t stream = 0;             // of the table
 };
 
 // Formulas: ps/table/optimizer.h. An update marks the row dirty, counts it and notes the step; each returns

@@ -1,15 +1,19 @@
 // How the rows of a table lie in memory. A row is its number; it has two places:
 //
-//   embeddings + row * embedding_bytes    what a pull reads: [dim] floats
+//   embeddings + row * embedding_bytes    what a pull reads: [dim] of dtype
 //   states + row * state_bytes            what only an update touches: [PackedHeader | state_dim floats]
 //
-// so that a pull of 16 floats touches one cache line and no part of another.
+// so that a pull of 16 floats touches one cache line and no part of another; of 16-bit floats a half of one.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
+#include "ps/table/half.h"
+
 namespace gatemill::ps {
+
+inline constexpr int kMaxDim = 4096;
 
 struct RowHeader {
   std::uint32_t updates = 0;    // times the optimizer ran on the row, modulo 2^30
@@ -35,13 +39,12 @@ static_assert(sizeof(PackedHeader) == sizeof(RowHeader));
 struct RowMemory {
   std::byte* embeddings = nullptr;
   std::byte* states = nullptr;
-  std::size_t dim = 0;          // floats of an embedding
+  std::size_t dim = 0;          // numbers of an embedding, up to kMaxDim
   std::size_t state_bytes = 0;  // of a header and the optimizer's state
+  FloatType dtype = FloatType::kFloat32;  // of embeddings
 
-  [[nodiscard]] std::size_t embedding_bytes() const { return dim * sizeof(float); }
-  [[nodiscard]] float* Embedding(std::uint32_t row) const {
-    return reinterpret_cast<float*>(embeddings + row * embedding_bytes());
-  }
+  [[nodiscard]] std::size_t embedding_bytes() const { return dim * BytesOf(dtype); }
+  [[nodiscard]] std::byte* Embedding(std::uint32_t row) const { return embeddings + row * embedding_bytes(); }
   [[nodiscard]] PackedHeader* Header(std::uint32_t row) const {
     return reinterpret_cast<PackedHeader*>(states + row * state_bytes);
   }

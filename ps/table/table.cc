@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "common/keys.h"
+#include "common/random.h"
 #include "ps/table/initializer.h"
 #include "ps/table/kernels.h"
 #include "ps/table/pages.h"
@@ -20,6 +21,7 @@ namespace {
 constexpr std::size_t kBatch = 2048;
 constexpr std::size_t kHeadersAhead = 16;
 constexpr std::size_t kCreateAhead = 8;  // keys whose places in the index are asked for before they are created
+constexpr std::uint64_t kRounding = 1;   // names a table's draws for updates; RowInitializer's are 0
 
 class PagedTable final : public Table {
  public:
@@ -27,12 +29,14 @@ class PagedTable final : public Table {
       : spec_(std::move(spec)),
         vshards_(vshards),
         optimizer_(std::move(optimizer)),
-        initializer_(spec_.initializer, spec_.name, seed),
+        initializer_(spec_.initializer, spec_.name, seed, spec_.dtype),
+        rounding_(RandomBits(seed, TableSalt(spec_.name), kRounding)),
         dim_(static_cast<std::size_t>(spec_.dim)),
         state_dim_(static_cast<std::size_t>(optimizer_->state_dim(spec_.dim))),
         index_(vshards) {
     memory_.dim = dim_;
     memory_.state_bytes = sizeof(PackedHeader) + state_dim_ * sizeof(float);
+    memory_.dtype = spec_.dtype;
   }
 
   void Read(std::span<const std::uint64_t> keys, ReadMode mode, const RowSink& out) const override {
@@ -63,7 +67,9 @@ class PagedTable final : public Table {
       dirty_rows_ += optimizer_->Apply(memory_, {.rows = rows.data(),
                                                  .grads = grads.data() + begin * dim_,
                                                  .count = batch.size(),
-                                                 .step = static_cast<std::uint32_t>(step)});
+                                                 .step = static_cast<std::uint32_t>(step),
+                                                 .keys = batch.data(),
+                                                 .stream = rounding_});
     }
   }
 
@@ -80,7 +86,7 @@ class PagedTable final : public Table {
     const std::uint32_t row = index_.FindOrInsert(key, NextRow(), &created);
     if (created) TakeNextRow();
     if (!created && IsDirty(row)) --dirty_rows_;
-    std::memcpy(memory_.Embedding(row), values.data(), dim_ * sizeof(float));
+    half_.pack(spec_.dtype, values.first(dim_), memory_.Embedding(row));
     if (state_dim_ != 0) std::memcpy(memory_.State(row), values.data() + dim_, state_dim_ * sizeof(float));
     *memory_.Header(row) = PackedHeader::Pack(header, wanted ? PackedHeader::kWanted : 0);
   }
@@ -222,10 +228,20 @@ class PagedTable final : public Table {
       rows[i] = index_.FindOrInsert(keys[i], NextRow(), &created);
       if (!created) continue;
       TakeNextRow();
-      initializer_.Fill(keys[i], {memory_.Embedding(rows[i]), dim_});
+      FillEmbedding(keys[i], memory_.Embedding(rows[i]));
       optimizer_->InitState({memory_.State(rows[i]), state_dim_}, spec_.dim);
       *memory_.Header(rows[i]) = {};
     }
+  }
+
+  void FillEmbedding(std::uint64_t key, std::byte* embedding) {
+    if (spec_.dtype == FloatType::kFloat32) {
+      initializer_.Fill(key, {reinterpret_cast<float*>(embedding), dim_});
+      return;
+    }
+    new_row_.resize(dim_);
+    initializer_.Fill(key, new_row_);
+    half_.pack(spec_.dtype, new_row_, embedding);
   }
 
   // The number that the next new row gets.
@@ -249,7 +265,7 @@ class PagedTable final : public Table {
   }
 
   void CopyStored(std::uint32_t row, std::span<float> values) const {
-    std::memcpy(values.data(), memory_.Embedding(row), dim_ * sizeof(float));
+    half_.unpack(spec_.dtype, memory_.Embedding(row), values.first(dim_));
     if (state_dim_ != 0) std::memcpy(values.data() + dim_, memory_.State(row), state_dim_ * sizeof(float));
   }
 
@@ -267,7 +283,9 @@ class PagedTable final : public Table {
   VshardRange vshards_;
   std::unique_ptr<SparseOptimizer> optimizer_;
   RowInitializer initializer_;
+  std::uint64_t rounding_;  // the stream of updates' draws
   const Kernels& kernels_ = BestKernels();
+  const HalfKernels& half_ = BestHalfKernels();
   std::size_t dim_;
   std::size_t state_dim_;
   RowIndex index_;
@@ -278,6 +296,7 @@ class PagedTable final : public Table {
   std::uint64_t dirty_rows_ = 0;
   std::vector<std::uint32_t> free_rows_;  // of dropped rows
   std::vector<RowIndex::Slot> slots_;     // scratch of AddCold
+  std::vector<float> new_row_;            // scratch of FillEmbedding
 };
 
 }  // namespace
@@ -298,7 +317,7 @@ Result<std::unique_ptr<Table>> Table::Create(const TableSpec& spec, std::uint64_
 }
 
 void InitialRow(const TableSpec& spec, std::uint64_t seed, std::uint64_t key, std::span<float> row) {
-  RowInitializer(spec.initializer, spec.name, seed).Fill(key, row);
+  RowInitializer(spec.initializer, spec.name, seed, spec.dtype).Fill(key, row);
 }
 
 }  // namespace gatemill::ps

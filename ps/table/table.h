@@ -1,6 +1,8 @@
 // A table's rows of one shard, in memory: an index over arrays of rows.
 //
-// A row is an embedding of dim floats, state_dim floats of optimizer state and a RowHeader (ps/table/row_memory.h says where).
+// A row is an embedding of dim numbers, state_dim floats of optimizer state and a RowHeader (ps/table/row_memory.h says where).
+// Embeddings are kept as TableSpec::dtype says; whoever reads or stores a row has floats of exactly their values. Updates
+// round 16-bit ones stochastically, by draws that depend on (seed, table name, key, update count) alone.
 // Lookups and inserts work on batches of keys, so that their memory accesses overlap (software prefetch).
 // Every uint64 is a legal key. New rows are made from (seed, table name, key) alone, so a row's first value does not
 // depend on when, where or by whom it is made.
@@ -24,6 +26,7 @@
 
 #include "common/config.h"
 #include "common/status.h"
+#include "ps/table/half.h"
 #include "ps/table/optimizer.h"
 #include "ps/table/row_index.h"
 #include "ps/table/row_memory.h"
@@ -33,12 +36,12 @@ namespace gatemill::ps {
 // What every server and worker of a job agrees on about a table. Its number is its position in the job's list.
 struct TableSpec {
   std::string name;
-  int dim = 0;  // floats of embedding, 1 to kMaxDim
+  int dim = 0;  // numbers of an embedding, 1 to kMaxDim
   InitializerConfig initializer;
   SparseOptimizerConfig optimizer;
   std::uint32_t oov_rows = 0;  // rows of the companion table that unseen values share; 0 for a companion itself
+  FloatType dtype = FloatType::kFloat32;  // as what embeddings are kept in memory
 };
-inline constexpr int kMaxDim = 4096;
 inline constexpr std::uint64_t kMaxTableRows = 0xFFFFFFFF;  // of one shard; whoever calls Update stays below it
 
 // The companion of a table with oov_buckets is an ordinary table named so; its keys are 0 to oov_buckets - 1.
@@ -89,7 +92,8 @@ class Table {
 
   // One row as stored: embedding and state ([dim + state_dim]) and header. False when there is none.
   virtual bool ReadStored(std::uint64_t key, std::span<float> values, RowHeader* header) const = 0;
-  // Puts a stored row in place (restore, or back from disk): replaces the row of that key. Not dirty afterwards.
+  // Puts a stored row in place (restore, or back from disk): replaces the row of that key. Not dirty afterwards. An embedding
+  // that dtype does not have, which none of a table of this dtype is, becomes the nearest.
   // `wanted`: an update is to come, so AddCold passes it over once.
   virtual void PutStored(std::uint64_t key, std::span<const float> values, const RowHeader& header,
                          bool wanted = false) = 0;

@@ -37,6 +37,7 @@ void AddSpec(const TableSpec& spec, DigestInput* input) {
     input->Add(value);
   }
   input->Add(static_cast<std::uint64_t>(spec.oov_rows));
+  input->Add(static_cast<std::uint64_t>(spec.dtype));
 }
 
 }  // namespace

@@ -123,6 +123,7 @@ class RandomConfig {
       if (Flip()) table.optimizer = SparseOptimizer();
       table.oov_buckets = static_cast<std::int64_t>(Below(2));
       if (table.oov_buckets > 0) table.oov_ratio = Real();
+      table.dtype = Pick({"fp32", "fp16", "bf16"});
       c->tables.push_back(table);
     } else {
       feature.embedding_dim = 1 + static_cast<int>(Below(64));

@@ -177,6 +177,8 @@ TEST(ConfigReadTest, ForeignAndMistypedNamesAreAnsweredWithOurs) {
   says("train: {l2_reg_embedding: 1}\n", "sparse_optimizer.l2");
   says("slots: []\n", "write features");
   says("tables: {user_id: {emb_dim: 4}}\n", "write embedding_dim");
+  says("tables: {user_id: {data_type: fp16}}\n", "write dtype");
+  ExpectSays(Mistake(SmallYaml(), {"features.0.dtype=bf16"}), "unknown key; write tables.NAME.dtype");
   says("tran: {}\n", "did you mean train?");
   says("model: {gate_dropout_ratio: 0.1}\n", "unknown key");
   says("train: {task_weighting: {}}\n", "unknown key");
@@ -197,6 +199,7 @@ TEST(ConfigReadTest, WrongTypesAndImpossibleSizes) {
   says("model: {expert_mlp: {hidden_units: [8, 0]}}\n", "model.expert_mlp.hidden_units.1: must be 1 to 65536, found 0");
   says("model: {expert_mlp: {use_bn: yes}}\n", "must be true or false, found yes");
   says("model: {type: mmo}\n", "must be one of single, shared_bottom, omoe, mmoe, found mmo; did you mean mmoe?");
+  says("tables: {user_id: {dtype: fp8}}\n", "must be one of fp32, fp16, bf16, found fp8");
   says("model: [1]\n", "model: must be a map of keys, found a list");
   says("train: {global_batch_size: 0}\n", "must be 1 to 16777216, found 0");
   says("train: {dense_optimizer: {lr: -0.1}}\n", "must be greater than 0, at most 1000000, found -0.1");

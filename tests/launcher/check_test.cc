@@ -47,6 +47,17 @@ TEST(CheckTest, SaysWhatWouldBeTrained) {
   EXPECT_EQ(said["memory"]["dense_bytes"], said["parameters"].get<int>() * 4 * 4);  // value, gradient, two moments
 }
 
+TEST(CheckTest, HalfTheBytesOfAnEmbeddingAreCounted) {
+  const TempDir dir;
+  const Finished done = Check({WriteSmallJob(dir), "--json", "--set", "tables.user.dtype=bf16"});
+  ASSERT_EQ(done.exit_code, 0) << done.err;
+  const json said = json::parse(LastLine(done.out));
+  EXPECT_EQ(said["tables"][0]["dtype"], "bf16");
+  EXPECT_EQ(said["tables"][0]["bytes_per_row"], 2 * 4 + 4 + 32);
+  EXPECT_EQ(said["tables"][1]["dtype"], "fp32");
+  EXPECT_EQ(said["tables"][1]["bytes_per_row"], 4 * (4 + 1) + 32);
+}
+
 TEST(CheckTest, TellsAPersonToo) {
   const TempDir dir;
   const Finished done = Check({WriteSmallJob(dir)});

@@ -51,7 +51,8 @@ TEST(CompareForResume, OtherChangesAreSaid) {
                                    "train.sparse_optimizer.lr=0.5", "tables.user.initializer.scale=0.5",
                                    "train.consistency={bounded: 3}", "ps.wire=bf16", "train.device=cpu", "data.missing=[x]",
                                    "data.sample_weight=w", "data.root=/elsewhere", "tasks.click.weight=5",
-                                   "model.expert_mlp.activation=gelu", "tables.user.oov_buckets=3", "features.0.separator=|"}) {
+                                   "model.expert_mlp.activation=gelu", "tables.user.oov_buckets=3", "features.0.separator=|",
+                                   "tables.user.dtype=fp16"}) {
     const auto said = Compare(ConfigWith({change}), ConfigWith({}), true);
     ASSERT_TRUE(said.ok()) << said.status().message();
     EXPECT_GE(said->size(), 1U) << change;

@@ -423,6 +423,27 @@ TEST(Train, TheWireRoundsInProcessAsOverASocket) {
   EXPECT_EQ(train("ipc", MpirunPrefix(2), {"--servers", "1", "--set", "ps.transport=ipc", "--set", "ps.wire=fp16"}), half);
 }
 
+// A table of 16-bit rows gives other bits than one of 32, and the same on any number of servers; its companion too.
+TEST(Train, RowsOf16BitsAreTheSameOnAnyServers) {
+  const TempDir dir;
+  const std::string config = WriteSmallJob(dir, 1000);
+  const auto train = [&](const char* name, const std::vector<std::string>& prefix, std::vector<std::string> more) {
+    const std::string run = dir.path() + "/" + name;
+    more.insert(more.end(), {"--set", "train.num_epochs=1"});
+    const Trained trained = Train(prefix, config, run, more);
+    EXPECT_EQ(trained.done.exit_code, 0) << trained.done.err;
+    return Export(run, run + ".safetensors");
+  };
+  const std::string whole = train("fp32", {}, {});
+  const std::string half = train("bf16", {}, {"--set", "tables.user.dtype=bf16"});
+  ASSERT_GT(half.size(), 1000U);
+  EXPECT_NE(half, whole);
+  EXPECT_NE(train("fp16", {}, {"--set", "tables.user.dtype=fp16"}), half);
+  EXPECT_EQ(train("ipc", MpirunPrefix(3),
+                  {"--servers", "2", "--set", "ps.transport=ipc", "--set", "tables.user.dtype=bf16"}),
+            half);
+}
+
 TEST(Train, EncryptedTcpTrains) {
   const TempDir dir;
   const std::string config = WriteSmallJob(dir, 500);

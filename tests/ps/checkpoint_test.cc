@@ -27,6 +27,7 @@ CheckpointTables Tables(std::uint32_t num_shards) {
   user.optimizer.lr = 0.1;  // no exact double
   user.optimizer.initial_accumulator = 1e-7;
   TableSpec item{.name = "item \"ö\"", .dim = 1, .initializer = {}, .optimizer = {}, .oov_rows = 0};
+  item.dtype = FloatType::kBfloat16;
   item.optimizer.type = "sgd";
   tables.specs = {user, item};
   return tables;
@@ -80,8 +81,8 @@ TEST(CheckpointTables, ComeBackAsWritten) {
   for (std::size_t i = 0; i < 2; ++i) {
     const TableSpec& a = written.specs[i];
     const TableSpec& b = read->specs[i];
-    EXPECT_EQ(std::tie(a.name, a.dim, a.oov_rows, a.initializer.type, a.initializer.scale),
-              std::tie(b.name, b.dim, b.oov_rows, b.initializer.type, b.initializer.scale));
+    EXPECT_EQ(std::tie(a.name, a.dim, a.oov_rows, a.dtype, a.initializer.type, a.initializer.scale),
+              std::tie(b.name, b.dim, b.oov_rows, b.dtype, b.initializer.type, b.initializer.scale));
     EXPECT_EQ(std::tie(a.optimizer.type, a.optimizer.lr, a.optimizer.eps, a.optimizer.initial_accumulator),
               std::tie(b.optimizer.type, b.optimizer.lr, b.optimizer.eps, b.optimizer.initial_accumulator));
     EXPECT_EQ(std::tie(a.optimizer.beta1, a.optimizer.beta2, a.optimizer.l1, a.optimizer.l2, a.optimizer.beta),
@@ -122,6 +123,24 @@ TEST(CheckpointTables, NoCheckpointDamageAndOtherVersionsAreToldApart) {
     EXPECT_EQ(code(), Code::kDataLoss) << number;
     write(*text, "\"oov_rows\": 3", std::string("\"oov_rows\": ") + number);
     EXPECT_EQ(code(), Code::kDataLoss) << number;
+  }
+}
+
+TEST(CheckpointTables, WithoutADtypeTheyAreOfFp32AndUnknownOnesAreRefused) {
+  const TempDir scratch;
+  const std::string path = scratch.path() + "/tables.json";
+  ASSERT_TRUE(WriteCheckpointTables(scratch.path(), Tables(1)).ok());
+  const std::string text = ReadFile(path).value();
+  const std::string field = "\"dtype\": \"bf16\",";
+  const std::size_t at = text.find(field);
+  ASSERT_NE(at, std::string::npos) << text;
+  ASSERT_TRUE(WriteFileAtomic(path, std::string(text).erase(at, field.size())).ok());
+  const auto older = ReadCheckpointTables(scratch.path());
+  ASSERT_TRUE(older.ok()) << older.status().message();
+  EXPECT_EQ(older->specs[1].dtype, FloatType::kFloat32);
+  for (const char* other : {"\"dtype\": \"fp8\",", "\"dtype\": \"\",", "\"dtype\": 2,", "\"dtype\": null,"}) {
+    ASSERT_TRUE(WriteFileAtomic(path, std::string(text).replace(at, field.size(), other)).ok());
+    EXPECT_EQ(ReadCheckpointTables(scratch.path()).status().code(), Code::kDataLoss) << other;
   }
 }
 

@@ -3,13 +3,17 @@
 #include <gtest/gtest.h>
 
 #include <bit>
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "common/random.h"
-#include "tests/ps/one_row.h"
+#include "ps/table/half.h"
 #include "ps/table/row_index.h"
+#include "tests/ps/one_row.h"
 
 namespace gatemill::ps {
 namespace {
@@ -140,6 +144,131 @@ TEST(Kernels, RowwiseSumFoldsSixteenLanesPairwise) {
   });
   EXPECT_EQ(values[kDim], 0.25F + lanes[0] / kDim);
 }
+
+// ---- rows of 16-bit floats --------------------------------------------------------------------------------------------
+
+struct HalfCase {
+  const char* name;
+  int state_each;  // state floats for each of the row's
+  int state_more;
+  std::size_t (*apply)(const Kernels& kernels, const RowMemory& memory, const RowGrads& grads);
+};
+const HalfCase kHalfCases[] = {
+    {"sgd", 0, 0, [](const Kernels& k, const RowMemory& m, const RowGrads& g) { return k.sgd(m, g, {.lr = 0.1F}); }},
+    {"adagrad", 1, 0,
+     [](const Kernels& k, const RowMemory& m, const RowGrads& g) { return k.adagrad(m, g, {.lr = 0.1F, .eps = 1e-10F}); }},
+    {"rowwise_adagrad", 0, 1,
+     [](const Kernels& k, const RowMemory& m, const RowGrads& g) {
+       return k.rowwise_adagrad(m, g, {.lr = 0.1F, .eps = 1e-10F});
+     }},
+    {"adam", 2, 0,
+     [](const Kernels& k, const RowMemory& m, const RowGrads& g) {
+       return k.adam(m, g, {.step_size = 0.03F, .one_minus_beta1 = 0.1F, .one_minus_beta2 = 0.001F, .eps = 1e-8F});
+     }},
+    {"ftrl", 2, 0,
+     [](const Kernels& k, const RowMemory& m, const RowGrads& g) {
+       return k.ftrl(m, g, {.lr = 0.1F, .l1 = 0.5F, .l2 = 0.01F, .beta = 1.0F});
+     }},
+};
+
+class HalfRows : public testing::TestWithParam<std::tuple<Isa, FloatType>> {};
+
+// Row by row in plain steps: unpack, the update of floats, round by (stream, key, update count).
+TEST_P(HalfRows, AreUpdatedAsFloatsAndRoundedByTheirOwnDraws) {
+  const auto& [isa, dtype] = GetParam();
+  const Kernels* kernels = KernelsFor(isa);
+  if (kernels == nullptr) GTEST_SKIP() << "this CPU lacks the instruction set";
+  constexpr std::uint64_t kStream = 0xfeedbeef;
+  for (const HalfCase& rule : kHalfCases) {
+    for (const int dim : {1, 2, 3, 4, 7, 8, 12, 15, 16, 17, 20, 31, 32, 33, 48, 64, 100, 129}) {
+      const auto width = static_cast<std::size_t>(dim);
+      RandomStream random(kSeed, static_cast<std::uint64_t>(dim));
+      const int state_floats = rule.state_each * dim + rule.state_more;
+      Rows floats(dim, state_floats, &random);
+      std::vector<std::byte> packed(Rows::kRows * width * BytesOf(dtype));
+      PackFloats(dtype, floats.embeddings, packed.data());
+      UnpackFloats(dtype, packed.data(), floats.embeddings);
+      Rows halves = floats;
+      halves.memory.dtype = dtype;
+      halves.memory.embeddings = packed.data();
+      const std::string what = std::string(rule.name) + " dim " + std::to_string(dim);
+      for (std::uint32_t step = 0; step < 20; ++step) {
+        std::vector<std::uint32_t> rows;
+        std::vector<std::uint64_t> keys;
+        for (int i = 0; i < 25; ++i) {
+          rows.push_back(static_cast<std::uint32_t>(random.Below(Rows::kRows)));
+          keys.push_back(rows.back() * 0x9e3779b97f4a7c15ULL);
+        }
+        const std::vector<float> grads = Draw(&random, 25 * dim, -3, 3);
+        std::size_t newly_dirty = 0;
+        for (std::size_t i = 0; i < rows.size(); ++i) {
+          newly_dirty += rule.apply(*KernelsFor(Isa::kBaseline), floats.memory,
+                                    {.rows = &rows[i], .grads = grads.data() + i * width, .count = 1, .step = step});
+          const std::uint32_t updates = floats.memory.Header(rows[i])->Unpack().updates;
+          const std::span<float> row = std::span(floats.embeddings).subspan(rows[i] * width, width);
+          std::vector<std::byte> rounded(width * BytesOf(dtype));
+          PackFloatsStochastic(dtype, row, RandomBits(kStream, keys[i], updates), rounded.data());
+          UnpackFloats(dtype, rounded.data(), row);
+        }
+        ASSERT_EQ(newly_dirty, rule.apply(*kernels, halves.memory,
+                                          {.rows = rows.data(),
+                                           .grads = grads.data(),
+                                           .count = rows.size(),
+                                           .step = step,
+                                           .keys = keys.data(),
+                                           .stream = kStream}))
+            << what;
+      }
+      UnpackFloats(dtype, packed.data(), halves.embeddings);
+      ExpectSameBits(floats.embeddings, halves.embeddings, what + " embeddings");
+      ExpectSameBits(floats.states, halves.states, what + " headers and states");
+    }
+  }
+}
+
+TEST_P(HalfRows, AreGatheredAsFloats) {
+  const auto& [isa, dtype] = GetParam();
+  const Kernels* kernels = KernelsFor(isa);
+  if (kernels == nullptr) GTEST_SKIP() << "this CPU lacks the instruction set";
+  for (const int dim : {1, 3, 4, 5, 8, 12, 16, 17, 31, 32, 64, 129}) {
+    const auto width = static_cast<std::size_t>(dim);
+    RandomStream random(kSeed, static_cast<std::uint64_t>(dim));
+    // Any bits: infinities, NaNs, subnormals.
+    std::vector<std::byte> packed(Rows::kRows * width * BytesOf(dtype));
+    for (std::byte& byte : packed) byte = static_cast<std::byte>(random());
+    std::vector<float> expected(Rows::kRows * width);
+    UnpackFloats(dtype, packed.data(), expected);
+    const RowMemory memory{.embeddings = packed.data(), .states = nullptr, .dim = width, .state_bytes = 0, .dtype = dtype};
+    std::vector<std::uint32_t> asked;
+    std::vector<std::uint32_t> places;
+    for (std::uint32_t i = 0; i < 50; ++i) {
+      asked.push_back(i % 7 == 3 ? RowIndex::kNoRow : static_cast<std::uint32_t>(random.Below(Rows::kRows)));
+      places.push_back((i * 17) % 50);
+    }
+    std::vector<float> in_order(50 * width, -9.0F);
+    std::vector<float> placed(50 * width, -9.0F);
+    EXPECT_EQ(kernels->gather(memory, asked.data(), 50, nullptr, in_order.data()), 7U);
+    EXPECT_EQ(kernels->gather(memory, asked.data(), 50, places.data(), placed.data()), 7U);
+    for (std::size_t i = 0; i < 50; ++i) {
+      std::vector<float> row(width, -9.0F);
+      if (asked[i] != RowIndex::kNoRow) row.assign(&expected[asked[i] * width], &expected[asked[i] * width] + width);
+      const auto part = [&](const std::vector<float>& from, std::size_t at) {
+        return std::vector<float>(&from[at * width], &from[at * width] + width);
+      };
+      ExpectSameBits(part(in_order, i), row, "dim " + std::to_string(dim));
+      ExpectSameBits(part(placed, places[i]), row, "placed, dim " + std::to_string(dim));
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(IsasAndTypes, HalfRows,
+                         testing::Combine(testing::Values(Isa::kBaseline, Isa::kAvx2, Isa::kAvx512),
+                                          testing::Values(FloatType::kFloat16, FloatType::kBfloat16)),
+                         [](const auto& test) {
+                           const Isa isa = std::get<0>(test.param);
+                           return std::string(isa == Isa::kBaseline ? "Baseline" : (isa == Isa::kAvx2 ? "Avx2" : "Avx512")) +
+                                  "_" + std::string(NameOf(std::get<1>(test.param)));
+                         });
 
 // What every update does to the header, and what it returns.
 TEST(Kernels, UpdatesMarkCountAndStampRows) {

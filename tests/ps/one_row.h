@@ -7,8 +7,12 @@
 #include <span>
 #include <vector>
 
+#include "common/keys.h"
+#include "common/random.h"
+#include "ps/table/half.h"
 #include "ps/table/optimizer.h"
 #include "ps/table/row_memory.h"
+#include "ps/table/table.h"
 
 namespace gatemill::ps {
 
@@ -34,6 +38,15 @@ inline void ApplyToRow(const SparseOptimizer& optimizer, std::span<float> values
                        std::uint64_t step) {
   ApplyInMemory(values, grad, step,
                 [&](const RowMemory& memory, const RowGrads& grads) { optimizer.Apply(memory, grads); });
+}
+
+// Rounds an embedding as a table does in the update that is the row's `updates`-th: the draws by their names, written out.
+inline void RoundUpdated(const TableSpec& spec, std::uint64_t seed, std::uint64_t key, std::uint32_t updates,
+                         std::span<float> embedding) {
+  const std::uint64_t table_stream = RandomBits(seed, TableSalt(spec.name), 1);
+  std::vector<std::byte> packed(embedding.size() * BytesOf(spec.dtype));
+  PackFloatsStochastic(spec.dtype, embedding, RandomBits(table_stream, key, updates), packed.data());
+  UnpackFloats(spec.dtype, packed.data(), embedding);
 }
 
 }  // namespace gatemill::ps

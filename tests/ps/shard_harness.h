@@ -29,6 +29,7 @@ inline std::vector<TableSpec> TestSpecs() {
   specs[0].optimizer.type = "rowwise_adagrad";
   specs[1].optimizer.type = "adam";
   specs[2].optimizer.type = "sgd";
+  specs[1].dtype = FloatType::kBfloat16;
   return specs;
 }
 
@@ -92,6 +93,7 @@ class PlainTables {
     }
     ApplyToRow(*optimizers_[table], row.values, grad, step);
     ++row.header.updates;
+    RoundUpdated(spec, kModelSeed, key, row.header.updates, std::span(row.values).first(dim));
     row.header.last_step = static_cast<std::uint32_t>(step);
   }
 

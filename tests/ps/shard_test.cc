@@ -534,13 +534,17 @@ TEST(ShardRestore, OtherTablesAreRefusedWithEverythingThatDiffers) {
   WriteCheckpoint(&job, 1, scratch.path() + "/ps");
   std::vector<TableSpec> specs = TestSpecs();
   specs[0].dim = 8;
+  specs[0].dtype = FloatType::kFloat16;
   specs[1].optimizer.type = "ftrl";
+  specs[1].dtype = FloatType::kFloat32;
   specs[2].name = "label";
   ShardJob other({.specs = specs});
   other.Ask(0, other.Push(0, 0, 0, TagGradient(9, 1)));
   const Reply reply = other.Ask(0, other.WithText(Op::kRestore, 0, 1, scratch.path() + "/ps"));
   EXPECT_EQ(reply.code, Code::kInvalidInput);
-  for (const char* part : {"'user': embedding_dim is 4 in the checkpoint, 8 here", "'item': the optimizer is adam",
+  for (const char* part : {"'user': embedding_dim is 4 in the checkpoint, 8 here",
+                           "'user': dtype is fp32 in the checkpoint, fp16 here", "'item': the optimizer is adam",
+                           "'item': dtype is bf16 in the checkpoint, fp32 here",
                            "'label' is not in the checkpoint", "'tag' is only in the checkpoint"}) {
     EXPECT_NE(reply.error.find(part), std::string::npos) << reply.error;
   }

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
+#include <cstddef>
 #include <map>
 #include <numeric>
 #include <set>
@@ -61,6 +63,7 @@ class ModelTable {
     }
     ApplyToRow(*optimizer_, row.values, grad, step);
     ++row.header.updates;
+    RoundUpdated(spec_, kSeed, key, row.header.updates, std::span(row.values).first(dim));
     row.header.last_step = static_cast<std::uint32_t>(step);
     row.dirty = true;
   }
@@ -110,11 +113,18 @@ void ExpectSameReads(const Table& table, ModelTable* model, const std::vector<st
   }
 }
 
-class TableModel : public testing::TestWithParam<std::tuple<std::string, int>> {};
+class TableModel : public testing::TestWithParam<std::tuple<std::string, int, FloatType>> {
+ protected:
+  static TableSpec ParamSpec() {
+    TableSpec spec = Spec(std::get<0>(GetParam()), std::get<1>(GetParam()));
+    spec.dtype = std::get<2>(GetParam());
+    return spec;
+  }
+};
 
 TEST_P(TableModel, BehavesAsAnUnorderedMap) {
-  const auto& [optimizer, dim] = GetParam();
-  const TableSpec spec = Spec(optimizer, dim);
+  const TableSpec spec = ParamSpec();
+  const int dim = spec.dim;
   const auto table = NewTable(spec);
   ModelTable model(spec);
   RandomStream random(kSeed, static_cast<std::uint64_t>(dim));
@@ -152,8 +162,8 @@ TEST_P(TableModel, BehavesAsAnUnorderedMap) {
 
 // What a store below the table does: takes cold rows, and puts them back before they are used.
 TEST_P(TableModel, RowsThatWereDroppedComeBackAsTheyWere) {
-  const auto& [optimizer, dim] = GetParam();
-  const TableSpec spec = Spec(optimizer, dim);
+  const TableSpec spec = ParamSpec();
+  const int dim = spec.dim;
   const auto table = NewTable(spec);
   ModelTable model(spec);
   struct Stored {
@@ -218,10 +228,142 @@ TEST_P(TableModel, RowsThatWereDroppedComeBackAsTheyWere) {
 
 INSTANTIATE_TEST_SUITE_P(OptimizersAndDims, TableModel,
                          testing::Combine(testing::Values("sgd", "adagrad", "rowwise_adagrad", "adam", "ftrl"),
-                                          testing::Values(1, 5, 16)),
+                                          testing::Values(1, 5, 16),
+                                          testing::Values(FloatType::kFloat32, FloatType::kFloat16, FloatType::kBfloat16)),
                          [](const auto& test) {
-                           return std::get<0>(test.param) + "_" + std::to_string(std::get<1>(test.param));
+                           return std::get<0>(test.param) + "_" + std::to_string(std::get<1>(test.param)) + "_" +
+                                  std::string(NameOf(std::get<2>(test.param)));
                          });
+
+// The draws of 16-bit rows are named by key and update count: neither the order of keys, nor what they are updated with, nor
+// a row's leaving and coming back changes them.
+TEST(Table, SixteenBitRowsDoNotDependOnOrderBatchesOrMoves) {
+  constexpr std::size_t kDim = 8;
+  constexpr std::uint64_t kKeys = 500;
+  for (const FloatType dtype : {FloatType::kFloat16, FloatType::kBfloat16}) {
+    TableSpec spec = Spec("adagrad", kDim);
+    spec.dtype = dtype;
+    const auto whole = NewTable(spec);
+    const auto pieces = NewTable(spec);
+    RandomStream random(kSeed, 9);
+    for (std::uint64_t step = 0; step < 10; ++step) {
+      std::vector<std::uint64_t> keys;
+      std::vector<float> grads;
+      for (std::uint64_t i = 0; i < kKeys; ++i) keys.push_back(Mix64(i));
+      for (std::size_t i = 0; i < kKeys * kDim; ++i) grads.push_back(static_cast<float>(random.Uniform() - 0.5));
+      whole->Update(keys, grads, step);
+      for (std::size_t i = kKeys; i-- > 0;) {
+        pieces->Update({&keys[i], 1}, std::span(grads).subspan(i * kDim, kDim), step);
+      }
+      std::vector<ColdRow> cold;
+      for (std::uint32_t vshard = 0; vshard < kNumVshards; vshard += 3) pieces->AddCold(vshard, step, &cold);
+      std::vector<float> values(kDim + kDim);
+      RowHeader header;
+      for (const ColdRow& row : cold) {
+        pieces->CopyRow(row.row, values, &header);
+        pieces->Drop({&row, 1});
+        pieces->PutStored(row.key, values, header);
+      }
+    }
+    std::map<std::uint64_t, std::vector<float>> expected;
+    whole->ForEach(false, [&](std::uint64_t key, std::span<const float> values, const RowHeader&) {
+      expected[key].assign(values.begin(), values.end());
+    });
+    ASSERT_EQ(expected.size(), kKeys);
+    pieces->ForEach(false, [&](std::uint64_t key, std::span<const float> values, const RowHeader&) {
+      ASSERT_TRUE(std::equal(values.begin(), values.end(), expected.at(key).begin(), expected.at(key).end()));
+    });
+  }
+}
+
+TEST(Table, AnotherSeedOrTableNameRoundsOtherwise) {
+  constexpr int kDim = 64;
+  const auto updated = [](const std::string& name, std::uint64_t seed) {
+    TableSpec spec = Spec("sgd", kDim);
+    spec.name = name;
+    spec.dtype = FloatType::kBfloat16;
+    spec.initializer.type = "zeros";
+    const std::unique_ptr<Table> table = Table::Create(spec, seed).value();
+    std::vector<float> row(kDim);
+    for (std::uint64_t step = 0; step < 2; ++step) {
+      table->Update(std::vector<std::uint64_t>{7}, std::vector<float>(kDim, 0.123F), step);
+    }
+    table->Read(std::vector<std::uint64_t>{7}, ReadMode::kEval, {.rows = row});
+    return row;
+  };
+  EXPECT_EQ(updated("user", 1), updated("user", 1));
+  EXPECT_NE(updated("user", 1), updated("user", 2));
+  EXPECT_NE(updated("user", 1), updated("item", 1));
+}
+
+// A row's first value is what a training pull of its key read, and one that the dtype has.
+TEST(Table, SixteenBitRowsStartAsUnseenKeysRead) {
+  for (const FloatType dtype : {FloatType::kFloat16, FloatType::kBfloat16}) {
+    for (const int dim : {4, 16, 100}) {  // more than are rounded at once, too
+      TableSpec spec = Spec("sgd", dim);
+      spec.dtype = dtype;
+      const auto table = NewTable(spec);
+      const std::vector<std::uint64_t> keys = {1, 2, ~0ULL};
+      const std::size_t floats = keys.size() * static_cast<std::size_t>(dim);
+      std::vector<float> unseen(floats);
+      std::vector<float> created(floats);
+      table->Read(keys, ReadMode::kTrain, {.rows = unseen});
+      table->Update(keys, std::vector<float>(floats, 0.0F), 0);  // a step of nothing: no rounding changes what dtype has
+      table->Read(keys, ReadMode::kEval, {.rows = created});
+      EXPECT_EQ(unseen, created);
+      std::vector<std::byte> packed(floats * BytesOf(dtype));
+      std::vector<float> rounded(floats);
+      PackFloats(dtype, unseen, packed.data());
+      UnpackFloats(dtype, packed.data(), rounded);
+      EXPECT_EQ(unseen, rounded);
+      TableSpec whole = spec;
+      whole.dtype = FloatType::kFloat32;
+      std::vector<float> first(static_cast<std::size_t>(dim));
+      InitialRow(whole, kSeed, keys[0], first);
+      for (std::size_t d = 0; d < first.size(); ++d) EXPECT_NEAR(unseen[d], first[d], std::abs(first[d]) / 256 + 1e-7F);
+    }
+  }
+}
+
+// 1,000 steps, each a fiftieth of the distance between two neighbours: rounded to nearest, none of them would move the row.
+TEST(Table, SmallStepsMoveSixteenBitRowsAsFarAsTheyShould) {
+  constexpr std::size_t kKeys = 2'000;
+  constexpr int kSteps = 1'000;
+  for (const FloatType dtype : {FloatType::kFloat16, FloatType::kBfloat16}) {
+    const float spacing = dtype == FloatType::kFloat16 ? 0x1.0p-11F : 0x1.0p-8F;  // between 0.5 and 1
+    TableSpec spec = Spec("sgd", 1);
+    spec.optimizer.lr = 1.0;
+    spec.dtype = dtype;
+    const auto table = NewTable(spec);
+    std::vector<std::uint64_t> keys(kKeys);
+    std::iota(keys.begin(), keys.end(), 0U);
+    const float start = 0.984375F;
+    for (const std::uint64_t key : keys) table->PutStored(key, {&start, 1}, {});
+    const std::vector<float> grads(kKeys, spacing / 50);
+    for (std::uint64_t step = 0; step < kSteps; ++step) table->Update(keys, grads, step);
+    std::vector<float> rows(kKeys);
+    table->Read(keys, ReadMode::kEval, {.rows = rows});
+    double sum = 0.0;
+    for (const float row : rows) sum += (static_cast<double>(row) - start) / spacing;
+    // A step is one spacing with the probability of 1/50: 20 on average, with a variance of 19.6 a row.
+    EXPECT_NEAR(sum / kKeys, -kSteps / 50.0, 5 * std::sqrt(19.6 / kKeys)) << NameOf(dtype);
+    EXPECT_GT(std::set<float>(rows.begin(), rows.end()).size(), 10U) << "rows draw alike";
+  }
+}
+
+TEST(Table, SixteenBitRowsTakeHalfTheBytes) {
+  for (const FloatType dtype : {FloatType::kFloat32, FloatType::kFloat16, FloatType::kBfloat16}) {
+    TableSpec spec = Spec("rowwise_adagrad", 32);
+    spec.dtype = dtype;
+    constexpr std::size_t kRows = 100'000;
+    const auto table = NewTable(spec);
+    std::vector<std::uint64_t> keys(kRows);
+    std::iota(keys.begin(), keys.end(), 0U);
+    table->Update(keys, std::vector<float>(kRows * 32, 1.0F), 0);
+    EXPECT_EQ(table->stats().row_bytes, 32 * BytesOf(dtype) + sizeof(PackedHeader) + sizeof(float));
+    EXPECT_LE(table->stats().memory_bytes, kRows * (table->stats().row_bytes + kMaxIndexBytes) + 16'384);
+  }
+}
 
 // More keys than are looked up together, each with gradients of its own, asked for out of order into places.
 TEST(Table, LongCallsKeepKeysRowsAndGradientsTogether) {

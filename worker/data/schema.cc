@@ -216,7 +216,7 @@ class SchemaResolver {
       const Table& table = schema_.tables[i];
       schema_.server_tables.push_back({table.name, table.dim, table_configs_[i].initializer,
                                        table_configs_[i].optimizer.value_or(config_.train.sparse_optimizer),
-                                       table.oov_buckets});
+                                       table.oov_buckets, ps::FloatTypeOf(table_configs_[i].dtype)});
     }
     for (std::size_t i = 0; i < schema_.tables.size(); ++i) {
       Table& table = schema_.tables[i];

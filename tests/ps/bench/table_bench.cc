@@ -1,11 +1,13 @@
 // The table engine's hot functions, each by itself: ps_table_bench [--benchmark_filter=REGEX].
-// Rows a second, for a table of as many rows as the argument says; 16 floats, row-wise Adagrad, uniform keys.
+// Rows a second, for a table of as many rows as the argument says; 16 numbers, row-wise Adagrad, uniform keys.
 #include <benchmark/benchmark.h>
 
 #include <cstdint>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -27,8 +29,9 @@ constexpr std::uint64_t kSeed = 42;
 
 std::uint64_t KeyOfRow(std::uint64_t row) { return Mix64(row + 1) * 0x9e3779b97f4a7c15ULL; }
 
-std::unique_ptr<Table> FilledTable(std::uint64_t rows) {
+std::unique_ptr<Table> FilledTable(std::uint64_t rows, FloatType dtype) {
   TableSpec spec;
+  spec.dtype = dtype;
   spec.name = "bench";
   spec.dim = kDim;
   spec.optimizer.type = "rowwise_adagrad";
@@ -42,14 +45,14 @@ std::unique_ptr<Table> FilledTable(std::uint64_t rows) {
   return table;
 }
 
-// The last table that was asked for: filling one takes longer than measuring it.
-Table& TableOf(std::uint64_t rows) {
-  static std::pair<std::uint64_t, std::unique_ptr<Table>> kept;
-  if (kept.first != rows) {
-    kept.second.reset();
-    kept = {rows, FilledTable(rows)};
-  }
-  return *kept.second;
+// The last tables that were asked for, of one size: filling one takes longer than measuring it.
+Table& TableOf(std::uint64_t rows, FloatType dtype) {
+  static std::pair<std::uint64_t, std::map<FloatType, std::unique_ptr<Table>>> kept;
+  if (kept.first != rows) kept.second.clear();
+  kept.first = rows;
+  std::unique_ptr<Table>& table = kept.second[dtype];
+  if (table == nullptr) table = FilledTable(rows, dtype);
+  return *table;
 }
 
 std::vector<std::uint64_t> UniformKeys(std::uint64_t rows) {
@@ -101,8 +104,8 @@ void BM_IndexFind(benchmark::State& state) {
   state.counters["bytes_per_key"] = static_cast<double>(index.memory_bytes()) / static_cast<double>(rows);
 }
 
-void BM_TableRead(benchmark::State& state) {
-  const Table& table = TableOf(static_cast<std::uint64_t>(state.range(0)));
+void BM_TableRead(benchmark::State& state, FloatType dtype) {
+  const Table& table = TableOf(static_cast<std::uint64_t>(state.range(0)), dtype);
   const std::vector<std::uint64_t> keys = UniformKeys(static_cast<std::uint64_t>(state.range(0)));
   std::vector<float> out(kBatch * kDim);
   std::size_t number = 0;
@@ -113,8 +116,8 @@ void BM_TableRead(benchmark::State& state) {
   SetRate(&state);
 }
 
-void BM_TableUpdate(benchmark::State& state) {
-  Table& table = TableOf(static_cast<std::uint64_t>(state.range(0)));
+void BM_TableUpdate(benchmark::State& state, FloatType dtype) {
+  Table& table = TableOf(static_cast<std::uint64_t>(state.range(0)), dtype);
   const std::vector<std::uint64_t> keys = UniformKeys(static_cast<std::uint64_t>(state.range(0)));
   const std::vector<float> grads(kBatch * kDim, 0.01F);
   std::size_t number = 0;
@@ -128,7 +131,9 @@ void BM_TableUpdate(benchmark::State& state) {
 }
 
 void BM_TableInsert(benchmark::State& state) {
-  for (auto _ : state) benchmark::DoNotOptimize(FilledTable(static_cast<std::uint64_t>(state.range(0))));
+  for (auto _ : state) {
+    benchmark::DoNotOptimize(FilledTable(static_cast<std::uint64_t>(state.range(0)), FloatType::kFloat32));
+  }
   state.SetItemsProcessed(state.iterations() * state.range(0));
 }
 
@@ -151,8 +156,11 @@ BENCHMARK(BM_TableInsert)->Arg(1 << 20)->Arg(1 << 24)->Unit(benchmark::kMillisec
 BENCHMARK(BM_PackFloats)->Arg(1)->Arg(2);
 void RegisterBySize() {  // together for each size, so that a table is filled once
   for (const std::int64_t rows : {100'000, 1 << 20, 1 << 24}) {
-    benchmark::RegisterBenchmark("BM_TableRead", BM_TableRead)->Arg(rows);
-    benchmark::RegisterBenchmark("BM_TableUpdate", BM_TableUpdate)->Arg(rows);
+    for (const FloatType dtype : {FloatType::kFloat32, FloatType::kFloat16, FloatType::kBfloat16}) {
+      const std::string type = dtype == FloatType::kFloat32 ? "" : "_" + std::string(NameOf(dtype));
+      benchmark::RegisterBenchmark(("BM_TableRead" + type).c_str(), BM_TableRead, dtype)->Arg(rows);
+      benchmark::RegisterBenchmark(("BM_TableUpdate" + type).c_str(), BM_TableUpdate, dtype)->Arg(rows);
+    }
   }
 }
 

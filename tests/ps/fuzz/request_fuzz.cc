@@ -59,6 +59,7 @@ const std::vector<ps::TableSpec>& Specs() {
       all[i].dim = static_cast<int>(i) + 1;
       all[i].optimizer.type = kinds[i].second;
     }
+    all[3].dtype = ps::FloatType::kFloat16;
     return all;
   }();
   return specs;

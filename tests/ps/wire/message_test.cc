@@ -37,6 +37,8 @@ TEST(SpecDigestTest, DependsOnEveryFieldOnTheOrderAndOnTheSeed) {
       [](auto& s) { s[0].optimizer.l2 = 1; },
       [](auto& s) { s[0].optimizer.beta = 2; },
       [](auto& s) { s[0].oov_rows = 5; },
+      [](auto& s) { s[0].dtype = FloatType::kFloat16; },
+      [](auto& s) { s[0].dtype = FloatType::kBfloat16; },
       [](auto& s) { std::swap(s[0], s[1]); },
       [](auto& s) { s.pop_back(); },
   };

@@ -60,6 +60,7 @@ TEST(SchemaTest, TablesAreSharedAndTheirCompanionsFollow) {
   ids.oov_buckets = 16;
   ids.oov_ratio = 0.5;
   ids.optimizer = SparseOptimizerConfig{.type = "ftrl"};
+  ids.dtype = "bf16";
   config.tables = {ids};
   config.features = {Sparse({"user", "item"}, 0), Sparse({"tags"}, 3)};
   config.features[0].table = "ids";
@@ -76,12 +77,15 @@ TEST(SchemaTest, TablesAreSharedAndTheirCompanionsFollow) {
   EXPECT_EQ(schema->server_tables[0].name, "ids");
   EXPECT_EQ(schema->server_tables[0].oov_rows, 16U);
   EXPECT_EQ(schema->server_tables[0].optimizer.type, "ftrl");
+  EXPECT_EQ(schema->server_tables[0].dtype, ps::FloatType::kBfloat16);
   EXPECT_EQ(schema->server_tables[1].optimizer.type, "adam");
+  EXPECT_EQ(schema->server_tables[1].dtype, ps::FloatType::kFloat32);
   EXPECT_EQ(schema->tables[0].oov_table, 2U);
   EXPECT_EQ(schema->tables[0].oov_ratio, 0.5);
   EXPECT_EQ(schema->server_tables[2].name, ps::OovTableName("ids"));
   EXPECT_EQ(schema->server_tables[2].dim, 6);
   EXPECT_EQ(schema->server_tables[2].oov_rows, 0U);
+  EXPECT_EQ(schema->server_tables[2].dtype, ps::FloatType::kBfloat16);
   EXPECT_EQ(schema->tables[1].oov_table, 3U);
 }
 
