@@ -71,7 +71,7 @@ Status Measure(const BenchStepArgs& args, StepFigures* figures) {
                                                           .log = log.get(), .store_dir = ""}));
   train::Trainer trainer({.config = &config, .schema = &schema, .client = session->client(), .model = session->model(),
                           .workers = session->workers(), .pool = session->pool(), .clock = session->clock(),
-                          .stop = &job->stop()});
+                          .stop = &job->stop(), .prefetch = session->prefetches()});
   std::uint64_t epoch = 0;
   GM_RETURN_IF_ERROR(RunSteps(&trainer, dataset, config, args.warmup, &epoch));
   const train::PhaseTimes before = trainer.times();

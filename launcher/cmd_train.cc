@@ -268,7 +268,8 @@ class TrainCommand {
                         .workers = session_->workers(),
                         .pool = session_->pool(),
                         .clock = session_->clock(),
-                        .stop = &job_->stop()},
+                        .stop = &job_->stop(),
+                        .prefetch = session_->prefetches()},
             .read = ReadOptions(),
             .train = train_,
             .valid = valid_,
@@ -297,7 +298,29 @@ class TrainCommand {
                           data::ReadDataset(ReadOptions(), data::Part::kTest, nullptr, false, &statistics_));
       GM_RETURN_IF_ERROR(EvaluatePart(dataset, &test, &unseen));
     }
+    if (leader() && config_.ps.memory_budget != 0) GM_RETURN_IF_ERROR(ReportMemory());
     if (leader()) Report(fit, test, unseen);
+    return Ok();
+  }
+
+  // What the memory budget had no room for.
+  Status ReportMemory() {
+    GM_ASSIGN_OR_RETURN(const std::string text, session_->client()->Stats());
+    std::uint64_t rows = 0;
+    std::uint64_t in_memory = 0;
+    std::uint64_t came_back = 0;
+    std::uint64_t written = 0;
+    for (const nlohmann::json& shard : nlohmann::json::parse(text)) {
+      for (const nlohmann::json& table : shard.at("tables")) {
+        rows += table.at("rows").get<std::uint64_t>();
+        in_memory += table.at("rows_in_memory").get<std::uint64_t>();
+      }
+      came_back += shard.at("faulted_rows").get<std::uint64_t>();
+      written += shard.at("spilled_rows_written").get<std::uint64_t>();
+    }
+    log_->Info("ps.memory_budget: " + std::to_string(in_memory) + " of " + std::to_string(rows) + " rows are in memory; " +
+               std::to_string(written) + " times a row was written to disk to make room, " + std::to_string(came_back) +
+               " times one came back");
     return Ok();
   }
 

@@ -4,6 +4,7 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <thread>
 #include <utility>
 
 #include "common/file.h"
@@ -21,6 +22,12 @@ std::string TransportOf(const Config& config, const Job& job) {
 int LocalRank() {
   const char* rank = std::getenv("OMPI_COMM_WORLD_LOCAL_RANK");
   return rank == nullptr ? 0 : std::atoi(rank);
+}
+
+// Ranks on this host.
+int LocalRanks() {
+  const char* ranks = std::getenv("OMPI_COMM_WORLD_LOCAL_SIZE");
+  return ranks == nullptr ? 1 : std::atoi(ranks);
 }
 
 // One string per line, to travel as one message.
@@ -74,6 +81,13 @@ Session::~Session() {
   // Scratch: a failure to remove it loses nothing.
   if (!socket_dir_.empty()) (void)RemoveTree(socket_dir_);
   if (!store_dir_.empty()) (void)RemoveTree(store_dir_);
+}
+
+bool Session::prefetches() const {
+  const Config& config = *options_.config;
+  if (config.ps.memory_budget == 0) return false;
+  const int computing = on_gpu_ ? 0 : LocalRanks() * config.train.threads;
+  return static_cast<int>(std::thread::hardware_concurrency()) > computing;
 }
 
 bool Session::encrypted() const {
@@ -184,6 +198,7 @@ Status Session::StartModel() {
   for (const std::string& other : devices) {
     if (other == "cpu") device = "cpu";
   }
+  on_gpu_ = device == "cuda";
   const int device_count = device == "cuda" ? library->Devices().device_count : 1;
   const model::ModelSpec spec{.x_dim = options_.schema->x_dim(),
                               .model = config.model,

@@ -52,6 +52,9 @@ class Session {
   [[nodiscard]] const Clock* clock() const { return &clock_; }
   // Did a shard thread of this rank end early?
   [[nodiscard]] Status server_health() const { return server_ ? server_->health() : Ok(); }
+  // Is it of use to bring rows in from disk while a step is computed? Not on cores that compute it: measured in
+  // docs/decisions/0009-rows-on-disk.md.
+  [[nodiscard]] bool prefetches() const;
 
   // Puts a checkpoint in place: rows at the servers, parameters in the model. All workers call it together.
   Status Restore(const std::string& checkpoint_dir, const train::Checkpoint& checkpoint, bool with_optimizer);
@@ -67,6 +70,7 @@ class Session {
 
   SessionOptions options_;
   SystemClock clock_;
+  bool on_gpu_ = false;
   std::string socket_dir_;  // of ipc end points; removed at the end
   std::string store_dir_;   // made by this session; removed at the end
   ps::CurveKeys keys_;

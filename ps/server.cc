@@ -1,5 +1,6 @@
 #include "ps/server.h"
 
+#include <algorithm>
 #include <atomic>
 #include <mutex>
 #include <thread>
@@ -14,6 +15,8 @@ namespace {
 
 constexpr int kReceiveMs = 1000;  // between two looks at whether to stop; Wake makes it at once
 
+constexpr unsigned kMaxReadThreads = 8;
+
 // "{}" replaced by the shard's number.
 std::string EndpointOf(const std::string& pattern, std::uint32_t shard) {
   const std::size_t at = pattern.find("{}");
@@ -23,7 +26,9 @@ std::string EndpointOf(const std::string& pattern, std::uint32_t shard) {
 
 class ServerImpl final : public Server {
  public:
-  explicit ServerImpl(Logger* log) : log_(log) {}
+  ServerImpl(std::uint32_t shards, Logger* log)
+      : log_(log),
+        read_threads_(static_cast<int>(std::clamp(std::thread::hardware_concurrency() / shards, 1U, kMaxReadThreads))) {}
   ~ServerImpl() override {
     stop_ = true;
     for (ShardThread& thread : threads_) thread.listener->Wake();
@@ -40,7 +45,10 @@ class ServerImpl final : public Server {
     std::unique_ptr<RowStore> store = NewMemoryRowStore();
     if (!store_dir.empty()) {
       RowStoreOptions store_options;
-      if (options.memory_budget != 0) store_options.cache_bytes = TieredTables::StoreCacheBytes(options.memory_budget);
+      if (options.memory_budget != 0) {
+        store_options.cache_bytes = TieredTables::StoreCacheBytes(options.memory_budget);
+        store_options.read_threads = read_threads_;
+      }
       GM_ASSIGN_OR_RETURN(store, CreateRowStore(store_dir + "/" + ShardDirName(options.shard, options.num_shards),
                                                 store_options));
     }
@@ -101,6 +109,7 @@ class ServerImpl final : public Server {
   }
 
   Logger* log_;
+  int read_threads_;  // of each shard, for rows on disk
   ThreadCpuClock cpu_clock_;
   std::vector<ShardThread> threads_;  // not resized once they run
   std::vector<std::string> endpoints_;
@@ -115,7 +124,7 @@ Result<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, cons
                                               Transport* transport, Logger* log) {
   if (options.threads < 1) return InvalidInput("ps.threads must be at least 1");
   if (!options.store_dir.empty()) GM_RETURN_IF_ERROR(MakeDirs(options.store_dir));
-  auto server = std::make_unique<ServerImpl>(log);
+  auto server = std::make_unique<ServerImpl>(options.threads, log);
   ShardOptions shard = options.shard;
   shard.memory_budget = options.shard.memory_budget / options.threads;
   for (std::uint32_t i = 0; i < options.threads; ++i, ++shard.shard) {

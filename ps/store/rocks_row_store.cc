@@ -22,6 +22,7 @@
 
 #include "common/file.h"
 #include "common/keys.h"
+#include "common/parallel.h"
 #include "ps/store/record_format.h"
 #include "ps/store/row_store.h"
 
@@ -31,6 +32,7 @@ namespace {
 constexpr double kBloomBitsPerKey = 10.0;
 constexpr std::size_t kBlockBytes = 2048;  // a MultiGet reads and checks one for nearly every row
 constexpr std::size_t kMultiGetKeys = 512;  // one RocksDB call
+constexpr std::size_t kLookups = 32;        // such calls whose rows are in memory at a time
 constexpr std::uint64_t kMergedFileBytes = 16ULL << 20;
 constexpr int kFilesBeforeMerge = 16;
 constexpr std::size_t kMergeReadaheadBytes = 256U << 10;
@@ -64,8 +66,8 @@ rocksdb::Options OptionsOf(const RowStoreOptions& store) {
   options.level0_file_num_compaction_trigger = kFilesBeforeMerge;
   options.level0_slowdown_writes_trigger = 4 * kFilesBeforeMerge;
   options.level0_stop_writes_trigger = 8 * kFilesBeforeMerge;
-  options.max_bytes_for_level_base = kMergedFileBytes * 4;
-  options.level_compaction_dynamic_level_bytes = true;
+  options.compaction_style = rocksdb::kCompactionStyleUniversal;
+  options.compaction_options_universal.min_merge_width = 4;
   options.env->LowerThreadPoolCPUPriority(rocksdb::Env::Priority::LOW, rocksdb::CpuPriority::kLow);
   options.compression = rocksdb::kNoCompression;  // floats of trained rows do not compress
   options.info_log = std::make_shared<SilentLogger>();
@@ -171,7 +173,8 @@ class RocksRowStore final : public RowStore {
       : db_dir_(std::move(db_dir)),
         ingest_dir_(std::move(ingest_dir)),
         cache_bytes_(options.cache_bytes),
-        options_(OptionsOf(options)) {}
+        options_(OptionsOf(options)),
+        readers_(options.read_threads) {}
 
   Status Open() {
     rocksdb::DB* db = nullptr;
@@ -203,28 +206,22 @@ class RocksRowStore final : public RowStore {
 
   Status MultiGet(std::span<const StoreKey> keys, const VisitFound& visit) override {
     GM_RETURN_IF_ERROR(CheckOpen());
-    std::vector<RecordKey> record_keys(kMultiGetKeys);
-    std::vector<rocksdb::Slice> slices(kMultiGetKeys);
-    std::vector<rocksdb::PinnableSlice> records(kMultiGetKeys);
-    std::vector<rocksdb::Status> statuses(kMultiGetKeys);
-    std::vector<float> values;
-    RowHeader header;
-    for (std::size_t begin = 0; begin < keys.size(); begin += kMultiGetKeys) {
-      const std::size_t count = std::min(kMultiGetKeys, keys.size() - begin);
-      for (std::size_t i = 0; i < count; ++i) {
-        record_keys[i] = EncodeRecordKey(keys[begin + i]);
-        slices[i] = SliceOf(record_keys[i]);
-        records[i].Reset();
-      }
-      const bool sorted = std::is_sorted(slices.begin(), slices.begin() + static_cast<std::ptrdiff_t>(count),
-                                         [](const auto& a, const auto& b) { return a.compare(b) < 0; });
-      database_.db->MultiGet(rocksdb::ReadOptions(), database_.db->DefaultColumnFamily(), count, slices.data(),
-                             records.data(), statuses.data(), sorted);
-      for (std::size_t i = 0; i < count; ++i) {
-        if (statuses[i].IsNotFound()) continue;
-        GM_RETURN_IF_ERROR(FromRocks(statuses[i], db_dir_));
-        if (!DecodeRecord(records[i].ToStringView(), &values, &header)) return Unreadable(db_dir_);
-        visit(begin + i, values, header);
+    for (std::size_t begin = 0; begin < keys.size(); begin += kLookups * kMultiGetKeys) {
+      const std::span<const StoreKey> batch = keys.subspan(begin, std::min(kLookups * kMultiGetKeys, keys.size() - begin));
+      const std::size_t lookups = (batch.size() + kMultiGetKeys - 1) / kMultiGetKeys;
+      lookups_.resize(std::max(lookups_.size(), lookups));
+      readers_.For(static_cast<std::int64_t>(lookups), 1, [&](std::int64_t first, std::int64_t end) {
+        for (auto i = static_cast<std::size_t>(first); i < static_cast<std::size_t>(end); ++i) {
+          const std::size_t at = i * kMultiGetKeys;
+          lookups_[i].status = LookUp(batch.subspan(at, std::min(kMultiGetKeys, batch.size() - at)), &lookups_[i]);
+        }
+      });
+      for (std::size_t i = 0; i < lookups; ++i) {
+        GM_RETURN_IF_ERROR(lookups_[i].status);
+        for (const FoundRow& row : lookups_[i].found) {
+          visit(begin + i * kMultiGetKeys + row.key,
+                std::span(lookups_[i].values).subspan(row.first_value, row.num_values), row.header);
+        }
       }
     }
     return Ok();
@@ -283,12 +280,68 @@ class RocksRowStore final : public RowStore {
     return database_.db == nullptr ? Internal("row store " + db_dir_ + ": closed by an earlier failure") : Ok();
   }
 
+  // One RocksDB call, and what it found.
+  struct FoundRow {
+    std::size_t key;
+    std::size_t first_value;
+    std::size_t num_values;
+    RowHeader header;
+  };
+  struct Lookup {
+    std::vector<RecordKey> record_keys;
+    std::vector<rocksdb::Slice> slices;
+    std::vector<rocksdb::PinnableSlice> records;
+    std::vector<rocksdb::Status> statuses;
+    std::vector<FoundRow> found;
+    std::vector<float> values;  // of all that were found
+    std::vector<float> row;
+    Status status;
+  };
+
+  // By any of the readers. At most kMultiGetKeys keys.
+  Status LookUp(std::span<const StoreKey> keys, Lookup* lookup) const {
+    lookup->record_keys.resize(kMultiGetKeys);
+    lookup->slices.resize(kMultiGetKeys);
+    lookup->records.resize(kMultiGetKeys);
+    lookup->statuses.resize(kMultiGetKeys);
+    lookup->found.clear();
+    lookup->values.clear();
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+      lookup->record_keys[i] = EncodeRecordKey(keys[i]);
+      lookup->slices[i] = SliceOf(lookup->record_keys[i]);
+    }
+    const std::span<const rocksdb::Slice> asked = std::span(lookup->slices).first(keys.size());
+    const bool sorted =
+        std::is_sorted(asked.begin(), asked.end(), [](const auto& a, const auto& b) { return a.compare(b) < 0; });
+    database_.db->MultiGet(rocksdb::ReadOptions(), database_.db->DefaultColumnFamily(), keys.size(), asked.data(),
+                           lookup->records.data(), lookup->statuses.data(), sorted);
+    Status status;
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+      if (status.ok() && lookup->statuses[i].ok()) {
+        FoundRow row{.key = i, .first_value = lookup->values.size(), .num_values = 0, .header = {}};
+        if (DecodeRecord(lookup->records[i].ToStringView(), &lookup->row, &row.header)) {
+          row.num_values = lookup->row.size();
+          lookup->values.insert(lookup->values.end(), lookup->row.begin(), lookup->row.end());
+          lookup->found.push_back(row);
+        } else {
+          status = Unreadable(db_dir_);
+        }
+      } else if (status.ok() && !lookup->statuses[i].IsNotFound()) {
+        status = FromRocks(lookup->statuses[i], db_dir_);
+      }
+      lookup->records[i].Reset();
+    }
+    return status;
+  }
+
   std::string db_dir_;
   std::string ingest_dir_;
   std::uint64_t cache_bytes_;
   rocksdb::Options options_;
   Database database_;
   std::uint64_t next_writer_ = 0;
+  ThreadPool readers_;
+  std::vector<Lookup> lookups_;  // scratch of MultiGet
 };
 
 }  // namespace

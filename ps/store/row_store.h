@@ -6,7 +6,7 @@
 // read-only, never written.
 //
 // Errors: kDataLoss for damaged files, kInvalidInput for a directory that is no store, kUnavailable for one that may not be
-// read or when too many files are open, kInternal for a full or failing disk; messages name the path. Thread safety: one thread per store.
+// read or when too many files are open, kInternal for a full or failing disk; messages name the path. Thread safety: one thread per store (which may use others).
 #pragma once
 
 #include <cstdint>
@@ -59,6 +59,7 @@ class RowStore {
 
 struct RowStoreOptions {
   std::uint64_t cache_bytes = 16ULL << 20;  // of blocks
+  int read_threads = 1;                     // of a MultiGet, the caller's included
 };
 
 // Scratch store of a running shard: whatever lies in `dir` is removed first.

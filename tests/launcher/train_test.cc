@@ -216,6 +216,12 @@ TEST(Bench, PsPrintsFiguresBesideTheirLimits) {
   EXPECT_GE(ipc.at("wire_bytes_per_row").get<double>(), 72.0);
   EXPECT_LE(ipc.at("wire_bytes_per_row").get<double>(), 72.0 * 1.05);
   EXPECT_GT(ipc.at("limits").at("transport_rows_per_s").get<double>(), 0.0);
+  const json spilling = with({"--transport", "ipc", "--memory", "11MiB", "--keys", "zipf:1.05"});
+  EXPECT_GT(spilling.at("limits").at("multiget_rows_per_s").get<double>(), 0.0);
+  EXPECT_GT(spilling.at("ratios").at("steps_to_store").get<double>(), 0.0);
+  EXPECT_GT(spilling.at("spill").at("faulted_share").get<double>(), 0.0);
+  EXPECT_GT(spilling.at("spill").at("peak_server_bytes").get<double>(), 11 << 20);
+  EXPECT_TRUE(spilling.at("limits").at("gather_rows_per_s").is_null());
   const json half = with({"--transport", "tcp", "--curve", "--wire", "fp16", "--keys", "zipf:1.05"});
   EXPECT_GE(half.at("wire_bytes_per_row").get<double>(), 40.0);
   EXPECT_LE(half.at("wire_bytes_per_row").get<double>(), 40.0 * 1.05);
@@ -234,6 +240,8 @@ TEST(Bench, PsSaysWhatItCannotMeasure) {
       {{"--transport", "pigeon"}, "pigeon"},
       {{"--keys", "zipf:10"}, "hardly ever drawn"},
       {{"--dim", "0"}, "--dim"},
+      {{"--memory", "1MiB"}, "ps.memory_budget"},
+      {{"--memory", "12XB"}, "--memory"},
   };
   for (const auto& [args, says] : cases) {
     std::vector<std::string> command = {Binary(), "bench", "ps"};
@@ -421,6 +429,42 @@ TEST(Train, TheWireRoundsInProcessAsOverASocket) {
   ASSERT_GT(half.size(), 1000U);
   EXPECT_NE(half, whole);
   EXPECT_EQ(train("ipc", MpirunPrefix(2), {"--servers", "1", "--set", "ps.transport=ipc", "--set", "ps.wire=fp16"}), half);
+}
+
+// Four fifths of the rows have no room in memory: the same bits, from training to evaluation, alone and with several ranks.
+TEST(Train, AMemoryBudgetChangesNoBits) {
+  const TempDir dir;
+  ASSERT_EQ(RunProgram({Binary(), "synth", "clicklog", "--output", dir.path(), "--rows", "30000", "--valid-rows", "1000",
+                        "--test-rows", "1000", "--users", "40000", "--zipf", "0.3"},
+                       60).exit_code, 0);
+  const std::string config = dir.Write("config.yaml", R"(
+data: {root: )" + dir.path() + R"(, train: train.csv, valid: valid.csv, test: test.csv}
+features:
+  - {columns: user_id, type: sparse, embedding_dim: 64}
+  - {columns: [item_id, device], type: sparse, embedding_dim: 8}
+model: {type: mmoe, num_expert: 2, expert_mlp: {hidden_units: [8]}, tower_mlp: {hidden_units: [4]}}
+tasks: {click: {label_name: click, loss: bce}}
+train: {num_epochs: 2, threads: 1, global_batch_size: 500, sparse_optimizer: {type: adagrad, lr: 0.05}}
+)");
+  const auto train = [&](const char* name, const std::vector<std::string>& prefix, const std::vector<std::string>& more,
+                         bool spills) {
+    const std::string run = dir.path() + "/" + name;
+    const Trained trained = Train(prefix, config, run, more);
+    EXPECT_EQ(trained.done.exit_code, 0) << trained.done.err;
+    const std::size_t at = trained.done.err.find("to make room, ");
+    EXPECT_EQ(at != std::string::npos, spills) << trained.done.err;
+    const int came_back = at == std::string::npos ? 0 : std::atoi(trained.done.err.c_str() + at + 14);
+    EXPECT_EQ(came_back > 5'000, spills) << trained.done.err;
+    return Export(run, run + ".safetensors");
+  };
+  const std::string all = train("all", {}, {}, false);
+  EXPECT_EQ(train("alone", {}, {"--set", "ps.memory_budget=14MiB"}, true), all);
+  const std::vector<std::string> two{"--set", "ps.memory_budget=14MiB", "--servers", "1"};
+  EXPECT_EQ(train("served", MpirunPrefix(2), two, true), all);
+  const auto evaluate = [&](const char* name) {
+    return RunJson({Binary(), "eval", dir.path() + "/" + name, "--data", dir.path() + "/test.csv", "--json"}).at("tasks");
+  };
+  EXPECT_EQ(evaluate("alone"), evaluate("all"));
 }
 
 // A table of 16-bit rows gives other bits than one of 32, and the same on any number of servers; its companion too.

@@ -126,6 +126,7 @@ class ShardJob {
     std::uint64_t max_buffered_bytes = 1ULL << 30;
     std::vector<TableSpec> specs = TestSpecs();
     std::string store_dir = {};  // "" = stores in memory
+    std::uint64_t memory_budget = 0;
   };
 
   explicit ShardJob(Options options) : options_(std::move(options)) {
@@ -138,6 +139,7 @@ class ShardJob {
       shard.consistency = options_.consistency;
       shard.staleness = options_.staleness;
       shard.max_buffered_bytes = options_.max_buffered_bytes;
+      shard.memory_budget = options_.memory_budget;
       auto created = Shard::Create(shard, options_.specs, NewStore(i));
       EXPECT_TRUE(created.ok()) << created.status().message();
       shards_.push_back(std::move(created).value());

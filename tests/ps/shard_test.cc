@@ -126,6 +126,31 @@ TEST_P(SyncShards, GiveTheBitsOfAPlainReference) {
   job.ExpectSameRows(plain);
 }
 
+// A budget of which requests and replies take nearly all: rows go and come back all the time.
+TEST_P(SyncShards, AMemoryBudgetChangesNoBits) {
+  const auto& [num_shards, num_workers] = GetParam();
+  SCOPED_TRACE("seed " + std::to_string(kSeed));
+  ShardJob job({.num_shards = num_shards, .num_workers = num_workers, .memory_budget = 60'000});
+  PlainTables plain(TestSpecs());
+  RandomStream draws(kSeed, num_workers);
+  RandomStream order(kSeed, 2000 + num_shards);
+  std::uint64_t came_back = 0;
+  for (std::uint64_t step = 0; step < 12; ++step) {
+    const auto by_worker = DrawStep(&draws, num_workers, TestSpecs());
+    plain.Step(by_worker, step);
+    for (std::uint32_t shard = 0; shard < num_shards; ++shard) {
+      RunStep(&job, shard, step, by_worker, plain, &order);
+      if (HasFatalFailure()) return;
+    }
+  }
+  job.ExpectSameRows(plain);
+  for (std::uint32_t shard = 0; shard < num_shards; ++shard) {
+    const Reply reply = job.Ask(shard, job.NewRequest(Op::kStats, 0, 0));
+    came_back += nlohmann::json::parse(reply.text).at("faulted_rows").get<std::uint64_t>();
+  }
+  EXPECT_GT(came_back, 0U);
+}
+
 INSTANTIATE_TEST_SUITE_P(ShardsAndWorkers, SyncShards,
                          testing::Combine(testing::Values(1, 2, 3, 7), testing::Values(1, 2, 4)), [](const auto& test) {
                            return std::to_string(std::get<0>(test.param)) + "shards" +

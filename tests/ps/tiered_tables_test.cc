@@ -147,9 +147,9 @@ TEST_P(TieredTablesModel, BehaveAsAnUnorderedMap) {
   SCOPED_TRACE("seed " + std::to_string(kSeed));
   const TempDir scratch;
   const std::vector<TableSpec> specs = Specs(optimizer, dim);
-  // A fifth of the rows or so; of which RocksDB's writers take the first 4 MiB.
+  // A fifth of the rows or so; of which RocksDB's writers take the first 8 MiB.
   const std::uint64_t rows_budget = static_cast<std::uint64_t>(dim) * 100'000 + (1 << 20);
-  const std::uint64_t budget = rows_budget + (kind == Kind::kRocks ? 5ULL << 20 : 0);
+  const std::uint64_t budget = rows_budget + (kind == Kind::kRocks ? 9ULL << 20 : 0);
   auto tables = NewTables(specs, budget, kind, scratch.path() + "/store-0");
   Model model(specs);
   RandomStream random(kSeed, static_cast<std::uint64_t>(dim));
@@ -224,7 +224,7 @@ INSTANTIATE_TEST_SUITE_P(OptimizersDimsStores, TieredTablesModel,
 TEST(TieredTables, MemoryGoesFromATableThatIsNoLongerUsedToAnother) {
   const TempDir scratch;
   const std::vector<TableSpec> specs = Specs("adagrad", 16);
-  constexpr std::uint64_t kBudget = 16ULL << 20;
+  constexpr std::uint64_t kBudget = 24ULL << 20;
   const auto tables = NewTables(specs, kBudget, Kind::kRocks, scratch.path() + "/store");
   std::vector<std::uint64_t> keys(2'000);
   std::uint64_t step = 0;
@@ -249,7 +249,7 @@ TEST(TieredTables, MemoryGoesFromATableThatIsNoLongerUsedToAnother) {
 TEST(TieredTables, RowsThatAreUsedOftenStay) {
   const TempDir scratch;
   const std::vector<TableSpec> specs = Specs("sgd", 16);
-  const auto tables = NewTables(specs, 8ULL << 20, Kind::kRocks, scratch.path() + "/store");
+  const auto tables = NewTables(specs, 14ULL << 20, Kind::kRocks, scratch.path() + "/store");
   RandomStream random(kSeed, 3);
   std::vector<std::uint64_t> keys(2'000);
   const std::vector<float> grads(keys.size() * 16, 0.5F);

@@ -66,8 +66,7 @@ Status Trainer::EndEpoch() {
 // What can be done for the next step while this one is computed: its pull, or, where that must see this step's pushes, a hint
 // to servers that may have its rows on disk.
 Status Trainer::LookAhead() {
-  const bool prefetches = parts_.config->ps.memory_budget != 0;
-  if (!overlaps() && !prefetches) return Ok();
+  if (!overlaps() && !parts_.prefetch) return Ok();
   GM_ASSIGN_OR_RETURN(next_read_, Read(&next_));
   if (next_read_) GM_RETURN_IF_ERROR(overlaps() ? BeginPull(&next_, step_ + 1) : Prefetch(&next_, step_ + 1));
   pull_begun_ = next_read_ && overlaps();

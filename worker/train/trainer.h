@@ -44,6 +44,7 @@ struct TrainerParts {
   ThreadPool* pool = nullptr;
   const Clock* clock = nullptr;
   const std::atomic<bool>* stop = nullptr;
+  bool prefetch = false;  // in sync mode servers are told of the next step's rows: with a memory budget, and cores to spare
   int data_deadline_ms = 600000;  // for the reading threads to make a batch: they may have to pass over a whole file first
 };
 
