@@ -22,6 +22,11 @@ namespace gatemill::ps {
 namespace {
 
 constexpr std::uint64_t kSeed = 20'240'611;
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr int kRounds = 60;  // some twenty times as slow
+#else
+constexpr int kRounds = 260;
+#endif
 
 std::vector<TableSpec> Specs(const std::string& optimizer, int dim) {
   std::vector<TableSpec> specs(3);
@@ -156,7 +161,7 @@ TEST_P(TieredTablesModel, BehaveAsAnUnorderedMap) {
   std::uint64_t faulted = 0;
   std::uint64_t step = 0;
   int checkpoints = 0;
-  for (int round = 0; round < 260; ++round) {
+  for (int round = 0; round < kRounds; ++round) {
     const auto t = static_cast<std::uint32_t>(random.Below(specs.size()));
     std::set<std::uint64_t> drawn;
     for (std::uint64_t i = random.Below(2'500); i > 0; --i) {
@@ -209,7 +214,7 @@ TEST_P(TieredTablesModel, BehaveAsAnUnorderedMap) {
     }
   }
   ExpectAllRows(model, tables.get());
-  EXPECT_GT(faulted + tables->spill_stats().faulted_rows, 5'000U) << "the budget was never felt";
+  EXPECT_GT(faulted + tables->spill_stats().faulted_rows, 1'000U) << "the budget was never felt";
 }
 
 INSTANTIATE_TEST_SUITE_P(OptimizersDimsStores, TieredTablesModel,
