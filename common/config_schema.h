@@ -680,7 +680,8 @@ void Describe(V& v, PsConfig& c) {
                             .bytes = true,
                             .foreign = {{"memory"}, {"memory_limit"}, {"max_memory"}, {"cache_size"}, {"mem_budget"}},
                             .doc = "Memory of each server for rows, their index, caches and buffers; rows that it has no room "
-                                   "for, the coldest, are kept in ps.dir and come back when they are needed. 0: no limit."});
+                                   "for, the coldest, are kept in ps.dir and come back when they are needed (of eval and predict, without "
+                                   "ps.dir: in the system's directory for temporary files). 0: no limit."});
   v.Field(c.deadline_ms, {.name = "deadline_ms",
                           .min = 1,
                           .max = 86'400'000,

@@ -182,7 +182,8 @@ Result<Serving> Serve(const BenchPsArgs& args, int server, const Keys& keys, con
                                             .memory_budget = args.memory},
                                   .threads = threads,
                                   .endpoint_pattern = pattern,
-                                  .store_dir = args.spills() ? dir + "/store-" + std::to_string(server) : ""};
+                                  .store_dir = args.spills() ? dir + "/store-" + std::to_string(server) : "",
+                                  .read_threads = ps::ReadThreads(static_cast<int>(args.num_shards()))};
   GM_ASSIGN_OR_RETURN(serving.server, ps::Server::Start(options, {SpecOf(args)}, serving.transport.get(), log));
   if (args.sockets()) {
     const std::size_t reply_bytes = static_cast<std::size_t>(args.batch) * static_cast<std::size_t>(args.dim) *
@@ -341,7 +342,7 @@ struct Figures {
   // With a memory budget.
   std::vector<double> multiget;        // rows a second that RocksDB alone finds, by round
   std::vector<double> store_ratio;     // its time for the reads and writes of a round's steps by the servers' for the steps
-  double faulted_share = 0.0;          // of the rows that were pulled
+  std::vector<double> faulted_share;   // of the rows that were pulled, by round
   std::uint64_t peak_server_bytes = 0; // of the largest server process
 };
 
@@ -433,15 +434,17 @@ class Bench {
     const json stats = json::parse(text);
     std::uint64_t bytes = 0;
     std::uint64_t rows = 0;
+    std::uint64_t in_memory = 0;
     for (const json& shard : stats) {
       figures_.longest_call_ms = std::max(figures_.longest_call_ms, shard["longest_call_ms"].get<double>());
       bytes += shard["tables"][0]["memory_bytes"].get<std::uint64_t>();
       rows += shard["tables"][0]["rows"].get<std::uint64_t>();
+      in_memory += shard["tables"][0]["rows_in_memory"].get<std::uint64_t>();
     }
     if (rows != static_cast<std::uint64_t>(args_.rows)) {
       return Internal("the servers have " + std::to_string(rows) + " rows, " + std::to_string(args_.rows) + " were pushed");
     }
-    figures_.bytes_per_row = static_cast<double>(bytes) / static_cast<double>(rows);
+    figures_.bytes_per_row = static_cast<double>(bytes) / static_cast<double>(std::max<std::uint64_t>(in_memory, 1));
     return Ok();
   }
 
@@ -467,6 +470,7 @@ class Bench {
     figures_.rounds = {};
     figures_.multiget.clear();
     figures_.store_ratio.clear();
+    figures_.faulted_share.clear();
     for (int round = 0; round < kRounds; ++round) GM_RETURN_IF_ERROR(SpillRound(args_.seconds / kRounds));
     figures_.peak_server_bytes = 0;
     for (const ServerProcess& process : processes_) {
@@ -512,7 +516,7 @@ class Bench {
     const double rows = static_cast<double>(steps) * static_cast<double>(args_.batch);
     figures_.rounds.pull.push_back(rows / pull_s);
     figures_.rounds.push.push_back(rows / push_s);
-    figures_.faulted_share = static_cast<double>(after.faulted - before.faulted) / rows;
+    figures_.faulted_share.push_back(static_cast<double>(after.faulted - before.faulted) / rows);
     return StoreAlone(first, steps, {after.faulted - before.faulted, after.written - before.written}, pull_s + push_s);
   }
 
@@ -639,7 +643,7 @@ json ToJson(const BenchPsArgs& args, const Figures& figures) {
            args.sockets() && !args.spills() ? json(std::max(figures.pull_wire_bytes_per_row, figures.push_wire_bytes_per_row)) : none},
           {"longest_call_ms", figures.longest_call_ms},
           {"spill", args.spills() ? json{{"memory_budget", args.memory},
-                                         {"faulted_share", figures.faulted_share},
+                                         {"faulted_share", Median(figures.faulted_share)},
                                          {"peak_server_bytes", args.sockets() ? json(figures.peak_server_bytes) : none}}
                                   : none},
           {"limits",
@@ -682,7 +686,7 @@ void PrintReport(const BenchPsArgs& args, const Figures& figures) {
     std::fprintf(ReportStream(args.json),
                  "memory budget %.0f MiB a server: %.1f%% of pulled rows came from disk; RocksDB alone finds %.3f million rows/s\n"
                  "RocksDB alone would take %.2f of the steps' time for their reads and writes\n",
-                 static_cast<double>(args.memory) / (1 << 20), 100.0 * figures.faulted_share, Median(figures.multiget) * 1e-6,
+                 static_cast<double>(args.memory) / (1 << 20), 100.0 * Median(figures.faulted_share), Median(figures.multiget) * 1e-6,
                  Median(figures.store_ratio));
     if (args.sockets()) {
       std::fprintf(ReportStream(args.json), "largest server process: %.0f MiB\n",

@@ -298,30 +298,30 @@ class TrainCommand {
                           data::ReadDataset(ReadOptions(), data::Part::kTest, nullptr, false, &statistics_));
       GM_RETURN_IF_ERROR(EvaluatePart(dataset, &test, &unseen));
     }
-    if (leader() && config_.ps.memory_budget != 0) GM_RETURN_IF_ERROR(ReportMemory());
+    if (leader() && config_.ps.memory_budget != 0) ReportMemory();
     if (leader()) Report(fit, test, unseen);
     return Ok();
   }
 
   // What the memory budget had no room for.
-  Status ReportMemory() {
-    GM_ASSIGN_OR_RETURN(const std::string text, session_->client()->Stats());
+  void ReportMemory() {
+    const Result<std::string> text = session_->client()->Stats();
+    if (!text.ok()) return log_->Warn("the servers' statistics are missing: " + text.status().message());
     std::uint64_t rows = 0;
     std::uint64_t in_memory = 0;
     std::uint64_t came_back = 0;
     std::uint64_t written = 0;
-    for (const nlohmann::json& shard : nlohmann::json::parse(text)) {
+    for (const nlohmann::json& shard : nlohmann::json::parse(*text, nullptr, false)) {
       for (const nlohmann::json& table : shard.at("tables")) {
-        rows += table.at("rows").get<std::uint64_t>();
-        in_memory += table.at("rows_in_memory").get<std::uint64_t>();
+        rows += table.value("rows", std::uint64_t{0});
+        in_memory += table.value("rows_in_memory", std::uint64_t{0});
       }
-      came_back += shard.at("faulted_rows").get<std::uint64_t>();
-      written += shard.at("spilled_rows_written").get<std::uint64_t>();
+      came_back += shard.value("faulted_rows", std::uint64_t{0});
+      written += shard.value("spilled_rows_written", std::uint64_t{0});
     }
     log_->Info("ps.memory_budget: " + std::to_string(in_memory) + " of " + std::to_string(rows) + " rows are in memory; " +
                std::to_string(written) + " times a row was written to disk to make room, " + std::to_string(came_back) +
                " times one came back");
-    return Ok();
   }
 
   // The best checkpoint's weights, unless they are the ones in place.

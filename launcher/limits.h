@@ -41,7 +41,7 @@ class GatherLimit {
   std::size_t next_ = 0;
 };
 
-// RocksDB alone, as a server's store opens it: finds rows by sorted MultiGets, and writes rows back as sorted files.
+// RocksDB alone, opened as a server's store is, by one thread: finds rows by sorted MultiGets, and writes rows back as sorted files.
 class StoreLimit {
  public:
   // A new store in `dir` with a row of `floats` floats for each of `keys`, which are all different.

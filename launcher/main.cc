@@ -1,5 +1,7 @@
 // The command line: finds the command, runs it, turns its status into the process's exit code.
 
+#include <sys/resource.h>
+
 #include <CLI/CLI.hpp>
 #include <array>
 #include <cstdio>
@@ -32,9 +34,18 @@ constexpr std::array kCommands{
     Command{"bench", "measure a part of the system beside the machine's own limits", gatemill::launcher::AddBench},
 };
 
+// A table on disk is many files.
+void RaiseOpenFiles() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  (void)::setrlimit(RLIMIT_NOFILE, &limit);  // refused: the limit stays, and whoever meets it says so
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
+  RaiseOpenFiles();
   CLI::App app("gatemill: a distributed parameter-server trainer for multi-task rankers", "gatemill");
   app.require_subcommand(1);
   app.set_version_flag("--version", std::string(GATEMILL_VERSION));

@@ -153,7 +153,8 @@ Status Session::StartServer() {
                 .memory_budget = static_cast<std::uint64_t>(config.ps.memory_budget)},
       .threads = threads,
       .endpoint_pattern = EndpointPattern(),
-      .store_dir = store_dir_};
+      .store_dir = store_dir_,
+      .read_threads = ps::ReadThreads(LocalRanks() * config.ps.threads)};
   GM_ASSIGN_OR_RETURN(server_, ps::Server::Start(server, options_.schema->server_tables, transport_.get(), options_.log));
   return Ok();
 }

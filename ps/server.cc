@@ -15,8 +15,6 @@ namespace {
 
 constexpr int kReceiveMs = 1000;  // between two looks at whether to stop; Wake makes it at once
 
-constexpr unsigned kMaxReadThreads = 8;
-
 // "{}" replaced by the shard's number.
 std::string EndpointOf(const std::string& pattern, std::uint32_t shard) {
   const std::size_t at = pattern.find("{}");
@@ -26,9 +24,7 @@ std::string EndpointOf(const std::string& pattern, std::uint32_t shard) {
 
 class ServerImpl final : public Server {
  public:
-  ServerImpl(std::uint32_t shards, Logger* log)
-      : log_(log),
-        read_threads_(static_cast<int>(std::clamp(std::thread::hardware_concurrency() / shards, 1U, kMaxReadThreads))) {}
+  ServerImpl(int read_threads, Logger* log) : log_(log), read_threads_(read_threads) {}
   ~ServerImpl() override {
     stop_ = true;
     for (ShardThread& thread : threads_) thread.listener->Wake();
@@ -120,11 +116,20 @@ class ServerImpl final : public Server {
 
 }  // namespace
 
+int ReadThreads(int shards) {
+  constexpr int kMost = 8;
+  return std::clamp(static_cast<int>(std::thread::hardware_concurrency()) / std::max(shards, 1), 1, kMost);
+}
+
 Result<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, const std::vector<TableSpec>& specs,
                                               Transport* transport, Logger* log) {
   if (options.threads < 1) return InvalidInput("ps.threads must be at least 1");
+  if (options.read_threads < 1) return InvalidInput("a server's read_threads must be at least 1");
+  if (options.store_dir.empty() && options.shard.memory_budget != 0) {
+    return InvalidInput("a memory budget without a directory for the rows that it has no room for");
+  }
   if (!options.store_dir.empty()) GM_RETURN_IF_ERROR(MakeDirs(options.store_dir));
-  auto server = std::make_unique<ServerImpl>(options.threads, log);
+  auto server = std::make_unique<ServerImpl>(options.read_threads, log);
   ShardOptions shard = options.shard;
   shard.memory_budget = options.shard.memory_budget / options.threads;
   for (std::uint32_t i = 0; i < options.threads; ++i, ++shard.shard) {

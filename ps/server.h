@@ -22,8 +22,12 @@ struct ServerOptions {
   ShardOptions shard;              // `shard` is the number of this server's first shard; memory_budget is for all of them
   std::uint32_t threads = 1;       // shards of this server
   std::string endpoint_pattern;    // "inproc:gatemill-{}", "ipc:///run/dir/shard-{}", "tcp://10.0.0.1:0"; {} = shard
-  std::string store_dir;           // scratch; each shard gets a directory in it. "" = an in-memory store
+  std::string store_dir;           // scratch; each shard gets a directory in it. "" = an in-memory store, without a budget
+  int read_threads = 1;            // of each shard, with a memory budget: they look up rows on disk
 };
+
+// How many read_threads the cores of this host allow, when as many shards share them.
+int ReadThreads(int shards);
 
 class Server {
  public:

@@ -24,6 +24,7 @@ namespace gatemill::ps {
 namespace {
 
 constexpr std::uint64_t kMaxStepsAhead = 1024;     // of a worker's request before its own next push
+constexpr std::uint64_t kLeastBufferedBytes = 16ULL << 20;
 constexpr std::uint64_t kMaxStep = 0xFFFFFFFFULL;  // a row's header keeps steps in 32 bits
 
 // Which steps one worker has pushed: all before `next`, and those in `beyond`.
@@ -174,7 +175,7 @@ class StepShard final : public Shard {
         return next_step_ >= step;
       case Op::kRestore:
       case Op::kClear:
-        return AtStepBoundary();
+        return !failure_.ok() || AtStepBoundary();
       default:
         return true;
     }
@@ -189,6 +190,10 @@ class StepShard final : public Shard {
 
   void StartAt(std::uint64_t step) {
     failure_ = Ok();
+    for (const auto& [buffered_step, workers] : buffered_) {  // after a failure
+      for (const std::vector<TablePart>& parts : workers) buffered_bytes_ -= BytesOf(parts);
+    }
+    buffered_.clear();
     first_step_ = step;
     next_step_ = step;
     for (WorkerPushes& worker : pushes_) worker = {.next = step, .beyond = {}};
@@ -249,8 +254,9 @@ class StepShard final : public Shard {
 
   // A hint: what goes wrong with it goes wrong with the pull too, and is told there.
   void Prefetch(const Request& request) {
+    std::uint64_t room = tables_->PrefetchRoom();
     for (const TablePart& part : request.parts) {
-      (void)tables_->Prefetch(part.table, part.keys.View<std::uint64_t>(&keys_));
+      (void)tables_->Prefetch(part.table, part.keys.View<std::uint64_t>(&keys_), &room);
     }
   }
 
@@ -473,11 +479,7 @@ class StepShard final : public Shard {
     std::vector<std::uint8_t> found(asked.count, 0);
     std::vector<RowHeader> headers(asked.count);
     const std::span<const std::uint64_t> keys = asked.keys.View<std::uint64_t>(&keys_);
-    for (std::size_t i = 0; i < keys.size(); ++i) {
-      GM_ASSIGN_OR_RETURN(const bool exists, tables_->ReadStored(asked.table, keys[i],
-                                                                 std::span(rows).subspan(i * floats, floats), &headers[i]));
-      found[i] = exists ? 1 : 0;
-    }
+    GM_RETURN_IF_ERROR(tables_->ReadStored(asked.table, keys, rows, headers, found));
     part->rows = Frame::Own(std::move(rows));
     part->found = Frame::Own(std::move(found));
     part->headers = Frame::Own(std::move(headers));
@@ -527,7 +529,7 @@ class StepShard final : public Shard {
   Status Restore(const std::string& ps_dir, std::uint64_t step) {
     GM_ASSIGN_OR_RETURN(const auto reader, CheckpointReader::Open(ps_dir));
     GM_ASSIGN_OR_RETURN(const std::vector<std::uint32_t> numbers, MatchTables(reader->tables(), ps_dir));
-    GM_RETURN_IF_ERROR(tables_->Restore(reader.get(), numbers));
+    GM_RETURN_IF_ERROR(tables_->Restore(reader.get(), numbers, step));
     StartAt(step);
     return Ok();
   }
@@ -617,6 +619,11 @@ Status CheckOptions(const ShardOptions& options, const std::vector<TableSpec>& s
 Result<std::unique_ptr<Shard>> Shard::Create(const ShardOptions& options, std::vector<TableSpec> specs,
                                              std::unique_ptr<RowStore> store) {
   GM_RETURN_IF_ERROR(CheckOptions(options, specs));
+  ShardOptions bounded = options;
+  if (options.memory_budget != 0) {  // what waits shares it with the rows
+    bounded.max_buffered_bytes =
+        std::min(options.max_buffered_bytes, std::max(options.memory_budget / 2, kLeastBufferedBytes));
+  }
   const TieredOptions tiered{.seed = options.seed, .vshards = Vshards(options), .memory_budget = options.memory_budget};
   GM_ASSIGN_OR_RETURN(auto tables, TieredTables::Create(tiered, specs, std::move(store)));
   std::vector<RequestChecker::TableShape> shapes;
@@ -626,7 +633,7 @@ Result<std::unique_ptr<Shard>> Shard::Create(const ShardOptions& options, std::v
                       .state_dim = static_cast<std::uint64_t>(tables->state_dim(t))});
   }
   return std::unique_ptr<Shard>(std::make_unique<StepShard>(
-      options, std::move(specs), std::move(tables), RequestChecker(options, std::move(shapes))));
+      bounded, std::move(specs), std::move(tables), RequestChecker(options, std::move(shapes))));
 }
 
 }  // namespace gatemill::ps

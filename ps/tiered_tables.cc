@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <tuple>
 #include <utility>
 
@@ -22,9 +23,8 @@ constexpr std::uint64_t kUsedPercent = 95;      // of the limit, by rows; what l
 constexpr std::uint64_t kRefillPercent = 80;
 // Of a budget, for scratch and for the process itself.
 constexpr std::uint64_t kHeadroomPart = 32;
-constexpr std::uint64_t kProcessBytes = 24ULL << 20;
-constexpr std::uint64_t kProcessPart = 16;      // no more than such a part of a budget
-constexpr std::uint64_t kWorthCompacting = 64;  // a table whose free places are such a part of the limit
+constexpr std::uint64_t kProcessBytes = 48ULL << 20;
+constexpr std::uint64_t kProcessPart = 12;      // no more than such a part of a budget
 constexpr std::size_t kRowsAhead = 8;
 
 std::uint64_t Headroom(std::uint64_t budget) {
@@ -69,6 +69,7 @@ Result<std::unique_ptr<TieredTables>> TieredTables::Create(const TieredOptions& 
 // ---- rows ---------------------------------------------------------------------------------------------------------------
 
 Status TieredTables::Read(std::uint32_t table, std::span<const std::uint64_t> keys, ReadMode mode, const RowSink& out) {
+  if (!lost_.ok()) return lost_;
   if (on_disk_[table] == 0) {
     tables_[table]->Read(keys, mode, out);
     return Ok();
@@ -98,8 +99,9 @@ Status TieredTables::Read(std::uint32_t table, std::span<const std::uint64_t> ke
 
 Status TieredTables::Update(std::uint32_t table, std::span<const std::uint64_t> keys, std::span<const float> grads,
                             std::uint64_t step) {
+  if (!lost_.ok()) return lost_;
   last_step_ = std::max(last_step_, step);
-  if (!limited() && on_disk_[table] == 0) {
+  if (!limited()) {
     tables_[table]->Update(keys, grads, step);
     return Ok();
   }
@@ -114,9 +116,13 @@ Status TieredTables::Update(std::uint32_t table, std::span<const std::uint64_t> 
   return Ok();
 }
 
-Status TieredTables::Prefetch(std::uint32_t table, std::span<const std::uint64_t> keys) {
+std::uint64_t TieredTables::PrefetchRoom() const { return limit_ / kPrefetchPart; }
+
+Status TieredTables::Prefetch(std::uint32_t table, std::span<const std::uint64_t> keys, std::uint64_t* room) {
+  if (!lost_.ok()) return lost_;
   if (!limited()) return Ok();
-  keys = keys.first(std::min<std::uint64_t>(keys.size(), limit_ / kPrefetchPart / RowBytes(table)));
+  keys = keys.first(std::min<std::uint64_t>(keys.size(), *room / RowBytes(table)));
+  *room -= keys.size() * RowBytes(table);
   const std::size_t slice = SliceOf(table);
   for (std::size_t begin = 0; begin < keys.size(); begin += slice) {
     const std::size_t n = std::min(slice, keys.size() - begin);
@@ -126,23 +132,42 @@ Status TieredTables::Prefetch(std::uint32_t table, std::span<const std::uint64_t
   return Ok();
 }
 
-Result<bool> TieredTables::ReadStored(std::uint32_t table, std::uint64_t key, std::span<float> values,
-                                      RowHeader* header) {
-  if (tables_[table]->ReadStored(key, values, header)) return true;
-  if (on_disk_[table] == 0) return false;
-  const StoreKey asked{.table = table, .key = key};
-  bool found = false;
+// Looks the keys at absent_ up in the store, sorted, each once. visit(key's first position, values, header) for each that is
+// there.
+template <typename Visit>
+Status TieredTables::FindOnDisk(std::uint32_t table, std::span<const std::uint64_t> keys, const Visit& visit) {
+  lookups_.clear();
+  for (const std::uint32_t at : absent_) lookups_.push_back({VshardOf(keys[at]), at, keys[at]});
+  std::sort(lookups_.begin(), lookups_.end(), [](const Lookup& a, const Lookup& b) {
+    return std::tie(a.vshard, a.key, a.position) < std::tie(b.vshard, b.key, b.position);
+  });
+  store_keys_.clear();
+  for (const Lookup& lookup : lookups_) store_keys_.push_back({.table = table, .key = lookup.key});
+  const auto expected = static_cast<std::size_t>(spec(table).dim + state_dim(table));
   Status checked;
-  GM_RETURN_IF_ERROR(
-      store_->MultiGet({&asked, 1}, [&](std::size_t, std::span<const float> stored, const RowHeader& stored_header) {
-        checked = CheckStoredRow(table, key, stored);
-        if (!checked.ok()) return;
-        std::copy(stored.begin(), stored.end(), values.begin());
-        *header = stored_header;
-        found = true;
-      }));
-  GM_RETURN_IF_ERROR(checked);
-  return found;
+  const Status got =
+      store_->MultiGet(store_keys_, [&](std::size_t i, std::span<const float> values, const RowHeader& header) {
+        if (values.size() == expected) return visit(lookups_[i].position, values, header);
+        if (checked.ok()) checked = CheckStoredRow(table, lookups_[i].key, values);
+      });
+  return got.ok() ? checked : got;
+}
+
+Status TieredTables::ReadStored(std::uint32_t table, std::span<const std::uint64_t> keys, std::span<float> values,
+                                std::span<RowHeader> headers, std::span<std::uint8_t> found) {
+  if (!lost_.ok()) return lost_;
+  const auto floats = static_cast<std::size_t>(spec(table).dim + state_dim(table));
+  absent_.clear();
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    found[i] = tables_[table]->ReadStored(keys[i], values.subspan(i * floats, floats), &headers[i]) ? 1 : 0;
+    if (found[i] == 0) absent_.push_back(static_cast<std::uint32_t>(i));
+  }
+  if (on_disk_[table] == 0) return Ok();
+  return FindOnDisk(table, keys, [&](std::uint32_t at, std::span<const float> stored, const RowHeader& header) {
+    std::copy(stored.begin(), stored.end(), values.begin() + static_cast<std::ptrdiff_t>(at * floats));
+    headers[at] = header;
+    found[at] = 1;
+  });
 }
 
 // What is missing in memory is copied from the store and stays there.
@@ -150,23 +175,12 @@ Status TieredTables::ReadForEval(std::uint32_t table, std::span<const std::uint6
   tables_[table]->Read(keys, ReadMode::kEval, out);
   absent_.clear();
   tables_[table]->FindAbsent(keys, false, &absent_);
-  lookups_.clear();
-  for (const std::uint32_t at : absent_) lookups_.push_back({VshardOf(keys[at]), at, keys[at]});
-  std::sort(lookups_.begin(), lookups_.end(),
-            [](const Lookup& a, const Lookup& b) { return std::tie(a.vshard, a.key) < std::tie(b.vshard, b.key); });
-  store_keys_.clear();
-  for (const Lookup& lookup : lookups_) store_keys_.push_back({.table = table, .key = lookup.key});
   const auto dim = static_cast<std::size_t>(spec(table).dim);
-  Status checked;
-  GM_RETURN_IF_ERROR(store_->MultiGet(store_keys_, [&](std::size_t i, std::span<const float> values, const RowHeader&) {
-    const Status row = CheckStoredRow(table, lookups_[i].key, values);
-    if (checked.ok()) checked = row;
-    if (!row.ok()) return;
-    const std::size_t place = out.places.empty() ? lookups_[i].position : out.places[lookups_[i].position];
+  return FindOnDisk(table, keys, [&](std::uint32_t at, std::span<const float> values, const RowHeader&) {
+    const std::size_t place = out.places.empty() ? at : out.places[at];
     std::copy_n(values.begin(), dim, out.rows.begin() + static_cast<std::ptrdiff_t>(place * dim));
     if (!out.found.empty()) out.found[place] = 1;
-  }));
-  return checked;
+  });
 }
 
 // Brings back what is on disk. There must be room.
@@ -175,26 +189,14 @@ Status TieredTables::FaultIn(std::uint32_t table, std::span<const std::uint64_t>
   absent_.clear();
   tables_[table]->FindAbsent(keys, want, &absent_);
   if (on_disk_[table] == 0 || absent_.empty()) return Ok();
-  lookups_.clear();
-  for (const std::uint32_t at : absent_) lookups_.push_back({VshardOf(keys[at]), at, keys[at]});
-  std::sort(lookups_.begin(), lookups_.end(),
-            [](const Lookup& a, const Lookup& b) { return std::tie(a.vshard, a.key) < std::tie(b.vshard, b.key); });
-  store_keys_.clear();
-  for (const Lookup& lookup : lookups_) {
-    const bool again = !store_keys_.empty() && store_keys_.back().key == lookup.key;
-    if (!again) store_keys_.push_back({.table = table, .key = lookup.key});
-  }
-  Status checked;
-  const Status got =
-      store_->MultiGet(store_keys_, [&](std::size_t i, std::span<const float> values, const RowHeader& header) {
-        const Status row = CheckStoredRow(table, store_keys_[i].key, values);
-        if (checked.ok()) checked = row;
-        if (!row.ok()) return;
-        tables_[table]->PutStored(store_keys_[i].key, values, header, true);
-        --on_disk_[table];
-        ++spill_stats_.faulted_rows;
-      });
-  return got.ok() ? checked : got;
+  std::optional<std::uint64_t> last;  // a key that comes twice is found twice, one after the other
+  return FindOnDisk(table, keys, [&](std::uint32_t at, std::span<const float> values, const RowHeader& header) {
+    if (last == keys[at]) return;
+    last = keys[at];
+    tables_[table]->PutStored(keys[at], values, header, true);
+    --on_disk_[table];
+    ++spill_stats_.faulted_rows;
+  });
 }
 
 Status TieredTables::CheckStoredRow(std::uint32_t table, std::uint64_t key, std::span<const float> values) const {
@@ -212,7 +214,6 @@ std::uint64_t TieredTables::RowBytes(std::uint32_t table) const {
 }
 
 std::size_t TieredTables::SliceOf(std::uint32_t table) const {
-  if (!limited()) return kMaxSlice;
   return std::clamp<std::uint64_t>(limit_ / kSlicesInMemory / RowBytes(table), 1, kMaxSlice);
 }
 
@@ -239,6 +240,11 @@ Status TieredTables::MakeRoom(std::uint32_t table, std::uint64_t rows) {
   if (!limited()) return Ok();
   const std::uint64_t need = rows * RowBytes(table);
   const std::uint64_t limit = Limit(kUsedPercent);
+  if (store_->memory_bytes() + need > limit_) {
+    return InvalidInput("ps.memory_budget: the caches, indexes and filters of the rows on disk take " +
+                        std::to_string(store_->memory_bytes()) + " of a shard's " +
+                        std::to_string(options_.memory_budget) + " bytes and leave no room; raise it, or use more servers");
+  }
   // Wanted rows are passed over the first time round; where all of a table is wanted, the budget is overstepped for a while.
   const std::uint64_t vshards = options_.vshards.end - options_.vshards.first;
   for (std::uint64_t looked_at = 0; looked_at < 2 * vshards;) {
@@ -251,13 +257,21 @@ Status TieredTables::MakeRoom(std::uint32_t table, std::uint64_t rows) {
   return Ok();
 }
 
-// Free places of other tables are of no use to this one.
+// Free places of other tables are of no use to this one: as many of those tables as it takes are made smaller, the ones with
+// most of them first.
 void TieredTables::ReturnFreeMemory(std::uint32_t table, std::uint64_t rows) {
   const TableStats own = tables_[table]->stats();
   const std::uint64_t free_rows = own.free_bytes / own.row_bytes;
-  if (rows <= free_rows || TouchedBytes() + (rows - free_rows) * RowBytes(table) <= Limit(100)) return;
-  for (const auto& other : tables_) {
-    if (other->stats().free_bytes * kWorthCompacting >= limit_) other->Compact();
+  if (rows <= free_rows) return;
+  const std::uint64_t need = (rows - free_rows) * RowBytes(table);
+  while (TouchedBytes() + need > Limit(100)) {
+    Table* most = nullptr;
+    for (std::uint32_t t = 0; t < tables_.size(); ++t) {
+      const std::uint64_t free_bytes = t == table ? 0 : tables_[t]->stats().free_bytes;
+      if (free_bytes > (most == nullptr ? 0 : most->stats().free_bytes)) most = tables_[t].get();
+    }
+    if (most == nullptr) return;
+    most->Compact();
   }
 }
 
@@ -334,6 +348,7 @@ void TieredTables::Drop(std::span<const ColdRow> rows) {
 // ---- checkpoints --------------------------------------------------------------------------------------------------------
 
 Status TieredTables::WriteCheckpoint(const std::string& dir, std::uint64_t* rows_written) {
+  if (!lost_.ok()) return lost_;
   GM_ASSIGN_OR_RETURN(const auto writer, store_->NewBulkWriter());
   *rows_written = 0;
   for (std::uint32_t number = 0; number < tables_.size(); ++number) {
@@ -351,7 +366,7 @@ Status TieredTables::WriteCheckpoint(const std::string& dir, std::uint64_t* rows
 }
 
 // Reads into new tables (with a budget: into the store alone) and a bulk write.
-Status TieredTables::Restore(CheckpointReader* reader, std::span<const std::uint32_t> numbers) {
+Status TieredTables::Restore(CheckpointReader* reader, std::span<const std::uint32_t> numbers, std::uint64_t step) {
   GM_ASSIGN_OR_RETURN(const auto writer, store_->NewBulkWriter());
   std::vector<std::unique_ptr<Table>> restored;
   std::vector<std::uint64_t> rows(tables_.size(), 0);
@@ -365,39 +380,57 @@ Status TieredTables::Restore(CheckpointReader* reader, std::span<const std::uint
     GM_RETURN_IF_ERROR(reader->Scan(numbers[number], options_.vshards.first, options_.vshards.end, take));
     restored.push_back(std::move(table));
   }
+  const Status replaced = Replace(std::move(restored), std::move(rows), writer.get());
+  lost_ = replaced.ok() ? Ok() : Status(replaced.code(), "the rows were lost when they were restored: " + replaced.message());
+  last_step_ = step;
+  return replaced;
+}
+
+Status TieredTables::Replace(std::vector<std::unique_ptr<Table>> tables, std::vector<std::uint64_t> rows,
+                             RowStore::BulkWriter* writer) {
   GM_RETURN_IF_ERROR(store_->DropAll());
   GM_RETURN_IF_ERROR(writer->Finish());
-  tables_ = std::move(restored);
+  tables_ = std::move(tables);
   on_disk_.assign(tables_.size(), 0);
   if (!limited()) return Ok();
   on_disk_ = std::move(rows);
   return Refill();
 }
 
-// A part of what is on disk, so that the first steps find most of what they need.
+// A part of what is on disk, of every vshard and table alike, so that the first steps find some of what they need.
 Status TieredTables::Refill() {
+  const std::uint64_t vshards = options_.vshards.end - options_.vshards.first;
+  const std::uint64_t parts = vshards * tables_.size();
+  std::uint64_t part = 0;
   for (std::uint32_t vshard = options_.vshards.first; vshard < options_.vshards.end; ++vshard) {
     for (std::uint32_t t = 0; t < tables_.size(); ++t) {
+      ++part;
       if (on_disk_[t] == 0) continue;
-      if (TouchedBytes() >= Limit(kRefillPercent)) return Ok();
+      const std::uint64_t limit = Limit(kRefillPercent) / parts * part;
+      std::uint64_t room = (limit - std::min(limit, TouchedBytes())) / RowBytes(t);
       const auto put = [&](std::uint64_t key, std::span<const float> values, const RowHeader& header) {
+        if (room == 0) return Cancelled("enough");
         const Status row = CheckStoredRow(t, key, values);
         if (!row.ok()) return row;
+        --room;
         tables_[t]->PutStored(key, values, header);
         --on_disk_[t];
         return Ok();
       };
-      GM_RETURN_IF_ERROR(store_->Scan(t, vshard, vshard + 1, put));
+      const Status scanned = store_->Scan(t, vshard, vshard + 1, put);
+      if (!scanned.ok() && scanned.code() != Code::kCancelled) return scanned;
     }
   }
   return Ok();
 }
 
 Status TieredTables::Clear() {
-  GM_RETURN_IF_ERROR(store_->DropAll());
+  const Status dropped = store_->DropAll();
+  lost_ = dropped.ok() ? Ok() : Status(dropped.code(), "the rows were lost when they were cleared: " + dropped.message());
   for (const auto& table : tables_) table->Clear();
   on_disk_.assign(tables_.size(), 0);
-  return Ok();
+  last_step_ = 0;
+  return dropped;
 }
 
 TieredTableStats TieredTables::stats(std::uint32_t table) const {

@@ -17,7 +17,9 @@
 // stays in memory and the store holds what was checkpointed.
 //
 // Errors are the store's (a full disk, a damaged file); after one in Update or Prefetch the rows are as they were before
-// the piece of the call that failed. Thread safety: none.
+// the piece of the call that failed. kInvalidInput when what the store needs for the rows on disk leaves no room for others.
+// After a Restore or Clear that failed when the old rows were gone already, every call fails until one succeeds.
+// Thread safety: none.
 #pragma once
 
 #include <cstdint>
@@ -71,19 +73,22 @@ class TieredTables {
   // As Table::Update.
   Status Update(std::uint32_t table, std::span<const std::uint64_t> keys, std::span<const float> grads,
                 std::uint64_t step);
-  // Brings rows into memory that will be asked for soon, as far as a part of the budget holds them.
-  Status Prefetch(std::uint32_t table, std::span<const std::uint64_t> keys);
-  // As Table::ReadStored.
-  Result<bool> ReadStored(std::uint32_t table, std::uint64_t key, std::span<float> values, RowHeader* header);
+  // Brings rows into memory that will be asked for soon. *room: bytes that rows may take, of which they are taken off; for
+  // all tables of a step PrefetchRoom() in the beginning.
+  Status Prefetch(std::uint32_t table, std::span<const std::uint64_t> keys, std::uint64_t* room);
+  [[nodiscard]] std::uint64_t PrefetchRoom() const;
+  // Rows as they are stored: values [n, dim + state_dim], headers [n], found [n] (1 where there is a row), all out.
+  Status ReadStored(std::uint32_t table, std::span<const std::uint64_t> keys, std::span<float> values,
+                    std::span<RowHeader> headers, std::span<std::uint8_t> found);
 
   // What waits or is on its way, and so takes from the budget, in bytes.
   void SetBuffered(std::uint64_t bytes) { buffered_bytes_ = bytes; }
 
   // Writes every row to a checkpoint directory of the store. *rows_written: of those that had changed.
   Status WriteCheckpoint(const std::string& dir, std::uint64_t* rows_written);
-  // Replaces every row by the reader's; numbers[t] is the reader's number of table t. A checkpoint that turns out damaged
-  // changes nothing.
-  Status Restore(CheckpointReader* reader, std::span<const std::uint32_t> numbers);
+  // Replaces every row by the reader's; numbers[t] is the reader's number of table t, `step` the next to be updated. A
+  // checkpoint that turns out damaged changes nothing.
+  Status Restore(CheckpointReader* reader, std::span<const std::uint32_t> numbers, std::uint64_t step);
   Status Clear();
 
   [[nodiscard]] TieredTableStats stats(std::uint32_t table) const;
@@ -107,6 +112,10 @@ class TieredTables {
   void Drop(std::span<const ColdRow> rows);
   Status FaultIn(std::uint32_t table, std::span<const std::uint64_t> keys, bool want);
   Status ReadForEval(std::uint32_t table, std::span<const std::uint64_t> keys, const RowSink& out);
+  template <typename Visit>
+  Status FindOnDisk(std::uint32_t table, std::span<const std::uint64_t> keys, const Visit& visit);
+  Status Replace(std::vector<std::unique_ptr<Table>> tables, std::vector<std::uint64_t> rows,
+                 RowStore::BulkWriter* writer);
   Status CheckStoredRow(std::uint32_t table, std::uint64_t key, std::span<const float> values) const;
   Status Refill();
 
@@ -117,6 +126,7 @@ class TieredTables {
   std::uint64_t limit_ = 0;                     // for tables, store and buffers; 0 = none
   std::uint64_t buffered_bytes_ = 0;
   std::uint64_t last_step_ = 0;
+  Status lost_;                                 // why there are no rows any more
   std::uint32_t next_vshard_ = 0;               // where the next batch of cold rows is looked for
   SpillStats spill_stats_;
 

@@ -33,13 +33,14 @@ constexpr double kBloomBitsPerKey = 10.0;
 constexpr std::size_t kBlockBytes = 2048;  // a MultiGet reads and checks one for nearly every row
 constexpr std::size_t kMultiGetKeys = 512;  // one RocksDB call
 constexpr std::size_t kLookups = 32;        // such calls whose rows are in memory at a time
-constexpr std::uint64_t kMergedFileBytes = 16ULL << 20;
+constexpr std::uint64_t kMergedFileBytes = 64ULL << 20;
 constexpr int kFilesBeforeMerge = 16;
 constexpr std::size_t kMergeReadaheadBytes = 256U << 10;
 constexpr std::uint64_t kWriterBytes = 8ULL << 20;  // of files being written and merged, about
 constexpr std::size_t kScanReadaheadBytes = 2U << 20;
 constexpr std::uint32_t kVshardsPerFileGroup = 16;    // a file ends only where such a group (or a table) ends
 constexpr std::uint64_t kMinFileBytes = 16ULL << 20;  // smaller ones go on into the next group
+constexpr std::uint64_t kMinTableFileBytes = 256ULL << 10;  // and still smaller ones into the next table
 
 // RocksDB would write its log beside the data, into checkpoints too.
 class SilentLogger final : public rocksdb::Logger {
@@ -64,8 +65,6 @@ rocksdb::Options OptionsOf(const RowStoreOptions& store) {
   options.compaction_readahead_size = kMergeReadaheadBytes;
   // Merges take processor time from training: few of them, and after everything else.
   options.level0_file_num_compaction_trigger = kFilesBeforeMerge;
-  options.level0_slowdown_writes_trigger = 4 * kFilesBeforeMerge;
-  options.level0_stop_writes_trigger = 8 * kFilesBeforeMerge;
   options.compaction_style = rocksdb::kCompactionStyleUniversal;
   options.compaction_options_universal.min_merge_width = 4;
   options.env->LowerThreadPoolCPUPriority(rocksdb::Env::Priority::LOW, rocksdb::CpuPriority::kLow);
@@ -80,6 +79,12 @@ Status FromRocks(const rocksdb::Status& status, const std::string& path) {
   const std::string message = "row store " + path + ": " + status.ToString();
   if (status.IsCorruption()) return DataLoss(message + "; the files are damaged, use another checkpoint");
   if (status.IsNoSpace()) return Internal(message + "; free disk space");
+  // RocksDB tells these apart in words only.
+  for (const int error : {EMFILE, ENFILE}) {
+    if (message.find(std::strerror(error)) != std::string::npos) {
+      return Unavailable(message + "; raise the limit of open files (ulimit -n)");
+    }
+  }
   return Internal(message);
 }
 
@@ -116,13 +121,17 @@ class RocksBulkWriter final : public RowStore::BulkWriter {
     if (rows_ != 0 && SliceOf(last_key_).compare(SliceOf(record_key)) >= 0) {
       return Internal("row store: rows added out of (table, vshard, key) order");
     }
-    if (writer_ != nullptr && group != group_ && writer_->FileSize() >= kMinFileBytes) {
+    // Where a table ends earlier: a file with rows of the next would lie across everything between.
+    const bool next_table = rows_ != 0 && key.table != table_;
+    if (writer_ != nullptr && group != group_ &&
+        writer_->FileSize() >= (next_table ? kMinTableFileBytes : kMinFileBytes)) {
       GM_RETURN_IF_ERROR(CloseFile());
     }
     if (writer_ == nullptr) GM_RETURN_IF_ERROR(OpenFile());
     EncodeRecord(values, header, &record_);
     GM_RETURN_IF_ERROR(FromRocks(writer_->Put(SliceOf(record_key), record_), files_.back()));
     group_ = group;
+    table_ = key.table;
     last_key_ = record_key;
     ++rows_;
     return Ok();
@@ -162,6 +171,7 @@ class RocksBulkWriter final : public RowStore::BulkWriter {
   std::vector<std::string> files_;
   std::uint64_t rows_ = 0;
   std::uint64_t group_ = 0;
+  std::uint32_t table_ = 0;
   RecordKey last_key_{};
   std::string record_;
 };
@@ -186,10 +196,7 @@ class RocksRowStore final : public RowStore {
       return Ok();
     }
     const std::string text = status.ToString();
-    // RocksDB tells these apart in words only.
-    if (text.find(std::strerror(EMFILE)) != std::string::npos || text.find(std::strerror(ENFILE)) != std::string::npos) {
-      return Unavailable("row store " + db_dir_ + ": " + text + "; raise the limit of open files (ulimit -n)");
-    }
+    if (const Status mapped = FromRocks(status, db_dir_); mapped.code() == Code::kUnavailable) return mapped;
     if (text.find(std::strerror(EACCES)) != std::string::npos) {
       return Unavailable("row store " + db_dir_ + ": " + text + "; run as a user who may read it");
     }

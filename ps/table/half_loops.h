@@ -173,7 +173,9 @@ GM_LOOP void HalfLanes(const Words<kLanes>& bits, const Words<kLanes>& words, Wo
   using F = Floats<kLanes>;
   const I magnitude = reinterpret_cast<I>(bits & 0x7fffffff);
   const I is_normal = magnitude >= kHalfNormal;  // 0 or -1
-  const I normal = (magnitude - kExponentShift + reinterpret_cast<I>(words >> 19)) >> 13;
+  // Unsigned: with lanes that are no normal number it may wrap around.
+  const Words<kLanes> shifted = (bits & 0x7fffffff) - static_cast<std::uint32_t>(kExponentShift) + (words >> 19);
+  const I normal = reinterpret_cast<I>(shifted >> 13);
   // In units of 2^-24, below 1024. Each step is exact but the last, which drops what is below 2^-24 of a unit.
   const F scaled = reinterpret_cast<F>(magnitude & ~is_normal) * 0x1.0p24F;
   const I whole = __builtin_convertvector(scaled, I);

@@ -159,7 +159,7 @@ class PagedTable final : public Table {
     };
     index_.Renumber(move);
     rows_ = kept;
-    free_rows_ = {};
+    std::vector<std::uint32_t>().swap(free_rows_);
     embeddings_.Shrink(rows_ * memory_.embedding_bytes());
     states_.Shrink(rows_ * memory_.state_bytes);
   }
@@ -190,7 +190,7 @@ class PagedTable final : public Table {
     index_.Clear();
     embeddings_.Clear();
     states_.Clear();
-    free_rows_ = {};
+    std::vector<std::uint32_t>().swap(free_rows_);
     rows_ = 0;
     dirty_rows_ = 0;
   }
