@@ -132,8 +132,8 @@ Status TieredTables::Prefetch(std::uint32_t table, std::span<const std::uint64_t
   return Ok();
 }
 
-// Looks the keys at absent_ up in the store, sorted, each once. visit(key's first position, values, header) for each that is
-// there.
+// Looks the keys at absent_ up in the store, sorted. visit(position, values, header) for each that is there; those of a key
+// that comes twice follow one another.
 template <typename Visit>
 Status TieredTables::FindOnDisk(std::uint32_t table, std::span<const std::uint64_t> keys, const Visit& visit) {
   lookups_.clear();
@@ -189,7 +189,7 @@ Status TieredTables::FaultIn(std::uint32_t table, std::span<const std::uint64_t>
   absent_.clear();
   tables_[table]->FindAbsent(keys, want, &absent_);
   if (on_disk_[table] == 0 || absent_.empty()) return Ok();
-  std::optional<std::uint64_t> last;  // a key that comes twice is found twice, one after the other
+  std::optional<std::uint64_t> last;  // a key that comes twice comes back once
   return FindOnDisk(table, keys, [&](std::uint32_t at, std::span<const float> values, const RowHeader& header) {
     if (last == keys[at]) return;
     last = keys[at];

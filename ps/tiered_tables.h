@@ -64,7 +64,6 @@ class TieredTables {
   static Result<std::unique_ptr<TieredTables>> Create(const TieredOptions& options, const std::vector<TableSpec>& specs,
                                                       std::unique_ptr<RowStore> store);
 
-  [[nodiscard]] std::size_t size() const { return tables_.size(); }
   [[nodiscard]] const TableSpec& spec(std::uint32_t table) const { return tables_[table]->spec(); }
   [[nodiscard]] int state_dim(std::uint32_t table) const { return tables_[table]->state_dim(); }
 

@@ -122,7 +122,7 @@ class RocksBulkWriter final : public RowStore::BulkWriter {
       return Internal("row store: rows added out of (table, vshard, key) order");
     }
     // Where a table ends earlier: a file with rows of the next would lie across everything between.
-    const bool next_table = rows_ != 0 && key.table != table_;
+    const bool next_table = group >> 32 != group_ >> 32;
     if (writer_ != nullptr && group != group_ &&
         writer_->FileSize() >= (next_table ? kMinTableFileBytes : kMinFileBytes)) {
       GM_RETURN_IF_ERROR(CloseFile());
@@ -131,7 +131,6 @@ class RocksBulkWriter final : public RowStore::BulkWriter {
     EncodeRecord(values, header, &record_);
     GM_RETURN_IF_ERROR(FromRocks(writer_->Put(SliceOf(record_key), record_), files_.back()));
     group_ = group;
-    table_ = key.table;
     last_key_ = record_key;
     ++rows_;
     return Ok();
@@ -171,7 +170,6 @@ class RocksBulkWriter final : public RowStore::BulkWriter {
   std::vector<std::string> files_;
   std::uint64_t rows_ = 0;
   std::uint64_t group_ = 0;
-  std::uint32_t table_ = 0;
   RecordKey last_key_{};
   std::string record_;
 };

@@ -54,6 +54,15 @@ std::string Export(const std::string& run, const std::string& output) {
   return *ReadFile(output);
 }
 
+// One epoch of `config`, and the whole model that it ends with.
+std::string TrainAnEpoch(const std::vector<std::string>& prefix, const std::string& config, const std::string& run,
+                         std::vector<std::string> more) {
+  more.insert(more.end(), {"--set", "train.num_epochs=1"});
+  const Trained trained = Train(prefix, config, run, more);
+  EXPECT_EQ(trained.done.exit_code, 0) << trained.done.err;
+  return Export(run, run + ".safetensors");
+}
+
 TEST(Train, OneProcessTrainsAndTheRunCanBeUsed) {
   const TempDir dir;
   const std::string config = WriteSmallJob(dir);
@@ -417,12 +426,8 @@ TEST(Train, SyncBitsDoNotDependOnServersOrTransport) {
 TEST(Train, TheWireRoundsInProcessAsOverASocket) {
   const TempDir dir;
   const std::string config = WriteSmallJob(dir, 1000);
-  const auto train = [&](const char* name, const std::vector<std::string>& prefix, std::vector<std::string> more) {
-    const std::string run = dir.path() + "/" + name;
-    more.insert(more.end(), {"--set", "train.num_epochs=1"});
-    const Trained trained = Train(prefix, config, run, more);
-    EXPECT_EQ(trained.done.exit_code, 0) << trained.done.err;
-    return Export(run, run + ".safetensors");
+  const auto train = [&](const char* name, const std::vector<std::string>& prefix, const std::vector<std::string>& more) {
+    return TrainAnEpoch(prefix, config, dir.path() + "/" + name, more);
   };
   const std::string whole = train("fp32", {}, {});
   const std::string half = train("fp16", {}, {"--set", "ps.wire=fp16"});
@@ -471,12 +476,8 @@ train: {num_epochs: 2, threads: 1, global_batch_size: 500, sparse_optimizer: {ty
 TEST(Train, RowsOf16BitsAreTheSameOnAnyServers) {
   const TempDir dir;
   const std::string config = WriteSmallJob(dir, 1000);
-  const auto train = [&](const char* name, const std::vector<std::string>& prefix, std::vector<std::string> more) {
-    const std::string run = dir.path() + "/" + name;
-    more.insert(more.end(), {"--set", "train.num_epochs=1"});
-    const Trained trained = Train(prefix, config, run, more);
-    EXPECT_EQ(trained.done.exit_code, 0) << trained.done.err;
-    return Export(run, run + ".safetensors");
+  const auto train = [&](const char* name, const std::vector<std::string>& prefix, const std::vector<std::string>& more) {
+    return TrainAnEpoch(prefix, config, dir.path() + "/" + name, more);
   };
   const std::string whole = train("fp32", {}, {});
   const std::string half = train("bf16", {}, {"--set", "tables.user.dtype=bf16"});

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <numeric>
 #include <set>
 #include <string>
 #include <tuple>
@@ -101,7 +102,7 @@ void ExpectRow(const Model& model, TieredTables* tables, std::uint32_t table, st
 }
 
 void ExpectAllRows(const Model& model, TieredTables* tables) {
-  for (std::uint32_t t = 0; t < tables->size(); ++t) {
+  for (std::uint32_t t = 0; t < model.specs().size(); ++t) {
     ASSERT_EQ(tables->stats(t).rows, model.rows(t).size());
     for (const auto& [key, row] : model.rows(t)) {
       ExpectRow(model, tables, t, key);
@@ -393,12 +394,18 @@ TEST(TieredTables, RowsThatAreUsedOftenStay) {
   EXPECT_LT(tables->spill_stats().faulted_rows, 1'000U);
 }
 
+// Table 0 has 20,000 rows of 16 floats, and a megabyte for them; *keys: theirs.
+std::unique_ptr<TieredTables> TablesWithMostRowsOnDisk(std::vector<std::uint64_t>* keys) {
+  auto tables = NewTables(Specs("sgd", 16), 1ULL << 20, Kind::kMemory, "");
+  keys->resize(20'000);
+  std::iota(keys->begin(), keys->end(), 0U);
+  EXPECT_TRUE(tables->Update(0, *keys, std::vector<float>(keys->size() * 16, 0.5F), 1).ok());
+  return tables;
+}
+
 TEST(TieredTables, RowsThatDidNotChangeAreNotWrittenAgain) {
-  const std::vector<TableSpec> specs = Specs("sgd", 16);
-  const auto tables = NewTables(specs, 1ULL << 20, Kind::kMemory, "");
-  std::vector<std::uint64_t> keys(20'000);
-  for (std::size_t i = 0; i < keys.size(); ++i) keys[i] = i;
-  ASSERT_TRUE(tables->Update(0, keys, std::vector<float>(keys.size() * 16, 0.5F), 1).ok());
+  std::vector<std::uint64_t> keys;
+  const auto tables = TablesWithMostRowsOnDisk(&keys);
   std::vector<float> rows(keys.size() * 16);
   for (int i = 0; i < 5; ++i) ASSERT_TRUE(tables->Read(0, keys, ReadMode::kTrain, {.rows = rows}).ok());
   EXPECT_GT(tables->spill_stats().dropped_rows, 50'000U);
@@ -406,11 +413,8 @@ TEST(TieredTables, RowsThatDidNotChangeAreNotWrittenAgain) {
 }
 
 TEST(TieredTables, EvalReadsLeaveRowsWhereTheyAre) {
-  const std::vector<TableSpec> specs = Specs("sgd", 16);
-  const auto tables = NewTables(specs, 1ULL << 20, Kind::kMemory, "");
-  std::vector<std::uint64_t> keys(20'000);
-  for (std::size_t i = 0; i < keys.size(); ++i) keys[i] = i;
-  ASSERT_TRUE(tables->Update(0, keys, std::vector<float>(keys.size() * 16, 0.5F), 1).ok());
+  std::vector<std::uint64_t> keys;
+  const auto tables = TablesWithMostRowsOnDisk(&keys);
   const SpillStats before = tables->spill_stats();
   const std::uint64_t in_memory = tables->stats(0).memory.rows;
   std::vector<float> rows(keys.size() * 16);

@@ -85,12 +85,23 @@ void SetKeys(Op op, const std::vector<std::uint64_t>& keys, TablePart* part) {
   part->count = keys.size();
   part->keys = Frame::Own(keys);
   const std::size_t dim = part->table < Specs().size() ? static_cast<std::size_t>(Specs()[part->table].dim) : 1;
-  part->rows = op == Op::kPush ? Frame::Own(std::vector<float>(keys.size() * dim, 0.25F)) : Frame();
+  if (op != Op::kPush) {
+    part->rows = Frame();
+  } else if (part->dtype == ps::FloatType::kFloat32) {
+    part->rows = Frame::Own(std::vector<float>(keys.size() * dim, 0.25F));
+  } else {  // 0.25 as fp16, 2^-15 or so as bf16
+    part->rows = Frame::Own(std::vector<std::uint16_t>(keys.size() * dim, 0x3400));
+  }
+}
+
+ps::FloatType AnyDtype(RandomStream* random) {
+  return random->Below(2) == 0 ? ps::FloatType::kFloat32 : static_cast<ps::FloatType>(random->Below(3));
 }
 
 TablePart AnyPart(RandomStream* random, Op op, std::uint32_t table) {
   TablePart part;
   part.table = table;
+  if (op == Op::kPull || op == Op::kPush) part.dtype = AnyDtype(random);
   std::vector<std::uint64_t> keys;
   const std::uint64_t first = random->Below(16);
   for (std::uint64_t i = random->Below(4); i > 0; --i) keys.push_back(first + i);
@@ -137,7 +148,7 @@ void EditParts(RandomStream* random, Request* request) {
   std::vector<std::uint64_t> scratch;
   const auto view = part.keys.View<std::uint64_t>(&scratch);
   std::vector<std::uint64_t> keys(view.begin(), view.end());
-  switch (random->Below(6)) {
+  switch (random->Below(7)) {
     case 0:
       part = std::move(parts.back());
       parts.pop_back();
@@ -153,6 +164,10 @@ void EditParts(RandomStream* random, Request* request) {
       part.table = static_cast<std::uint32_t>(random->Below(Specs().size()));
       break;
     case 4:
+      part.dtype = AnyDtype(random);
+      SetKeys(request->op, keys, &part);
+      break;
+    case 5:
       keys.push_back(random->Below(8) == 0 ? (*random)() : random->Below(32));
       SetKeys(request->op, keys, &part);
       break;
@@ -326,7 +341,8 @@ class FuzzedShard {
     ++Reached()[NameOf(reply.op) + (reply.code == Code::kOk ? " ok" : " refused")];
     for (const TablePart& part : reply.parts) {
       Require(part.table < Specs().size(), "a reply's tables exist");
-      const std::size_t row = part.count == 0 ? 0 : part.rows.size() / part.count / sizeof(float);
+      Require(reply.op == Op::kPull || part.dtype == ps::FloatType::kFloat32, "stored rows are fp32");
+      const std::size_t row = part.count == 0 ? 0 : part.rows.size() / part.count / ps::BytesOf(part.dtype);
       const auto dim = static_cast<std::size_t>(Specs()[part.table].dim);
       Require(part.count == 0 || (reply.op == Op::kPull ? row == dim : row >= dim), "rows are as wide as the table's");
     }
