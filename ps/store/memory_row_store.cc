@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <map>
 #include <memory>
+#include <optional>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -28,22 +29,33 @@ class MemoryBulkWriter final : public RowStore::BulkWriter {
   explicit MemoryBulkWriter(Rows* rows) : rows_(rows) {}
 
   Status Add(StoreKey key, std::span<const float> values, const RowHeader& header) override {
-    const Order order = OrderOf(key);
-    if (!added_.empty() && added_.rbegin()->first >= order) {
-      return Internal("row store: rows added out of (table, vshard, key) order");
-    }
-    added_.emplace_hint(added_.end(), order, Row{{values.begin(), values.end()}, header});
-    return Ok();
+    return Append(key, Row{{values.begin(), values.end()}, header});
   }
+  Status Erase(StoreKey key) override { return Append(key, std::nullopt); }
   Status Finish() override {
-    for (auto& [order, row] : added_) (*rows_)[order] = std::move(row);
+    for (auto& [order, row] : added_) {
+      if (row.has_value()) {
+        (*rows_)[order] = std::move(*row);
+      } else {
+        rows_->erase(order);
+      }
+    }
     added_.clear();
     return Ok();
   }
 
  private:
+  Status Append(StoreKey key, std::optional<Row> row) {
+    const Order order = OrderOf(key);
+    if (!added_.empty() && added_.rbegin()->first >= order) {
+      return Internal("row store: rows added out of (table, vshard, key) order");
+    }
+    added_.emplace_hint(added_.end(), order, std::move(row));
+    return Ok();
+  }
+
   Rows* rows_;
-  Rows added_;
+  std::map<Order, std::optional<Row>> added_;  // none = erased
 };
 
 class MemoryRowStore final : public RowStore {

@@ -115,25 +115,14 @@ class RocksBulkWriter final : public RowStore::BulkWriter {
   }
 
   Status Add(StoreKey key, std::span<const float> values, const RowHeader& header) override {
-    const RecordKey record_key = EncodeRecordKey(key);
-    const std::uint64_t group =
-        (static_cast<std::uint64_t>(key.table) << 32) | (VshardOf(key.key) / kVshardsPerFileGroup);
-    if (rows_ != 0 && SliceOf(last_key_).compare(SliceOf(record_key)) >= 0) {
-      return Internal("row store: rows added out of (table, vshard, key) order");
-    }
-    // Where a table ends earlier: a file with rows of the next would lie across everything between.
-    const bool next_table = group >> 32 != group_ >> 32;
-    if (writer_ != nullptr && group != group_ &&
-        writer_->FileSize() >= (next_table ? kMinTableFileBytes : kMinFileBytes)) {
-      GM_RETURN_IF_ERROR(CloseFile());
-    }
-    if (writer_ == nullptr) GM_RETURN_IF_ERROR(OpenFile());
+    GM_RETURN_IF_ERROR(GoTo(key));
     EncodeRecord(values, header, &record_);
-    GM_RETURN_IF_ERROR(FromRocks(writer_->Put(SliceOf(record_key), record_), files_.back()));
-    group_ = group;
-    last_key_ = record_key;
-    ++rows_;
-    return Ok();
+    return FromRocks(writer_->Put(SliceOf(last_key_), record_), files_.back());
+  }
+
+  Status Erase(StoreKey key) override {
+    GM_RETURN_IF_ERROR(GoTo(key));
+    return FromRocks(writer_->Delete(SliceOf(last_key_)), files_.back());
   }
 
   Status Finish() override {
@@ -151,6 +140,27 @@ class RocksBulkWriter final : public RowStore::BulkWriter {
   }
 
  private:
+  // What comes next is of this key, in a file that is open for it.
+  Status GoTo(StoreKey key) {
+    const RecordKey record_key = EncodeRecordKey(key);
+    const std::uint64_t group =
+        (static_cast<std::uint64_t>(key.table) << 32) | (VshardOf(key.key) / kVshardsPerFileGroup);
+    if (rows_ != 0 && SliceOf(last_key_).compare(SliceOf(record_key)) >= 0) {
+      return Internal("row store: rows added out of (table, vshard, key) order");
+    }
+    // Where a table ends earlier: a file with rows of the next would lie across everything between.
+    const bool next_table = group >> 32 != group_ >> 32;
+    if (writer_ != nullptr && group != group_ &&
+        writer_->FileSize() >= (next_table ? kMinTableFileBytes : kMinFileBytes)) {
+      GM_RETURN_IF_ERROR(CloseFile());
+    }
+    if (writer_ == nullptr) GM_RETURN_IF_ERROR(OpenFile());
+    group_ = group;
+    last_key_ = record_key;
+    ++rows_;
+    return Ok();
+  }
+
   Status OpenFile() {
     files_.push_back(prefix_ + "-" + std::to_string(files_.size()) + ".sst");
     // The file's pages stay in the system's cache: its rows may be back soon.

@@ -29,11 +29,12 @@ class RowStore {
  public:
   virtual ~RowStore() = default;
 
-  // Rows in ascending (table, vshard, key) order, each once: opened, filled, then ingested whole by Finish.
+  // Rows and erased keys in ascending (table, vshard, key) order, each once: opened, filled, then ingested whole by Finish.
   class BulkWriter {
    public:
     virtual ~BulkWriter() = default;
     virtual Status Add(StoreKey key, std::span<const float> values, const RowHeader& header) = 0;
+    virtual Status Erase(StoreKey key) = 0;  // of a row that may or may not be there
     virtual Status Finish() = 0;  // without it nothing of what was added is kept
   };
   virtual Result<std::unique_ptr<BulkWriter>> NewBulkWriter() = 0;

@@ -107,6 +107,47 @@ TEST_P(RowStoreConformance, LaterWritesReplaceEarlierOnes) {
   }
 }
 
+TEST_P(RowStoreConformance, ErasedRowsAreGone) {
+  const auto store = NewStore("a");
+  RandomStream random(kSeed, 8);
+  Rows model;
+  std::uint64_t back = 0;
+  for (int round = 0; round < 6; ++round) {
+    // Of what is drawn every third is erased, whether it is there or not; later rounds bring some of them back.
+    const Rows drawn = DrawRows(&random, 800);
+    auto writer = store->NewBulkWriter();
+    ASSERT_TRUE(writer.ok());
+    std::uint64_t i = 0;
+    for (const auto& [order, row] : drawn) {
+      const StoreKey key{.table = std::get<0>(order), .key = std::get<2>(order)};
+      const bool erased = i++ % 3 == 0;
+      back += !erased && round > 0 && !model.contains(order) && std::get<2>(order) < 50 ? 1 : 0;
+      ASSERT_TRUE((erased ? (*writer)->Erase(key) : (*writer)->Add(key, row.values, row.header)).ok());
+      if (erased) {
+        model.erase(order);
+      } else {
+        model[order] = row;
+      }
+    }
+    ASSERT_TRUE((*writer)->Finish().ok());
+    ASSERT_EQ(ScanAll(store.get(), 0, kNumVshards), model) << "seed " << kSeed;
+    std::vector<StoreKey> keys;
+    for (const auto& [order, row] : drawn) keys.push_back({.table = std::get<0>(order), .key = std::get<2>(order)});
+    std::uint64_t found = 0;
+    ASSERT_TRUE(store->MultiGet(keys, [&](std::size_t at, std::span<const float>, const RowHeader&) {
+      EXPECT_TRUE(model.contains(OrderOf(keys[at].table, keys[at].key)));
+      ++found;
+    }).ok());
+    EXPECT_EQ(found, keys.size() - (keys.size() + 2) / 3);
+  }
+  EXPECT_GT(back, 10U);
+  const std::string dir = scratch_.path() + "/checkpoint";
+  ASSERT_TRUE(store->Checkpoint(dir).ok());
+  auto reader = OpenRowStoreReadOnly(dir);
+  ASSERT_TRUE(reader.ok());
+  EXPECT_EQ(ScanAll(reader->get(), 0, kNumVshards), model);
+}
+
 TEST_P(RowStoreConformance, ScansARangeOfVshards) {
   const auto store = NewStore("a");
   RandomStream random(kSeed, 1);

@@ -313,6 +313,7 @@ class FailingStore final : public RowStore {
     Status Add(StoreKey key, std::span<const float> values, const RowHeader& header) override {
       return rows_->Add(key, values, header);
     }
+    Status Erase(StoreKey key) override { return rows_->Erase(key); }
     Status Finish() override { return *fails_ ? Internal("the disk is full") : rows_->Finish(); }
 
    private:
