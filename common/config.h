@@ -82,6 +82,25 @@ struct SparseOptimizerConfig {
   bool operator==(const SparseOptimizerConfig&) const = default;
 };
 
+// When a value of a table gets a row. A count is a global step in which the value was trained.
+struct AdmissionConfig {
+  std::int64_t min_count = 1;               // with so many it gets its row; 1 = with its first use
+  std::int64_t max_candidates = 1'000'000;  // values without a row whose counts are kept
+  bool operator==(const AdmissionConfig&) const = default;
+};
+
+// When a row goes for good. 0 = no such limit.
+struct EvictionConfig {
+  std::int64_t idle_steps = 0;  // not trained for more than so many steps
+  std::int64_t idle_days = 0;   // the same in whole days of worker 0's clock (UTC)
+  std::int64_t max_rows = 0;    // of the table, over all servers
+  std::string policy = "lru";   // lru | lfu: which rows go when there are more
+  bool operator==(const EvictionConfig&) const = default;
+};
+
+inline constexpr std::int64_t kMinTableRows = 16'384;  // of a limit: 16 for each of a table's vshards
+inline constexpr std::int64_t kMaxSightings = 1 << 20;
+
 struct TableConfig {
   std::string name;
   int embedding_dim = 0;  // 0 = taken from the features that use it
@@ -91,6 +110,8 @@ struct TableConfig {
   std::int64_t oov_buckets = 0;    // 0 = unseen values read zeros
   double oov_ratio = 0.02;         // share of uses of rowless values that train an oov row instead; with oov_buckets only
   std::string dtype = "fp32";      // fp32 | fp16 | bf16: as what embeddings are kept in memory
+  AdmissionConfig admission;
+  EvictionConfig eviction;
   bool operator==(const TableConfig&) const = default;
 };
 

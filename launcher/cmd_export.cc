@@ -81,6 +81,7 @@ Status RunExport(const ExportArgs& args) {
     dense.emplace_back(tensor.values);
   }
   for (std::uint32_t t = 0; with_tables && t < specs.size(); ++t) {
+    if (ps::HoldsSightings(specs[t])) continue;  // no embeddings
     GM_ASSIGN_OR_RETURN(SortedRows sorted, ReadSorted(view.rows.get(), t, static_cast<std::size_t>(specs[t].dim)));
     const auto n = static_cast<std::int64_t>(sorted.keys.size());
     const auto state_dim = n > 0 ? static_cast<std::int64_t>(sorted.state.size()) / n : 0;

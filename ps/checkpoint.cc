@@ -38,7 +38,14 @@ nlohmann::ordered_json ToJson(const TableSpec& spec, int state_dim) {
             {"beta2", optimizer.beta2},
             {"l1", optimizer.l1},
             {"l2", optimizer.l2},
-            {"beta", optimizer.beta}}}};
+            {"beta", optimizer.beta}}},
+          {"admission",
+           {{"min_count", spec.admission.min_count}, {"max_candidates", spec.admission.max_candidates}}},
+          {"eviction",
+           {{"idle_steps", spec.eviction.idle_steps},
+            {"idle_days", spec.eviction.idle_days},
+            {"max_rows", spec.eviction.max_rows},
+            {"policy", spec.eviction.policy}}}};
 }
 
 // Throws like nlohmann::json, whose own conversion cuts fractions off and wraps around what does not fit.
@@ -73,6 +80,16 @@ TableSpec SpecFromJson(const nlohmann::json& json) {
   optimizer.at("l1").get_to(spec.optimizer.l1);
   optimizer.at("l2").get_to(spec.optimizer.l2);
   optimizer.at("beta").get_to(spec.optimizer.beta);
+  if (json.contains("admission")) {  // older checkpoints have neither
+    const nlohmann::json& admission = json.at("admission");
+    ReadWhole(admission, "min_count", &spec.admission.min_count);
+    ReadWhole(admission, "max_candidates", &spec.admission.max_candidates);
+    const nlohmann::json& eviction = json.at("eviction");
+    ReadWhole(eviction, "idle_steps", &spec.eviction.idle_steps);
+    ReadWhole(eviction, "idle_days", &spec.eviction.idle_days);
+    ReadWhole(eviction, "max_rows", &spec.eviction.max_rows);
+    eviction.at("policy").get_to(spec.eviction.policy);
+  }
   return spec;
 }
 
@@ -99,6 +116,15 @@ Result<CheckpointTables> TablesFromJson(const nlohmann::json& json, const std::s
       return DataLoss(path + ": table '" + spec.name + "' is described inconsistently; use another checkpoint");
     }
     tables.specs.push_back(std::move(spec));
+  }
+  for (const nlohmann::json& entry : json.value("days", nlohmann::json::array())) {
+    DayStart start;
+    ReadWhole(entry, "day", &start.day);
+    ReadWhole(entry, "first_step", &start.first_step);
+    const bool ascends = tables.days.empty() || (start.day > tables.days.back().day &&
+                                                 start.first_step > tables.days.back().first_step);
+    if (!ascends) return DataLoss(path + ": its days do not ascend; use another checkpoint");
+    tables.days.push_back(start);
   }
   return tables;
 }
@@ -190,6 +216,9 @@ Status WriteCheckpointTables(const std::string& ps_dir, const CheckpointTables& 
     for (const TableSpec& spec : tables.specs) {
       GM_ASSIGN_OR_RETURN(const int state_dim, StateDim(spec));
       json["tables"].push_back(ToJson(spec, state_dim));
+    }
+    for (const DayStart& start : tables.days) {
+      json["days"].push_back({{"day", start.day}, {"first_step", start.first_step}});
     }
     return WriteFileAtomic(ps_dir + kTablesFile, json.dump(2) + "\n");
   } catch (const nlohmann::json::exception& error) {

@@ -1,7 +1,7 @@
 // The parameter server's part of a checkpoint on disk, and how it is read.
 //
 //   PS/shard-0001-of-0004/...   a RocksDB checkpoint per shard that wrote it (SST files, MANIFEST, CURRENT)
-//   PS/tables.json              the TableSpecs with their state sizes, seed and number of shards; format version
+//   PS/tables.json              the TableSpecs with their state sizes, seed, number of shards and days; format version
 //
 // A reader sees the union of the shards; who wrote which vshard does not matter, so any number of shards restores.
 // Thread safety: one thread per reader.
@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "common/status.h"
+#include "ps/day_log.h"
 #include "ps/store/row_store.h"
 #include "ps/table/table.h"
 
@@ -24,6 +25,7 @@ struct CheckpointTables {
   std::vector<TableSpec> specs;
   std::uint64_t seed = 0;
   std::uint32_t num_shards = 0;
+  DayLog days = {};  // of a job with a table that counts days (TableSpec::eviction)
 };
 
 // Where shard `shard` of `num_shards` writes its part, below the checkpoint's ps directory.

@@ -137,7 +137,10 @@ class ClientImpl final : public Client {
   ClientImpl(ClientOptions options, std::vector<TableSpec> specs, std::uint64_t seed, std::unique_ptr<Channel> channel,
              const Clock* clock)
       : options_(std::move(options)), specs_(std::move(specs)), seed_(seed), channel_(std::move(channel)),
-        clock_(clock), dtype_(options_.wire) {}
+        clock_(clock), dtype_(options_.wire),
+        counts_days_(options_.stamp.worker == 0 && std::any_of(specs_.begin(), specs_.end(), [](const TableSpec& spec) {
+                       return spec.eviction.idle_days > 0;
+                     })) {}
   ~ClientImpl() override { GiveUpPulls(); }
 
   Status Hello() override {
@@ -199,7 +202,10 @@ class ClientImpl final : public Client {
     if (step >= kMaxOpenPushes) {  // acknowledged long ago, as a rule
       GM_RETURN_IF_ERROR(Await({.op = Op::kPush, .before_step = step + 1 - kMaxOpenPushes}));
     }
+    const std::uint32_t day = counts_days_ ? Today() : 0;
+    if (day != 0) AddDay(day, step, &days_);
     for (std::uint32_t shard = 0; shard < requests.size(); ++shard) {
+      requests[shard].day = day;
       GM_RETURN_IF_ERROR(Submit(shard, std::move(requests[shard])));
     }
     return Ok();
@@ -227,16 +233,22 @@ class ClientImpl final : public Client {
     GM_RETURN_IF_ERROR(Flush());
     GM_RETURN_IF_ERROR(MakeDirs(ps_dir));
     GM_RETURN_IF_ERROR(AskAll(Op::kCheckpoint, next_step, ps_dir).status());
-    return WriteCheckpointTables(ps_dir, {.specs = specs_, .seed = seed_, .num_shards = options_.num_shards});
+    return WriteCheckpointTables(
+        ps_dir, {.specs = specs_, .seed = seed_, .num_shards = options_.num_shards, .days = days_});
   }
 
   Status Restore(std::uint64_t next_step, const std::string& ps_dir) override {
     if (push_failure_.ok()) GM_RETURN_IF_ERROR(Flush());
-    return AskAll(Op::kRestore, next_step, ps_dir).status();
+    GM_RETURN_IF_ERROR(AskAll(Op::kRestore, next_step, ps_dir).status());
+    if (!counts_days_) return Ok();
+    GM_ASSIGN_OR_RETURN(CheckpointTables saved, ReadCheckpointTables(ps_dir));
+    days_ = std::move(saved.days);
+    return Ok();
   }
 
   Status Clear(std::uint64_t next_step) override {
     if (push_failure_.ok()) GM_RETURN_IF_ERROR(Flush());
+    days_.clear();
     return AskAll(Op::kClear, next_step, "").status();
   }
 
@@ -318,6 +330,12 @@ class ClientImpl final : public Client {
     std::vector<std::size_t> next_part(options_.num_shards, 0);
     for (std::size_t i = 0; i < parts.size(); ++i) {
       const auto dim = static_cast<std::size_t>(specs_[parts[i].table].dim);
+      if (parts[i].grads.empty()) {  // keys that were only seen
+        for (std::uint32_t shard = 0; shard < options_.num_shards; ++shard) {
+          if (splits[i].count(shard) != 0) ++next_part[shard];
+        }
+        continue;
+      }
       PackRows(splits[i], parts[i].grads, dim, dtype_, grads);
       for (std::uint32_t shard = 0; shard < options_.num_shards; ++shard) {
         const std::uint32_t n = splits[i].count(shard);
@@ -363,10 +381,14 @@ class ClientImpl final : public Client {
 
   Status CheckPushParts(std::span<const PushPart> parts) const {
     for (const PushPart& part : parts) {
+      GM_RETURN_IF_ERROR(CheckTable(part.table, part.keys.size()));
+      if (part.grads.empty() && specs_[part.table].admission.min_count > 1) continue;
       GM_RETURN_IF_ERROR(CheckFloats(part.table, part.keys.size(), part.grads.size()));
     }
     return Ok();
   }
+
+  [[nodiscard]] std::uint32_t Today() const { return static_cast<std::uint32_t>(clock_->UnixSeconds() / kSecondsPerDay); }
 
   // ---- sending and waiting -----------------------------------------------------------------------------------------
 
@@ -599,6 +621,8 @@ class ClientImpl final : public Client {
   std::unique_ptr<Channel> channel_;
   const Clock* clock_;
   FloatType dtype_;  // of rows and gradients on their way
+  bool counts_days_;  // this is worker 0, and some table's rows go after days
+  DayLog days_;       // of its pushes
   BufferPool pool_;
   std::uint64_t next_id_ = 1;
   std::map<std::uint64_t, Pending> pending_;  // by request id, so in the order they were sent

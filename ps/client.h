@@ -50,7 +50,7 @@ struct PullPart {
 struct PushPart {
   std::uint32_t table = 0;
   std::span<const std::uint64_t> keys = {};  // [n], all different
-  std::span<const float> grads = {};         // [n, dim]
+  std::span<const float> grads = {};         // [n, dim]; empty: keys that were only seen (ps/retention.h)
 };
 
 inline constexpr std::size_t kMaxOpenPulls = 16;

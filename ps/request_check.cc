@@ -79,15 +79,16 @@ Status RequestChecker::CheckParts(const Request& request) {
                         std::to_string(allowed) + " are allowed");
   }
   std::uint64_t reply_bytes = 0;
-  std::vector<bool> pushed(tables_.size(), false);
+  std::vector<bool> pushed(2 * tables_.size(), false);  // gradients, and keys that were only seen
   for (const TablePart& part : request.parts) {
     if (part.table >= tables_.size()) {
       return InvalidInput("table number " + std::to_string(part.table) + " does not exist; the job has " +
                           std::to_string(tables_.size()) + " tables");
     }
     const std::string where = "table '" + tables_[part.table].name + "'";
-    if (request.op == Op::kPush && pushed[part.table]) return InvalidInput(where + ": twice in one push");
-    pushed[part.table] = true;
+    const std::size_t kind = 2 * part.table + (part.only_seen() ? 1 : 0);
+    if (request.op == Op::kPush && pushed[kind]) return InvalidInput(where + ": twice in one push");
+    pushed[kind] = true;
     GM_RETURN_IF_ERROR(CheckFrames(request.op, part, where));
     reply_bytes += ReplyBytes(request, part);
     if (reply_bytes > kMaxMessageBytes) {
@@ -107,7 +108,8 @@ Status RequestChecker::CheckFrames(Op op, const TablePart& part, const std::stri
   if (part.dtype > FloatType::kBfloat16) {
     return InvalidInput(where + ": unknown dtype " + std::to_string(static_cast<int>(part.dtype)));
   }
-  const std::uint64_t row_bytes = op == Op::kPush ? tables_[part.table].dim * BytesOf(part.dtype) : 0;
+  const bool only_seen = part.only_seen() && tables_[part.table].admits;
+  const std::uint64_t row_bytes = op == Op::kPush && !only_seen ? tables_[part.table].dim * BytesOf(part.dtype) : 0;
   GM_RETURN_IF_ERROR(CheckBytes(part.keys, part.count * sizeof(std::uint64_t), "keys", where));
   GM_RETURN_IF_ERROR(CheckBytes(part.rows, part.count * row_bytes, "rows", where));
   GM_RETURN_IF_ERROR(CheckBytes(part.found, 0, "found", where));

@@ -21,6 +21,7 @@ class RequestChecker {
     std::string name;
     std::uint64_t dim = 0;
     std::uint64_t state_dim = 0;
+    bool admits = false;  // keys may be pushed without gradients
   };
   RequestChecker(const ShardOptions& options, std::vector<TableShape> tables)
       : options_(options), tables_(std::move(tables)) {}

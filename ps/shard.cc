@@ -16,6 +16,7 @@
 #include "ps/checkpoint.h"
 #include "ps/gradient_sum.h"
 #include "ps/request_check.h"
+#include "ps/retention.h"
 #include "ps/table/half.h"
 #include "ps/tiered_tables.h"
 #include "ps/wire/buffer_pool.h"
@@ -84,10 +85,11 @@ constexpr std::size_t kConvertBatch = 1024;
 class StepShard final : public Shard {
  public:
   StepShard(const ShardOptions& options, std::vector<TableSpec> specs, std::unique_ptr<TieredTables> tables,
-            RequestChecker checker)
+            Retention retention, RequestChecker checker)
       : options_(options),
         specs_(std::move(specs)),
         tables_(std::move(tables)),
+        retention_(std::move(retention)),
         checker_(std::move(checker)),
         pushes_(options.num_workers) {}
 
@@ -194,6 +196,7 @@ class StepShard final : public Shard {
       for (const std::vector<TablePart>& parts : workers) buffered_bytes_ -= BytesOf(parts);
     }
     buffered_.clear();
+    days_.clear();
     first_step_ = step;
     next_step_ = step;
     for (WorkerPushes& worker : pushes_) worker = {.next = step, .beyond = {}};
@@ -214,6 +217,7 @@ class StepShard final : public Shard {
       status = Buffer(request);
     }
     if (status.ok()) worker.Take(step);
+    if (status.ok() && request->stamp.worker == 0 && request->day != 0) days_[step] = request->day;
     Answer(from, *request, status, out);
     if (status.ok()) Advance(out);
   }
@@ -230,14 +234,33 @@ class StepShard final : public Shard {
 
   // A worker sums the gradients of a key before it pushes: nothing to sum.
   Status ApplyAlone(const Request& request) {
-    for (const TablePart& part : request.parts) GM_RETURN_IF_ERROR(Update(part, request.stamp.step));
+    for (const TablePart& part : request.parts) {
+      if (!part.only_seen()) GM_RETURN_IF_ERROR(Update(part, request.stamp.step));
+    }
+    return See(request.parts, request.stamp.step);
+  }
+
+  // After the updates of the step.
+  Status See(const std::vector<TablePart>& parts, std::uint64_t step) {
+    for (const TablePart& part : parts) {
+      if (!part.only_seen()) continue;
+      GM_RETURN_IF_ERROR(retention_.See(part.table, part.keys.View<std::uint64_t>(&keys_), step));
+    }
     return Ok();
+  }
+
+  // Every push of the step is applied.
+  Status EndStep(std::uint64_t step) {
+    const auto day = days_.find(step);
+    const Status ended = retention_.EndStep(step, day == days_.end() ? 0 : day->second);
+    days_.erase(days_.begin(), days_.upper_bound(step));
+    return ended;
   }
 
   Status Update(const TablePart& part, std::uint64_t step) {
     Status status;
     ForEachGrads(part, [&](std::span<const std::uint64_t> keys, std::span<const float> grads) {
-      if (status.ok()) status = tables_->Update(part.table, keys, grads, step);
+      if (status.ok()) status = retention_.Update(part.table, keys, grads, step);
     });
     return status;
   }
@@ -298,12 +321,19 @@ class StepShard final : public Shard {
     for (const WorkerPushes& worker : pushes_) pushed = std::min(pushed, worker.next);
     if (options_.consistency == Consistency::kSync) {
       while (next_step_ < pushed) {
-        if (failure_.ok()) (void)Apply([this] { return ApplyBuffered(next_step_); });  // failure_ tells whoever asks
+        if (failure_.ok()) {
+          (void)Apply([this] {  // failure_ tells whoever asks
+            GM_RETURN_IF_ERROR(ApplyBuffered(next_step_));
+            return EndStep(next_step_);
+          });
+        }
         ++next_step_;
         RunWaiting(out);
       }
     } else {
-      next_step_ = pushed;
+      for (; next_step_ < pushed; ++next_step_) {
+        if (failure_.ok()) (void)Apply([this] { return EndStep(next_step_); });
+      }
       RunWaiting(out);
     }
   }
@@ -316,13 +346,16 @@ class StepShard final : public Shard {
     for (const std::vector<TablePart>& worker : found->second) {
       buffered_bytes_ -= BytesOf(worker);
       for (const TablePart& part : worker) {
-        if (part.count != 0) by_table[part.table].push_back(&part);
+        if (part.count != 0 && !part.only_seen()) by_table[part.table].push_back(&part);
       }
     }
     Status status;
     for (const std::vector<const TablePart*>& parts : by_table) {
       if (status.ok() && parts.size() == 1) status = Update(*parts[0], step);
       if (status.ok() && parts.size() > 1) status = UpdateSummed(parts, step);
+    }
+    for (const std::vector<TablePart>& worker : found->second) {
+      if (status.ok()) status = See(worker, step);
     }
     buffered_.erase(found);
     return status;
@@ -338,7 +371,7 @@ class StepShard final : public Shard {
         sum_.Add(keys, grads);
       });
     }
-    return tables_->Update(table, sum_.keys(), sum_.grads(), step);
+    return retention_.Update(table, sum_.keys(), sum_.grads(), step);
   }
 
   // ---- requests that wait ----------------------------------------------------------------------------------------
@@ -490,11 +523,15 @@ class StepShard final : public Shard {
     nlohmann::ordered_json tables = nlohmann::ordered_json::array();
     for (std::uint32_t t = 0; t < specs_.size(); ++t) {
       const TieredTableStats stats = tables_->stats(t);
+      const RetentionStats& retention = retention_.stats(t);
       tables.push_back({{"name", specs_[t].name},
                         {"rows", stats.rows},
                         {"rows_in_memory", stats.memory.rows},
                         {"dirty_rows", stats.memory.dirty_rows},
-                        {"memory_bytes", stats.memory.memory_bytes}});
+                        {"memory_bytes", stats.memory.memory_bytes},
+                        {"admitted_rows", retention.admitted_rows},
+                        {"idle_rows", retention.idle_rows},
+                        {"excess_rows", retention.excess_rows}});
     }
     const SpillStats& spill = tables_->spill_stats();
     nlohmann::ordered_json longest;  // null when it is not measured
@@ -530,6 +567,7 @@ class StepShard final : public Shard {
     GM_ASSIGN_OR_RETURN(const auto reader, CheckpointReader::Open(ps_dir));
     GM_ASSIGN_OR_RETURN(const std::vector<std::uint32_t> numbers, MatchTables(reader->tables(), ps_dir));
     GM_RETURN_IF_ERROR(tables_->Restore(reader.get(), numbers, step));
+    retention_.SetDays(reader->tables().days);
     StartAt(step);
     return Ok();
   }
@@ -543,6 +581,10 @@ class StepShard final : public Shard {
     std::string differences;
     for (const TableSpec& spec : specs_) {
       const auto found = saved_numbers.find(spec.name);
+      if (found == saved_numbers.end() && HoldsSightings(spec)) {  // admission is new: counts begin at 0
+        numbers.push_back(kNotSaved);
+        continue;
+      }
       if (found == saved_numbers.end()) {
         differences += "\n  table '" + spec.name + "' is not in the checkpoint";
         continue;
@@ -563,14 +605,17 @@ class StepShard final : public Shard {
       }
       saved_numbers.erase(found);
     }
-    for (const auto& [name, number] : saved_numbers)
+    for (const auto& [name, number] : saved_numbers) {
+      if (HoldsSightings(saved.specs[number])) continue;  // nothing is admitted any more
       differences += "\n  table '" + name + "' is only in the checkpoint";
+    }
     if (differences.empty()) return numbers;
     return InvalidInput("checkpoint " + ps_dir + " is of other tables; use its own config:" + differences);
   }
 
   Status Clear(std::uint64_t step) {
     GM_RETURN_IF_ERROR(tables_->Clear());
+    retention_.SetDays({});
     StartAt(step);
     return Ok();
   }
@@ -578,12 +623,14 @@ class StepShard final : public Shard {
   ShardOptions options_;
   std::vector<TableSpec> specs_;
   std::unique_ptr<TieredTables> tables_;
+  Retention retention_;
   RequestChecker checker_;
 
   std::uint64_t first_step_ = 0;  // at which the tables were restored or cleared
   std::uint64_t next_step_ = 0;
   std::vector<WorkerPushes> pushes_;                                       // by worker
   std::map<std::uint64_t, std::vector<std::vector<TablePart>>> buffered_;  // sync: step -> worker -> parts
+  std::map<std::uint64_t, std::uint32_t> days_;                            // of steps that are not complete
   std::list<Waiting> waiting_;                                             // in the order they came
   std::uint64_t buffered_bytes_ = 0;                                       // of buffered_ and waiting_
   Status failure_;  // of an update, since when the tables are of no step
@@ -626,14 +673,16 @@ Result<std::unique_ptr<Shard>> Shard::Create(const ShardOptions& options, std::v
   }
   const TieredOptions tiered{.seed = options.seed, .vshards = Vshards(options), .memory_budget = options.memory_budget};
   GM_ASSIGN_OR_RETURN(auto tables, TieredTables::Create(tiered, specs, std::move(store)));
+  GM_ASSIGN_OR_RETURN(Retention retention, Retention::Create(tables.get(), specs, tiered.vshards));
   std::vector<RequestChecker::TableShape> shapes;
   for (std::uint32_t t = 0; t < specs.size(); ++t) {
     shapes.push_back({.name = specs[t].name,
                       .dim = static_cast<std::uint64_t>(specs[t].dim),
-                      .state_dim = static_cast<std::uint64_t>(tables->state_dim(t))});
+                      .state_dim = static_cast<std::uint64_t>(tables->state_dim(t)),
+                      .admits = retention.admits(t)});
   }
   return std::unique_ptr<Shard>(std::make_unique<StepShard>(
-      bounded, std::move(specs), std::move(tables), RequestChecker(options, std::move(shapes))));
+      bounded, std::move(specs), std::move(tables), std::move(retention), RequestChecker(options, std::move(shapes))));
 }
 
 }  // namespace gatemill::ps

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <optional>
 #include <tuple>
 #include <utility>
@@ -26,6 +27,7 @@ constexpr std::uint64_t kHeadroomPart = 32;
 constexpr std::uint64_t kProcessBytes = 48ULL << 20;
 constexpr std::uint64_t kProcessPart = 12;      // no more than such a part of a budget
 constexpr std::size_t kRowsAhead = 8;
+constexpr std::size_t kMaxErased = 1 << 16;     // keys that the store is not told of yet
 
 std::uint64_t Headroom(std::uint64_t budget) {
   return budget / kHeadroomPart + std::min(kProcessBytes, budget / kProcessPart);
@@ -40,8 +42,32 @@ TieredTables::TieredTables(const TieredOptions& options, std::vector<std::unique
     : options_(options),
       tables_(std::move(tables)),
       store_(std::move(store)),
-      on_disk_(tables_.size(), 0),
+      on_disk_(NothingOnDisk()),
       next_vshard_(options.vshards.first) {}
+
+void TieredTables::OnDisk::Add(std::uint64_t key, const RowHeader& header) {
+  ++rows;
+  stored = true;
+  if (vshard_rows.empty()) return;
+  const std::uint32_t vshard = VshardOf(key);
+  ++vshard_rows[vshard];
+  oldest_update[vshard] = std::min(oldest_update[vshard], header.last_step);
+}
+
+void TieredTables::OnDisk::Take(std::uint64_t key) {
+  --rows;
+  if (!vshard_rows.empty()) --vshard_rows[VshardOf(key)];
+}
+
+std::vector<TieredTables::OnDisk> TieredTables::NothingOnDisk() const {
+  std::vector<OnDisk> none(tables_.size());
+  for (std::size_t t = 0; t < tables_.size(); ++t) {
+    if (tables_[t]->spec().eviction == EvictionConfig()) continue;
+    none[t].vshard_rows.assign(kNumVshards, 0);
+    none[t].oldest_update.assign(kNumVshards, std::numeric_limits<std::uint32_t>::max());
+  }
+  return none;
+}
 
 Result<std::unique_ptr<TieredTables>> TieredTables::Create(const TieredOptions& options,
                                                            const std::vector<TableSpec>& specs,
@@ -68,10 +94,15 @@ Result<std::unique_ptr<TieredTables>> TieredTables::Create(const TieredOptions& 
 
 // ---- rows ---------------------------------------------------------------------------------------------------------------
 
+// Before a key is admitted it has no value of its own.
+ReadMode TieredTables::UnseenReads(std::uint32_t table, ReadMode mode) const {
+  return spec(table).admission.min_count > 1 ? ReadMode::kEval : mode;
+}
+
 Status TieredTables::Read(std::uint32_t table, std::span<const std::uint64_t> keys, ReadMode mode, const RowSink& out) {
   if (!lost_.ok()) return lost_;
-  if (on_disk_[table] == 0) {
-    tables_[table]->Read(keys, mode, out);
+  if (on_disk_[table].rows == 0) {
+    tables_[table]->Read(keys, UnseenReads(table, mode), out);
     return Ok();
   }
   const std::size_t slice = SliceOf(table);
@@ -92,7 +123,7 @@ Status TieredTables::Read(std::uint32_t table, std::span<const std::uint64_t> ke
     }
     GM_RETURN_IF_ERROR(MakeRoom(table, n));
     GM_RETURN_IF_ERROR(FaultIn(table, asked, false));
-    tables_[table]->Read(asked, mode, part);
+    tables_[table]->Read(asked, UnseenReads(table, mode), part);
   }
   return Ok();
 }
@@ -126,7 +157,7 @@ Status TieredTables::Prefetch(std::uint32_t table, std::span<const std::uint64_t
   const std::size_t slice = SliceOf(table);
   for (std::size_t begin = 0; begin < keys.size(); begin += slice) {
     const std::size_t n = std::min(slice, keys.size() - begin);
-    if (on_disk_[table] != 0) GM_RETURN_IF_ERROR(MakeRoom(table, n));
+    if (on_disk_[table].rows != 0) GM_RETURN_IF_ERROR(MakeRoom(table, n));
     GM_RETURN_IF_ERROR(FaultIn(table, keys.subspan(begin, n), true));
   }
   return Ok();
@@ -137,7 +168,10 @@ Status TieredTables::Prefetch(std::uint32_t table, std::span<const std::uint64_t
 template <typename Visit>
 Status TieredTables::FindOnDisk(std::uint32_t table, std::span<const std::uint64_t> keys, const Visit& visit) {
   lookups_.clear();
-  for (const std::uint32_t at : absent_) lookups_.push_back({VshardOf(keys[at]), at, keys[at]});
+  for (const std::uint32_t at : absent_) {
+    if (erased_.Contains({.table = table, .key = keys[at]})) continue;
+    lookups_.push_back({VshardOf(keys[at]), at, keys[at]});
+  }
   std::sort(lookups_.begin(), lookups_.end(), [](const Lookup& a, const Lookup& b) {
     return std::tie(a.vshard, a.key, a.position) < std::tie(b.vshard, b.key, b.position);
   });
@@ -162,7 +196,7 @@ Status TieredTables::ReadStored(std::uint32_t table, std::span<const std::uint64
     found[i] = tables_[table]->ReadStored(keys[i], values.subspan(i * floats, floats), &headers[i]) ? 1 : 0;
     if (found[i] == 0) absent_.push_back(static_cast<std::uint32_t>(i));
   }
-  if (on_disk_[table] == 0) return Ok();
+  if (on_disk_[table].rows == 0) return Ok();
   return FindOnDisk(table, keys, [&](std::uint32_t at, std::span<const float> stored, const RowHeader& header) {
     std::copy(stored.begin(), stored.end(), values.begin() + static_cast<std::ptrdiff_t>(at * floats));
     headers[at] = header;
@@ -185,16 +219,16 @@ Status TieredTables::ReadForEval(std::uint32_t table, std::span<const std::uint6
 
 // Brings back what is on disk. There must be room.
 Status TieredTables::FaultIn(std::uint32_t table, std::span<const std::uint64_t> keys, bool want) {
-  if (on_disk_[table] == 0 && !want) return Ok();
+  if (on_disk_[table].rows == 0 && !want) return Ok();
   absent_.clear();
   tables_[table]->FindAbsent(keys, want, &absent_);
-  if (on_disk_[table] == 0 || absent_.empty()) return Ok();
+  if (on_disk_[table].rows == 0 || absent_.empty()) return Ok();
   std::optional<std::uint64_t> last;  // a key that comes twice comes back once
   return FindOnDisk(table, keys, [&](std::uint32_t at, std::span<const float> values, const RowHeader& header) {
     if (last == keys[at]) return;
     last = keys[at];
     tables_[table]->PutStored(keys[at], values, header, true);
-    --on_disk_[table];
+    on_disk_[table].Take(keys[at]);
     ++spill_stats_.faulted_rows;
   });
 }
@@ -205,6 +239,114 @@ Status TieredTables::CheckStoredRow(std::uint32_t table, std::uint64_t key, std:
   return DataLoss("row store: table '" + spec(table).name + "', key " + std::to_string(key) + ": a row of " +
                   std::to_string(values.size()) + " floats, expected " + std::to_string(expected) +
                   "; go back to a checkpoint");
+}
+
+// ---- keys that get and lose their rows ----------------------------------------------------------------------------------
+
+Status TieredTables::FindAbsent(std::uint32_t table, std::span<const std::uint64_t> keys,
+                                std::vector<std::uint32_t>* absent) {
+  if (!lost_.ok()) return lost_;
+  absent_.clear();
+  tables_[table]->FindAbsent(keys, false, &absent_);
+  if (on_disk_[table].rows == 0 || absent_.empty()) {
+    absent->insert(absent->end(), absent_.begin(), absent_.end());
+    return Ok();
+  }
+  std::vector<bool> found(keys.size(), false);
+  GM_RETURN_IF_ERROR(FindOnDisk(table, keys, [&](std::uint32_t at, std::span<const float>, const RowHeader&) {
+    found[at] = true;
+  }));
+  std::copy_if(absent_.begin(), absent_.end(), std::back_inserter(*absent), [&](std::uint32_t at) { return !found[at]; });
+  return Ok();
+}
+
+Status TieredTables::Make(std::uint32_t table, std::span<const std::uint64_t> keys, std::uint64_t step) {
+  if (!lost_.ok()) return lost_;
+  last_step_ = std::max(last_step_, step);
+  const std::size_t slice = limited() ? SliceOf(table) : kMaxSlice;
+  for (std::size_t begin = 0; begin < keys.size(); begin += slice) {
+    const std::span<const std::uint64_t> some = keys.subspan(begin, std::min(slice, keys.size() - begin));
+    GM_RETURN_IF_ERROR(MakeRoom(table, some.size()));
+    tables_[table]->Make(some, step);
+  }
+  return Ok();
+}
+
+Status TieredTables::Erase(std::uint32_t table, std::span<const std::uint64_t> keys) {
+  if (!lost_.ok()) return lost_;
+  for (const std::uint64_t key : keys) {
+    if (!tables_[table]->Erase(key)) on_disk_[table].Take(key);
+    if (on_disk_[table].stored) erased_.Insert({.table = table, .key = key});
+  }
+  return erased_.size() > kMaxErased ? WriteDirty({}) : Ok();
+}
+
+std::uint64_t TieredTables::rows(std::uint32_t table, std::uint32_t vshard) const {
+  const OnDisk& disk = on_disk_[table];
+  return tables_[table]->rows(vshard) + (disk.rows == 0 ? 0 : disk.vshard_rows[vshard]);
+}
+
+Result<std::uint64_t> TieredTables::EraseIdle(std::uint32_t table, std::uint32_t vshard, std::uint64_t step) {
+  if (!lost_.ok()) return lost_;
+  const bool on_disk = on_disk_[table].rows != 0 && on_disk_[table].oldest_update[vshard] < step;
+  GM_RETURN_IF_ERROR(CollectHeaders(table, vshard, on_disk));
+  const auto idle = std::partition(headers_.begin(), headers_.end(),
+                                   [step](const FoundHeader& row) { return row.header.last_step >= step; });
+  const auto kept = static_cast<std::size_t>(idle - headers_.begin());
+  GM_RETURN_IF_ERROR(EraseAfter(table, vshard, kept, on_disk));
+  return headers_.size() - kept;
+}
+
+Result<std::uint64_t> TieredTables::EraseDownTo(std::uint32_t table, std::uint32_t vshard, std::uint64_t keep,
+                                                EvictionOrder order) {
+  if (!lost_.ok()) return lost_;
+  const bool on_disk = on_disk_[table].rows != 0;
+  GM_RETURN_IF_ERROR(CollectHeaders(table, vshard, on_disk));
+  if (headers_.size() <= keep) return 0;
+  const auto worth = [order](const FoundHeader& row) {
+    const std::uint32_t updates = order == EvictionOrder::kLeastOften ? row.header.updates : 0;
+    return std::tuple(updates, row.header.last_step, Mix64(row.key));
+  };
+  std::nth_element(headers_.begin(), headers_.begin() + static_cast<std::ptrdiff_t>(keep), headers_.end(),
+                   [&](const FoundHeader& a, const FoundHeader& b) { return worth(a) > worth(b); });
+  GM_RETURN_IF_ERROR(EraseAfter(table, vshard, keep, on_disk));
+  return headers_.size() - keep;
+}
+
+// headers_: of the rows of a vshard, with those on disk where that is asked for.
+Status TieredTables::CollectHeaders(std::uint32_t table, std::uint32_t vshard, bool on_disk) {
+  headers_.clear();
+  in_memory_.clear();
+  tables_[table]->AddHeaders(vshard, &in_memory_);
+  for (const KeyedHeader& row : in_memory_) headers_.push_back({.key = row.key, .header = row.header, .on_disk = false});
+  if (!on_disk) return Ok();
+  // The store has older versions of rows in memory, too.
+  std::sort(in_memory_.begin(), in_memory_.end(),
+            [](const KeyedHeader& a, const KeyedHeader& b) { return a.key < b.key; });
+  auto next = in_memory_.begin();
+  return store_->Scan(table, vshard, vshard + 1,
+                      [&](std::uint64_t key, std::span<const float>, const RowHeader& header) {
+                        while (next != in_memory_.end() && next->key < key) ++next;
+                        if (next != in_memory_.end() && next->key == key) return Ok();
+                        if (erased_.Contains({.table = table, .key = key})) return Ok();
+                        headers_.push_back({.key = key, .header = header, .on_disk = true});
+                        return Ok();
+                      });
+}
+
+// Erases the rows of headers_ from position `kept` on. on_disk: as they were collected.
+Status TieredTables::EraseAfter(std::uint32_t table, std::uint32_t vshard, std::size_t kept, bool on_disk) {
+  if (on_disk) {
+    std::uint32_t oldest = std::numeric_limits<std::uint32_t>::max();
+    for (std::size_t i = 0; i < kept; ++i) {
+      if (headers_[i].on_disk) oldest = std::min(oldest, headers_[i].header.last_step);
+    }
+    on_disk_[table].oldest_update[vshard] = oldest;
+  }
+  std::vector<std::uint64_t> keys;
+  keys.reserve(headers_.size() - kept);
+  for (std::size_t i = kept; i < headers_.size(); ++i) keys.push_back(headers_[i].key);
+  return Erase(table, keys);
 }
 
 // ---- the budget ---------------------------------------------------------------------------------------------------------
@@ -229,10 +371,12 @@ std::uint64_t TieredTables::FreeBytes() const {
   return bytes;
 }
 
-std::uint64_t TieredTables::memory_bytes() const { return TouchedBytes() + store_->memory_bytes(); }
+std::uint64_t TieredTables::memory_bytes() const {
+  return TouchedBytes() + store_->memory_bytes() + erased_.memory_bytes();
+}
 
 std::uint64_t TieredTables::Limit(std::uint64_t percent) const {
-  return (limit_ - std::min(limit_, buffered_bytes_ + store_->memory_bytes())) / 100 * percent;
+  return (limit_ - std::min(limit_, buffered_bytes_ + store_->memory_bytes() + erased_.memory_bytes())) / 100 * percent;
 }
 
 // Room for so many more rows of a table.
@@ -314,20 +458,26 @@ Result<std::uint64_t> TieredTables::SpillColdest(std::uint64_t bytes) {
   return range;
 }
 
+// Those of `rows` that are, which are in store order, and erases what was erased.
 Status TieredTables::WriteDirty(std::span<const ColdRow> rows) {
   GM_ASSIGN_OR_RETURN(const auto writer, store_->NewBulkWriter());
+  ErasedKeys::Feed erased(erased_, writer.get());
   RowHeader header;
   std::uint64_t written = 0;
   for (std::size_t i = 0; i < rows.size(); ++i) {
     if (i + kRowsAhead < rows.size()) tables_[rows[i + kRowsAhead].table]->PrefetchRow(rows[i + kRowsAhead].row);
     if (!rows[i].dirty) continue;
+    const StoreKey key{.table = rows[i].table, .key = rows[i].key};
+    GM_RETURN_IF_ERROR(erased.UpTo(key));
     const Table& table = *tables_[rows[i].table];
     values_.resize(static_cast<std::size_t>(table.spec().dim + table.state_dim()));
     table.CopyRow(rows[i].row, values_, &header);
-    GM_RETURN_IF_ERROR(writer->Add({.table = rows[i].table, .key = rows[i].key}, values_, header));
+    GM_RETURN_IF_ERROR(writer->Add(key, values_, header));
     ++written;
   }
+  GM_RETURN_IF_ERROR(erased.Rest());
   GM_RETURN_IF_ERROR(writer->Finish());
+  erased_.Clear();
   spill_stats_.written_rows += written;
   return Ok();
 }
@@ -340,7 +490,9 @@ void TieredTables::Drop(std::span<const ColdRow> rows) {
     const auto end = std::find_if(rows.begin(), rows.end(), [t](const ColdRow& row) { return row.table != t; });
     const auto count = static_cast<std::size_t>(end - rows.begin());
     tables_[t]->Drop(rows.first(count));
-    on_disk_[t] += count;
+    for (const ColdRow& row : rows.first(count)) {
+      on_disk_[t].Add(row.key, {.updates = 0, .last_step = row.last_step});
+    }
     rows = rows.subspan(count);
   }
 }
@@ -350,18 +502,25 @@ void TieredTables::Drop(std::span<const ColdRow> rows) {
 Status TieredTables::WriteCheckpoint(const std::string& dir, std::uint64_t* rows_written) {
   if (!lost_.ok()) return lost_;
   GM_ASSIGN_OR_RETURN(const auto writer, store_->NewBulkWriter());
+  ErasedKeys::Feed erased(erased_, writer.get());
   *rows_written = 0;
   for (std::uint32_t number = 0; number < tables_.size(); ++number) {
     Status status;
     tables_[number]->ForEach(true, [&](std::uint64_t key, std::span<const float> values, const RowHeader& header) {
+      if (status.ok()) status = erased.UpTo({.table = number, .key = key});
       if (status.ok()) status = writer->Add({.table = number, .key = key}, values, header);
       ++*rows_written;
     });
     GM_RETURN_IF_ERROR(status);
   }
+  GM_RETURN_IF_ERROR(erased.Rest());
   GM_RETURN_IF_ERROR(writer->Finish());
   // Whatever becomes of the directory, the store has them now.
-  for (const auto& table : tables_) table->ClearDirty();
+  erased_.Clear();
+  for (std::size_t t = 0; t < tables_.size(); ++t) {
+    on_disk_[t].stored = on_disk_[t].stored || tables_[t]->stats().dirty_rows != 0;
+    tables_[t]->ClearDirty();
+  }
   return store_->Checkpoint(dir);
 }
 
@@ -369,15 +528,17 @@ Status TieredTables::WriteCheckpoint(const std::string& dir, std::uint64_t* rows
 Status TieredTables::Restore(CheckpointReader* reader, std::span<const std::uint32_t> numbers, std::uint64_t step) {
   GM_ASSIGN_OR_RETURN(const auto writer, store_->NewBulkWriter());
   std::vector<std::unique_ptr<Table>> restored;
-  std::vector<std::uint64_t> rows(tables_.size(), 0);
+  std::vector<OnDisk> rows = NothingOnDisk();
   for (std::uint32_t number = 0; number < tables_.size(); ++number) {
     GM_ASSIGN_OR_RETURN(auto table, Table::Create(spec(number), options_.seed, options_.vshards));
     const auto take = [&](std::uint64_t key, std::span<const float> values, const RowHeader& header) {
       if (!limited()) table->PutStored(key, values, header);
-      ++rows[number];
+      rows[number].Add(key, header);
       return writer->Add({.table = number, .key = key}, values, header);
     };
-    GM_RETURN_IF_ERROR(reader->Scan(numbers[number], options_.vshards.first, options_.vshards.end, take));
+    if (numbers[number] != kNotSaved) {
+      GM_RETURN_IF_ERROR(reader->Scan(numbers[number], options_.vshards.first, options_.vshards.end, take));
+    }
     restored.push_back(std::move(table));
   }
   const Status replaced = Replace(std::move(restored), std::move(rows), writer.get());
@@ -386,12 +547,14 @@ Status TieredTables::Restore(CheckpointReader* reader, std::span<const std::uint
   return replaced;
 }
 
-Status TieredTables::Replace(std::vector<std::unique_ptr<Table>> tables, std::vector<std::uint64_t> rows,
+Status TieredTables::Replace(std::vector<std::unique_ptr<Table>> tables, std::vector<OnDisk> rows,
                              RowStore::BulkWriter* writer) {
   GM_RETURN_IF_ERROR(store_->DropAll());
   GM_RETURN_IF_ERROR(writer->Finish());
   tables_ = std::move(tables);
-  on_disk_.assign(tables_.size(), 0);
+  erased_.Clear();
+  on_disk_ = NothingOnDisk();
+  for (std::size_t t = 0; t < rows.size(); ++t) on_disk_[t].stored = rows[t].stored;
   if (!limited()) return Ok();
   on_disk_ = std::move(rows);
   return Refill();
@@ -405,7 +568,7 @@ Status TieredTables::Refill() {
   for (std::uint32_t vshard = options_.vshards.first; vshard < options_.vshards.end; ++vshard) {
     for (std::uint32_t t = 0; t < tables_.size(); ++t) {
       ++part;
-      if (on_disk_[t] == 0) continue;
+      if (on_disk_[t].rows == 0) continue;
       const std::uint64_t limit = Limit(kRefillPercent) / parts * part;
       std::uint64_t room = (limit - std::min(limit, TouchedBytes())) / RowBytes(t);
       const auto put = [&](std::uint64_t key, std::span<const float> values, const RowHeader& header) {
@@ -414,7 +577,7 @@ Status TieredTables::Refill() {
         if (!row.ok()) return row;
         --room;
         tables_[t]->PutStored(key, values, header);
-        --on_disk_[t];
+        on_disk_[t].Take(key);
         return Ok();
       };
       const Status scanned = store_->Scan(t, vshard, vshard + 1, put);
@@ -428,14 +591,15 @@ Status TieredTables::Clear() {
   const Status dropped = store_->DropAll();
   lost_ = dropped.ok() ? Ok() : Status(dropped.code(), "the rows were lost when they were cleared: " + dropped.message());
   for (const auto& table : tables_) table->Clear();
-  on_disk_.assign(tables_.size(), 0);
+  erased_.Clear();
+  on_disk_ = NothingOnDisk();
   last_step_ = 0;
   return dropped;
 }
 
 TieredTableStats TieredTables::stats(std::uint32_t table) const {
   const TableStats memory = tables_[table]->stats();
-  return {.memory = memory, .rows = memory.rows + on_disk_[table]};
+  return {.memory = memory, .rows = memory.rows + on_disk_[table].rows};
 }
 
 }  // namespace gatemill::ps

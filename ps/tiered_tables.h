@@ -29,6 +29,7 @@
 #include <vector>
 
 #include "common/status.h"
+#include "ps/erased_keys.h"
 #include "ps/store/row_store.h"
 #include "ps/table/table.h"
 
@@ -48,12 +49,20 @@ struct TieredTableStats {
   std::uint64_t rows = 0;
 };
 
+// Which of a vshard's rows go first when it has too many.
+enum class EvictionOrder : std::uint8_t {
+  kLeastRecent,  // last trained longest ago
+  kLeastOften,   // trained least often; of equal ones the least recent
+};
+
 // Of all tables since they were made.
 struct SpillStats {
   std::uint64_t faulted_rows = 0;  // came back from the store
   std::uint64_t written_rows = 0;  // went to the store to make room
   std::uint64_t dropped_rows = 0;  // left memory, written or as the store had them already
 };
+
+inline constexpr std::uint32_t kNotSaved = ~0U;  // a table that a checkpoint does not have
 
 class TieredTables {
  public:
@@ -67,7 +76,7 @@ class TieredTables {
   [[nodiscard]] const TableSpec& spec(std::uint32_t table) const { return tables_[table]->spec(); }
   [[nodiscard]] int state_dim(std::uint32_t table) const { return tables_[table]->state_dim(); }
 
-  // As Table::Read.
+  // As Table::Read. Of a table that admits keys only after some sightings an unseen key reads zeros in training too.
   Status Read(std::uint32_t table, std::span<const std::uint64_t> keys, ReadMode mode, const RowSink& out);
   // As Table::Update.
   Status Update(std::uint32_t table, std::span<const std::uint64_t> keys, std::span<const float> grads,
@@ -80,12 +89,27 @@ class TieredTables {
   Status ReadStored(std::uint32_t table, std::span<const std::uint64_t> keys, std::span<float> values,
                     std::span<RowHeader> headers, std::span<std::uint8_t> found);
 
+  // ---- keys that get and lose their rows for good (ps/retention.h says when)
+  // Appends the positions in `keys` of those that have no row anywhere, in order.
+  Status FindAbsent(std::uint32_t table, std::span<const std::uint64_t> keys, std::vector<std::uint32_t>* absent);
+  // As Table::Make.
+  Status Make(std::uint32_t table, std::span<const std::uint64_t> keys, std::uint64_t step);
+  // Every key must have a row, in memory or on disk.
+  Status Erase(std::uint32_t table, std::span<const std::uint64_t> keys);
+  // The next two are for tables with limits (spec().eviction); they return how many rows went. Erases the rows of a vshard
+  // last updated before `step`.
+  Result<std::uint64_t> EraseIdle(std::uint32_t table, std::uint32_t vshard, std::uint64_t step);
+  // Erases rows of a vshard until `keep` are left. Ties are broken by the key.
+  Result<std::uint64_t> EraseDownTo(std::uint32_t table, std::uint32_t vshard, std::uint64_t keep, EvictionOrder order);
+  // Of a vshard; 0 for a table without eviction.max_rows.
+  [[nodiscard]] std::uint64_t rows(std::uint32_t table, std::uint32_t vshard) const;
+
   // What waits or is on its way, and so takes from the budget, in bytes.
   void SetBuffered(std::uint64_t bytes) { buffered_bytes_ = bytes; }
 
   // Writes every row to a checkpoint directory of the store. *rows_written: of those that had changed.
   Status WriteCheckpoint(const std::string& dir, std::uint64_t* rows_written);
-  // Replaces every row by the reader's; numbers[t] is the reader's number of table t, `step` the next to be updated. A
+  // Replaces every row by the reader's; numbers[t] is the reader's number of table t or kNotSaved, `step` the next to be updated. A
   // checkpoint that turns out damaged changes nothing.
   Status Restore(CheckpointReader* reader, std::span<const std::uint32_t> numbers, std::uint64_t step);
   Status Clear();
@@ -96,6 +120,17 @@ class TieredTables {
   [[nodiscard]] std::uint64_t memory_bytes() const;
 
  private:
+  // A table's rows that are not in memory.
+  struct OnDisk {
+    std::uint64_t rows = 0;
+    bool stored = false;                       // the store may have rows of it, also of those in memory
+    std::vector<std::uint32_t> vshard_rows;    // for a table with eviction: of each vshard
+    std::vector<std::uint32_t> oldest_update;  // the same: none of its rows was last updated before
+
+    void Add(std::uint64_t key, const RowHeader& header);
+    void Take(std::uint64_t key);
+  };
+
   TieredTables(const TieredOptions& options, std::vector<std::unique_ptr<Table>> tables, std::unique_ptr<RowStore> store);
 
   [[nodiscard]] bool limited() const { return limit_ != 0; }
@@ -113,15 +148,19 @@ class TieredTables {
   Status ReadForEval(std::uint32_t table, std::span<const std::uint64_t> keys, const RowSink& out);
   template <typename Visit>
   Status FindOnDisk(std::uint32_t table, std::span<const std::uint64_t> keys, const Visit& visit);
-  Status Replace(std::vector<std::unique_ptr<Table>> tables, std::vector<std::uint64_t> rows,
-                 RowStore::BulkWriter* writer);
+  Status Replace(std::vector<std::unique_ptr<Table>> tables, std::vector<OnDisk> rows, RowStore::BulkWriter* writer);
   Status CheckStoredRow(std::uint32_t table, std::uint64_t key, std::span<const float> values) const;
+  [[nodiscard]] std::vector<OnDisk> NothingOnDisk() const;
+  [[nodiscard]] ReadMode UnseenReads(std::uint32_t table, ReadMode mode) const;
+  Status CollectHeaders(std::uint32_t table, std::uint32_t vshard, bool on_disk);
+  Status EraseAfter(std::uint32_t table, std::uint32_t vshard, std::size_t kept, bool on_disk);
   Status Refill();
 
   TieredOptions options_;
   std::vector<std::unique_ptr<Table>> tables_;  // by number
   std::unique_ptr<RowStore> store_;             // every row that is not dirty, and older versions of dirty ones
-  std::vector<std::uint64_t> on_disk_;          // rows of each table that are not in memory
+  std::vector<OnDisk> on_disk_;                 // by number
+  ErasedKeys erased_;                           // of rows that the store may have
   std::uint64_t limit_ = 0;                     // for tables, store and buffers; 0 = none
   std::uint64_t buffered_bytes_ = 0;
   std::uint64_t last_step_ = 0;
@@ -136,6 +175,13 @@ class TieredTables {
     std::uint64_t key;
   };
   std::vector<ColdRow> cold_;
+  struct FoundHeader {
+    std::uint64_t key;
+    RowHeader header;
+    bool on_disk;
+  };
+  std::vector<KeyedHeader> in_memory_;
+  std::vector<FoundHeader> headers_;
   std::vector<std::uint32_t> absent_;
   std::vector<Lookup> lookups_;
   std::vector<StoreKey> store_keys_;

@@ -21,6 +21,7 @@ namespace {
 constexpr std::size_t kBatch = 2048;
 constexpr std::size_t kHeadersAhead = 16;
 constexpr std::size_t kCreateAhead = 8;  // keys whose places in the index are asked for before they are created
+constexpr const char* kSightingsSuffix = "#seen";
 constexpr std::uint64_t kRounding = 1;   // names a table's draws for updates; RowInitializer's are 0
 
 class PagedTable final : public Table {
@@ -33,7 +34,8 @@ class PagedTable final : public Table {
         rounding_(RandomBits(seed, TableSalt(spec_.name), kRounding)),
         dim_(static_cast<std::size_t>(spec_.dim)),
         state_dim_(static_cast<std::size_t>(optimizer_->state_dim(spec_.dim))),
-        index_(vshards) {
+        index_(vshards),
+        vshard_rows_(spec_.eviction.max_rows > 0 ? kNumVshards : 0, 0) {
     memory_.dim = dim_;
     memory_.state_bytes = sizeof(PackedHeader) + state_dim_ * sizeof(float);
     memory_.dtype = spec_.dtype;
@@ -73,6 +75,16 @@ class PagedTable final : public Table {
     }
   }
 
+  void Make(std::span<const std::uint64_t> keys, std::uint64_t step) override {
+    std::vector<std::uint32_t> rows(keys.size(), RowIndex::kNoRow);
+    CreateMissing(keys, rows.data());
+    for (const std::uint32_t row : rows) {
+      *memory_.Header(row) = PackedHeader::Pack({.updates = 0, .last_step = static_cast<std::uint32_t>(step)},
+                                                PackedHeader::kDirty);
+    }
+    dirty_rows_ += keys.size();
+  }
+
   bool ReadStored(std::uint64_t key, std::span<float> values, RowHeader* header) const override {
     const std::uint32_t row = index_.Find(key);
     if (row == RowIndex::kNoRow) return false;
@@ -84,7 +96,7 @@ class PagedTable final : public Table {
   void PutStored(std::uint64_t key, std::span<const float> values, const RowHeader& header, bool wanted) override {
     bool created = false;
     const std::uint32_t row = index_.FindOrInsert(key, NextRow(), &created);
-    if (created) TakeNextRow();
+    if (created) TakeNextRow(key);
     if (!created && IsDirty(row)) --dirty_rows_;
     half_.pack(spec_.dtype, values.first(dim_), memory_.Embedding(row));
     if (state_dim_ != 0) std::memcpy(memory_.State(row), values.data() + dim_, state_dim_ * sizeof(float));
@@ -122,6 +134,7 @@ class PagedTable final : public Table {
       rows->push_back({.key = slots_[i].key,
                        .row = slots_[i].row,
                        .age = static_cast<float>(steps) / static_cast<float>(std::max(unpacked.updates, 1U)),
+                       .last_step = unpacked.last_step,
                        .dirty = IsDirty(slots_[i].row)});
     }
   }
@@ -137,13 +150,26 @@ class PagedTable final : public Table {
   }
 
   void Drop(std::span<const ColdRow> rows) override {
-    for (const ColdRow& cold : rows) {
-      if (IsDirty(cold.row)) --dirty_rows_;
-      index_.Erase(cold.key);
-      *memory_.Header(cold.row) = {};
-      free_rows_.push_back(cold.row);
+    for (const ColdRow& cold : rows) Forget(cold.key, cold.row);
+  }
+
+  void AddHeaders(std::uint32_t vshard, std::vector<KeyedHeader>* headers) override {
+    slots_.clear();
+    index_.Collect(vshard, &slots_);
+    for (std::size_t i = 0; i < slots_.size(); ++i) {
+      if (i + kHeadersAhead < slots_.size()) PrefetchHeader(slots_[i + kHeadersAhead].row);
+      headers->push_back({.key = slots_[i].key, .header = memory_.Header(slots_[i].row)->Unpack()});
     }
   }
+
+  bool Erase(std::uint64_t key) override {
+    const std::uint32_t row = index_.Find(key);
+    if (row == RowIndex::kNoRow) return false;
+    Forget(key, row);
+    return true;
+  }
+
+  std::uint32_t rows(std::uint32_t vshard) const override { return vshard_rows_.empty() ? 0 : vshard_rows_[vshard]; }
 
   void Compact() override {
     if (free_rows_.empty()) return;
@@ -191,6 +217,7 @@ class PagedTable final : public Table {
     embeddings_.Clear();
     states_.Clear();
     std::vector<std::uint32_t>().swap(free_rows_);
+    std::fill(vshard_rows_.begin(), vshard_rows_.end(), 0U);
     rows_ = 0;
     dirty_rows_ = 0;
   }
@@ -227,7 +254,7 @@ class PagedTable final : public Table {
       bool created = false;
       rows[i] = index_.FindOrInsert(keys[i], NextRow(), &created);
       if (!created) continue;
-      TakeNextRow();
+      TakeNextRow(keys[i]);
       FillEmbedding(keys[i], memory_.Embedding(rows[i]));
       optimizer_->InitState({memory_.State(rows[i]), state_dim_}, spec_.dim);
       *memory_.Header(rows[i]) = {};
@@ -248,7 +275,9 @@ class PagedTable final : public Table {
   [[nodiscard]] std::uint32_t NextRow() const {
     return free_rows_.empty() ? static_cast<std::uint32_t>(rows_) : free_rows_.back();
   }
-  void TakeNextRow() {
+  // For `key`.
+  void TakeNextRow(std::uint64_t key) {
+    if (!vshard_rows_.empty()) ++vshard_rows_[VshardOf(key)];
     if (!free_rows_.empty()) {
       free_rows_.pop_back();
       return;
@@ -258,6 +287,14 @@ class PagedTable final : public Table {
     states_.Reserve(rows_ * memory_.state_bytes);
     memory_.embeddings = embeddings_.data();
     memory_.states = states_.data();
+  }
+
+  void Forget(std::uint64_t key, std::uint32_t row) {
+    if (!vshard_rows_.empty()) --vshard_rows_[VshardOf(key)];
+    if (IsDirty(row)) --dirty_rows_;
+    index_.Erase(key);
+    *memory_.Header(row) = {};
+    free_rows_.push_back(row);
   }
 
   void PrefetchHeader(std::uint32_t row) const {
@@ -295,13 +332,26 @@ class PagedTable final : public Table {
   std::uint64_t rows_ = 0;  // numbers given out: those of free_rows_ and the index's
   std::uint64_t dirty_rows_ = 0;
   std::vector<std::uint32_t> free_rows_;  // of dropped rows
-  std::vector<RowIndex::Slot> slots_;     // scratch of AddCold
+  std::vector<std::uint32_t> vshard_rows_;  // where rows are limited: of each vshard
+  std::vector<RowIndex::Slot> slots_;     // scratch of AddCold and AddHeaders
   std::vector<float> new_row_;            // scratch of FillEmbedding
 };
 
 }  // namespace
 
 std::string OovTableName(const std::string& table_name) { return table_name + "#oov"; }
+
+TableSpec SightingsTable(const TableSpec& table) {
+  TableSpec counts;
+  counts.name = table.name + kSightingsSuffix;
+  counts.dim = 1;
+  counts.initializer.type = "zeros";
+  counts.optimizer.type = "sgd";
+  counts.eviction.max_rows = table.admission.max_candidates;
+  return counts;
+}
+
+bool HoldsSightings(const TableSpec& table) { return table.name.ends_with(kSightingsSuffix); }
 
 Result<std::unique_ptr<Table>> Table::Create(const TableSpec& spec, std::uint64_t seed, VshardRange vshards) {
   const std::string where = "table '" + spec.name + "'";

@@ -41,11 +41,16 @@ struct TableSpec {
   SparseOptimizerConfig optimizer;
   std::uint32_t oov_rows = 0;  // rows of the companion table that unseen values share; 0 for a companion itself
   FloatType dtype = FloatType::kFloat32;  // as what embeddings are kept in memory
+  AdmissionConfig admission = {};         // with min_count > 1 the job has a SightingsTable, too (ps/retention.h)
+  EvictionConfig eviction = {};
 };
 inline constexpr std::uint64_t kMaxTableRows = 0xFFFFFFFF;  // of one shard; whoever calls Update stays below it
 
 // The companion of a table with oov_buckets is an ordinary table named so; its keys are 0 to oov_buckets - 1.
 std::string OovTableName(const std::string& table_name);
+// The companion of a table with admission.min_count > 1: a row's update count says in how many steps its key was seen.
+TableSpec SightingsTable(const TableSpec& table);
+bool HoldsSightings(const TableSpec& table);  // is it such a companion, and no table of embeddings?
 
 enum class ReadMode : std::uint8_t {
   kTrain = 0,  // an unseen key reads the value that its row would start with
@@ -68,7 +73,13 @@ struct ColdRow {
   std::uint32_t row = 0;   // its number
   float age = 0.0F;        // steps since its last update, per update that it has had
   std::uint32_t table = 0;  // for the caller
+  std::uint32_t last_step = 0;
   bool dirty = false;
+};
+
+struct KeyedHeader {
+  std::uint64_t key = 0;
+  RowHeader header;
 };
 
 // Where the rows of n keys go.
@@ -90,6 +101,9 @@ class Table {
   // is updated twice, in order: callers sum its gradients first.
   virtual void Update(std::span<const std::uint64_t> keys, std::span<const float> grads, std::uint64_t step) = 0;
 
+  // Makes rows with their first values, never updated and last seen at `step`, of keys that have none.
+  virtual void Make(std::span<const std::uint64_t> keys, std::uint64_t step) = 0;
+
   // One row as stored: embedding and state ([dim + state_dim]) and header. False when there is none.
   virtual bool ReadStored(std::uint64_t key, std::span<float> values, RowHeader* header) const = 0;
   // Puts a stored row in place (restore, or back from disk): replaces the row of that key. Not dirty afterwards. An embedding
@@ -109,6 +123,11 @@ class Table {
   virtual void CopyRow(std::uint32_t row, std::span<float> values, RowHeader* header) const = 0;
   // Forgets rows; their places are taken by the next new ones. No row number may stand twice.
   virtual void Drop(std::span<const ColdRow> rows) = 0;
+  // Appends every row of a vshard, in no particular order.
+  virtual void AddHeaders(std::uint32_t vshard, std::vector<KeyedHeader>* headers) = 0;
+  virtual bool Erase(std::uint64_t key) = 0;  // false when there is no such row
+  // Rows of a vshard; counted for a table whose rows are limited (spec().eviction.max_rows), else 0.
+  [[nodiscard]] virtual std::uint32_t rows(std::uint32_t vshard) const = 0;
   // Moves rows to the places of dropped ones and returns the memory: one pass over the index.
   virtual void Compact() = 0;
 

@@ -54,8 +54,9 @@ Status CheckRequestPart(Op op, const TablePart& part, std::size_t i) {
     return PartError(i, "claims " + std::to_string(part.count) + " keys, at most " + std::to_string(kMaxKeysPerPart));
   }
   GM_RETURN_IF_ERROR(CheckSize(i, "keys", part.keys.size(), part.count, sizeof(std::uint64_t)));
-  GM_RETURN_IF_ERROR(op == Op::kPush ? CheckRows(i, part.rows.size(), part.count, part.dtype)
-                                     : CheckSize(i, "rows", part.rows.size(), part.count, 0));
+  GM_RETURN_IF_ERROR(op == Op::kPush && !part.only_seen()
+                         ? CheckRows(i, part.rows.size(), part.count, part.dtype)
+                         : CheckSize(i, "rows", part.rows.size(), part.count, 0));
   GM_RETURN_IF_ERROR(CheckSize(i, "found", part.found.size(), part.count, 0));
   return CheckSize(i, "headers", part.headers.size(), part.count, 0);
 }
@@ -234,6 +235,7 @@ Status ReadRequest(schema::RequestHeader::Reader header, std::vector<Frame> fram
                    .step = header.getStep()};
   request.mode = static_cast<ReadMode>(header.getMode());
   request.text = TextFrom(header.getText());
+  request.day = header.getDay();
   GM_RETURN_IF_ERROR(ReadParts(header.getParts(), std::move(frames), &request.parts));
   return CheckRequest(request);
 }
@@ -294,6 +296,7 @@ Result<WireMessage> EncodeRequest(const Request& request) {
     header.setStep(request.stamp.step);
     header.setMode(static_cast<std::uint8_t>(request.mode));
     header.setText(TextOf(request.text));
+    header.setDay(request.day);
     WriteParts(request.parts, header, &message.frames);
     message.header = Flatten(builder);
     return Ok();

@@ -28,6 +28,7 @@ struct RequestHeader {
   mode @7 :UInt8;
   text @8 :Text;
   parts @9 :List(Part);
+  day @10 :UInt32;
 }
 
 struct ReplyHeader {

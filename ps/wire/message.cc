@@ -38,6 +38,12 @@ void AddSpec(const TableSpec& spec, DigestInput* input) {
   }
   input->Add(static_cast<std::uint64_t>(spec.oov_rows));
   input->Add(static_cast<std::uint64_t>(spec.dtype));
+  const EvictionConfig& eviction = spec.eviction;
+  for (const std::int64_t value : {spec.admission.min_count, spec.admission.max_candidates, eviction.idle_steps,
+                                   eviction.idle_days, eviction.max_rows}) {
+    input->Add(static_cast<std::uint64_t>(value));
+  }
+  input->Add(eviction.policy);
 }
 
 }  // namespace

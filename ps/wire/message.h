@@ -21,7 +21,7 @@
 
 namespace gatemill::ps {
 
-inline constexpr std::uint32_t kWireVersion = 3;
+inline constexpr std::uint32_t kWireVersion = 4;
 inline constexpr std::uint32_t kMaxTablesPerRequest = 4096;
 inline constexpr std::uint64_t kMaxKeysPerPart = 1ULL << 26;
 inline constexpr std::uint64_t kMaxMessageBytes = 1ULL << 31;
@@ -29,7 +29,8 @@ inline constexpr std::uint64_t kMaxMessageBytes = 1ULL << 31;
 enum class Op : std::uint16_t {
   kHello = 1,       // answers with the server's SpecDigest in `text`: do both sides mean the same tables?
   kPull = 2,        // parts: keys -> parts: rows, and found where it is wanted
-  kPush = 3,        // parts: keys, rows (= gradients). One a step to every shard, empty or not
+  kPush = 3,        // parts: keys, rows (= gradients); of keys that were only seen (ps/retention.h) no rows. One a step to
+                    // every shard, empty or not
   kPrefetch = 4,    // parts: keys. No reply
   kCheckpoint = 5,  // text: the checkpoint's ps directory, written to once every push before `step` is applied; answers
                     // with JSON in `text`
@@ -48,7 +49,7 @@ struct Stamp {
 };
 
 // The part of a request or reply that concerns one table. Sizes: keys n * 8 bytes; rows n * dim * BytesOf(dtype)
-// (kReadStored: n * (dim + state_dim) * 4); found n * 1; headers n * sizeof(RowHeader).
+// (of keys that were only seen none; kReadStored: n * (dim + state_dim) * 4); found n * 1; headers n * sizeof(RowHeader).
 struct TablePart {
   std::uint32_t table = 0;
   std::uint64_t count = 0;  // n
@@ -61,6 +62,9 @@ struct TablePart {
   // In process only. Of a pull: where rows and found go instead of into the reply, whose part then is `delivered`.
   std::shared_ptr<RowTarget> target = {};
   bool delivered = false;
+
+  // Of a push: keys that were trained without a row of their own, and no gradients (ps/retention.h).
+  [[nodiscard]] bool only_seen() const { return count != 0 && rows.size() == 0; }
 };
 
 struct Request {
@@ -70,6 +74,7 @@ struct Request {
   Stamp stamp;
   ReadMode mode = ReadMode::kTrain;
   std::string text;
+  std::uint32_t day = 0;  // of a push of worker 0: since 1970-01-01 UTC, by its clock; 0 = not said
   std::vector<TablePart> parts;
 };
 

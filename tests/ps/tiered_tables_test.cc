@@ -8,7 +8,6 @@
 #include <set>
 #include <string>
 #include <tuple>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -16,7 +15,7 @@
 #include "common/keys.h"
 #include "common/random.h"
 #include "ps/checkpoint.h"
-#include "tests/ps/one_row.h"
+#include "tests/ps/rows_model.h"
 #include "tests/temp_dir.h"
 
 namespace gatemill::ps {
@@ -43,75 +42,7 @@ std::vector<TableSpec> Specs(const std::string& optimizer, int dim) {
   return specs;
 }
 
-struct Row {
-  std::vector<float> values;  // [dim + state_dim]
-  RowHeader header;
-};
-
-// The tables as plain as can be: everything in one map.
-class Model {
- public:
-  explicit Model(std::vector<TableSpec> specs) : specs_(std::move(specs)), rows_(specs_.size()) {
-    optimizer_ = NewSparseOptimizer(specs_[0].optimizer).value();
-  }
-  void Update(std::uint32_t table, std::uint64_t key, std::span<const float> grad, std::uint64_t step) {
-    const TableSpec& spec = specs_[table];
-    auto [at, created] = rows_[table].try_emplace(key);
-    Row& row = at->second;
-    if (created) {
-      const auto dim = static_cast<std::size_t>(spec.dim);
-      row.values.resize(dim + static_cast<std::size_t>(optimizer_->state_dim(spec.dim)));
-      InitialRow(spec, kSeed, key, std::span(row.values).first(dim));
-      optimizer_->InitState(std::span(row.values).subspan(dim), spec.dim);
-    }
-    ApplyToRow(*optimizer_, row.values, grad, step);
-    ++row.header.updates;
-    RoundUpdated(spec, kSeed, key, row.header.updates, std::span(row.values).first(static_cast<std::size_t>(spec.dim)));
-    row.header.last_step = static_cast<std::uint32_t>(step);
-  }
-  [[nodiscard]] const Row* Find(std::uint32_t table, std::uint64_t key) const {
-    const auto found = rows_[table].find(key);
-    return found == rows_[table].end() ? nullptr : &found->second;
-  }
-  [[nodiscard]] const std::unordered_map<std::uint64_t, Row>& rows(std::uint32_t table) const { return rows_[table]; }
-  [[nodiscard]] const std::vector<TableSpec>& specs() const { return specs_; }
-  void Clear() {
-    for (auto& rows : rows_) rows.clear();
-  }
-
- private:
-  std::vector<TableSpec> specs_;
-  std::unique_ptr<SparseOptimizer> optimizer_;
-  std::vector<std::unordered_map<std::uint64_t, Row>> rows_;
-};
-
-std::string MessageOf(const Status& status) { return status.message(); }
-
-void ExpectRow(const Model& model, TieredTables* tables, std::uint32_t table, std::uint64_t key) {
-  std::vector<float> values(static_cast<std::size_t>(tables->spec(table).dim + tables->state_dim(table)));
-  RowHeader header;
-  std::uint8_t found = 9;
-  const Status status = tables->ReadStored(table, {&key, 1}, values, {&header, 1}, {&found, 1});
-  ASSERT_TRUE(status.ok()) << MessageOf(status);
-  const Row* row = model.Find(table, key);
-  ASSERT_EQ(found, row != nullptr ? 1 : 0) << "table " << table << " key " << key;
-  if (row == nullptr) return;
-  ASSERT_EQ(values, row->values) << "table " << table << " key " << key;
-  ASSERT_EQ(header.updates, row->header.updates);
-  ASSERT_EQ(header.last_step, row->header.last_step);
-}
-
-void ExpectAllRows(const Model& model, TieredTables* tables) {
-  for (std::uint32_t t = 0; t < model.specs().size(); ++t) {
-    ASSERT_EQ(tables->stats(t).rows, model.rows(t).size());
-    for (const auto& [key, row] : model.rows(t)) {
-      ExpectRow(model, tables, t, key);
-      if (testing::Test::HasFatalFailure()) return;
-    }
-  }
-}
-
-void ExpectReads(const Model& model, TieredTables* tables, std::uint32_t table, const std::vector<std::uint64_t>& keys,
+void ExpectReads(const RowsModel& model, TieredTables* tables, std::uint32_t table, const std::vector<std::uint64_t>& keys,
                  ReadMode mode, bool placed) {
   const auto dim = static_cast<std::size_t>(tables->spec(table).dim);
   std::vector<float> rows(keys.size() * dim, -7.0F);
@@ -123,7 +54,7 @@ void ExpectReads(const Model& model, TieredTables* tables, std::uint32_t table, 
   std::vector<float> expected(dim);
   for (std::size_t i = 0; i < keys.size(); ++i) {
     const std::size_t place = placed ? places[i] : i;
-    const Row* row = model.Find(table, keys[i]);
+    const ModelRow* row = model.Find(table, keys[i]);
     ASSERT_EQ(found[place], row != nullptr ? 1 : 0);
     if (row != nullptr) {
       std::copy_n(row->values.begin(), dim, expected.begin());
@@ -161,7 +92,7 @@ TEST_P(TieredTablesModel, BehaveAsAnUnorderedMap) {
   const std::uint64_t rows_budget = static_cast<std::uint64_t>(dim) * 100'000 + (1 << 20);
   const std::uint64_t budget = rows_budget + (kind == Kind::kRocks ? 9ULL << 20 : 0);
   auto tables = NewTables(specs, budget, kind, scratch.path() + "/store-0");
-  Model model(specs);
+  RowsModel model(specs, kSeed);
   RandomStream random(kSeed, static_cast<std::uint64_t>(dim));
   std::uint64_t faulted = 0;
   std::uint64_t step = 0;
@@ -329,7 +260,7 @@ TEST(TieredTables, ADiskThatIsFullLosesNoRow) {
   bool full = false;
   const auto tables = TieredTables::Create({.seed = kSeed, .memory_budget = 1ULL << 20}, specs,
                                            std::make_unique<FailingStore>(&full)).value();
-  Model model(specs);
+  RowsModel model(specs, kSeed);
   std::vector<std::uint64_t> keys(100);
   const std::vector<float> grads(keys.size() * 16, 0.5F);
   std::uint64_t next = 0;

@@ -206,7 +206,8 @@ class SchemaResolver {
     table.dim = spec.embedding_dim;
     table.hash_buckets = static_cast<std::uint64_t>(spec.hash_buckets);
     table.oov_buckets = static_cast<std::uint32_t>(spec.oov_buckets);
-    table.oov_ratio = spec.oov_buckets > 0 ? spec.oov_ratio : 0.0;
+    table.admits = spec.admission.min_count > 1;
+    table.oov_ratio = spec.oov_buckets == 0 ? 0.0 : table.admits ? 1.0 : spec.oov_ratio;
     schema_.tables.push_back(std::move(table));
     table_configs_.push_back(std::move(spec));
   }
@@ -216,7 +217,8 @@ class SchemaResolver {
       const Table& table = schema_.tables[i];
       schema_.server_tables.push_back({table.name, table.dim, table_configs_[i].initializer,
                                        table_configs_[i].optimizer.value_or(config_.train.sparse_optimizer),
-                                       table.oov_buckets, ps::FloatTypeOf(table_configs_[i].dtype)});
+                                       table.oov_buckets, ps::FloatTypeOf(table_configs_[i].dtype),
+                                       table_configs_[i].admission, table_configs_[i].eviction});
     }
     for (std::size_t i = 0; i < schema_.tables.size(); ++i) {
       Table& table = schema_.tables[i];
@@ -224,8 +226,13 @@ class SchemaResolver {
       ps::TableSpec companion = schema_.server_tables[i];
       companion.name = ps::OovTableName(table.name);
       companion.oov_rows = 0;
+      companion.admission = {};
+      companion.eviction = {};
       table.oov_table = static_cast<std::uint32_t>(schema_.server_tables.size());
       schema_.server_tables.push_back(std::move(companion));
+    }
+    for (std::size_t i = 0; i < schema_.tables.size(); ++i) {
+      if (schema_.tables[i].admits) schema_.server_tables.push_back(ps::SightingsTable(schema_.server_tables[i]));
     }
   }
 

@@ -45,6 +45,7 @@ struct Table {
   std::uint32_t oov_buckets = 0;
   double oov_ratio = 0.0;
   std::uint32_t oov_table = 0;     // position in Schema::server_tables of its companion, when oov_buckets > 0
+  bool admits = false;             // values get a row only after some sightings (ps/retention.h)
 };
 
 struct Schema {
@@ -52,7 +53,7 @@ struct Schema {
   std::vector<SparseFeature> sparse;
   std::vector<DenseFeature> dense;
   std::vector<Table> tables;             // tables[i] is server_tables[i]
-  std::vector<ps::TableSpec> server_tables;  // tables first, then the companions for oov
+  std::vector<ps::TableSpec> server_tables;  // tables first, then the companions for oov, then those for sightings
   std::vector<TaskConfig> tasks;         // label columns, in task order
   std::string sample_weight;             // column, or ""
   int sparse_dim = 0;                    // width of the embedding part of x

@@ -26,7 +26,8 @@ std::vector<ps::PullPart> PullParts(const data::Schema& schema, const data::Batc
                                     FoundKeys* found) {
   found->resize(schema.tables.size());
   for (std::size_t t = 0; t < schema.tables.size(); ++t) {
-    (*found)[t].assign(batch.tables[t].oov_uses.empty() ? 0 : batch.tables[t].keys.size(), 0);
+    const bool asked = schema.tables[t].admits || !batch.tables[t].oov_uses.empty();
+    (*found)[t].assign(asked ? batch.tables[t].keys.size() : 0, 0);
   }
   std::vector<ps::PullPart> parts;
   parts.reserve(schema.tables.size());
@@ -49,13 +50,18 @@ void RouteUnseen(const FoundKeys& found, data::Batch* batch) {
   }
 }
 
-void DropUnused(const data::Schema& schema, data::Batch* batch, TableRows* grads) {
+void DropUnused(const data::Schema& schema, const FoundKeys& found, data::Batch* batch, TableRows* grads) {
   std::vector<std::uint8_t> used;
   for (std::size_t t = 0; t < batch->tables.size(); ++t) {
     data::TableBatch& table = batch->tables[t];
-    if (table.oov_uses.empty()) continue;
+    const bool admits = schema.tables[t].admits;
+    table.seen.clear();
+    if (table.oov_uses.empty() && !admits) continue;
     used.assign(table.slots(), 0);
-    for (std::size_t i = 0; i < table.keys.size(); ++i) used[i] = table.counts[i] != 0 ? 1 : 0;
+    for (std::size_t i = 0; i < table.keys.size(); ++i) {
+      used[i] = (admits ? found[t][i] != 0 : table.counts[i] != 0) ? 1 : 0;
+      if (admits && used[i] == 0) table.seen.push_back(table.keys[i]);
+    }
     for (const data::OovUse& use : table.oov_uses) used[batch->sparse[use.feature].slots[use.position]] = 1;
     const auto dim = static_cast<std::size_t>(schema.tables[t].dim);
     std::vector<float>& rows = grads->tables[t];
@@ -86,6 +92,10 @@ std::vector<ps::PushPart> PushParts(const data::Schema& schema, const data::Batc
                [&](std::uint32_t table, std::span<const std::uint64_t> keys, std::span<const float> in) {
                  parts.push_back({.table = table, .keys = keys, .grads = in});
                });
+  for (std::size_t t = 0; t < schema.tables.size(); ++t) {
+    const std::vector<std::uint64_t>& seen = batch.tables[t].seen;
+    if (!seen.empty()) parts.push_back({.table = static_cast<std::uint32_t>(t), .keys = seen, .grads = {}});
+  }
   return parts;
 }
 

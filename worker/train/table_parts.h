@@ -5,7 +5,7 @@
 //   pull(PullParts(schema, batch, &rows, &found));
 //   RouteUnseen(found, &batch);                  // first uses that were drawn go to oov rows
 //   ... forward and backward ...
-//   DropUnused(schema, &batch, &grads);          // what no sample used any more is not pushed: no row is made for it
+//   DropUnused(schema, found, &batch, &grads);   // what no sample used any more is not pushed: no row is made for it
 //   push(PushParts(schema, batch, grads));
 //
 // Thread safety: pure functions; the parts borrow from the batch, the rows and the found flags.
@@ -30,9 +30,10 @@ std::vector<ps::PullPart> PullParts(const data::Schema& schema, const data::Batc
 // Gives each use in TableBatch::oov_uses whose key has no row the slot of its oov row, and takes it off the key's count.
 void RouteUnseen(const FoundKeys& found, data::Batch* batch);
 
-// Takes out the keys and oov buckets that RouteUnseen left without a use, with their gradients. The batch's slots and
-// counts no longer fit afterwards. grads: as scattered.
-void DropUnused(const data::Schema& schema, data::Batch* batch, TableRows* grads);
+// Takes out the keys and oov buckets that RouteUnseen left without a use, with their gradients; of a table that admits
+// values after some sightings all keys without a row, which become TableBatch::seen. The batch's slots and counts no longer
+// fit afterwards. grads: as scattered.
+void DropUnused(const data::Schema& schema, const FoundKeys& found, data::Batch* batch, TableRows* grads);
 
 std::vector<ps::PushPart> PushParts(const data::Schema& schema, const data::Batch& batch, const TableRows& grads);
 

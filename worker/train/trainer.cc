@@ -138,7 +138,7 @@ Result<std::vector<double>> Trainer::WeightSums(const data::Batch& batch) {
 }
 
 Status Trainer::Push(InFlight* flight) {
-  DropUnused(*parts_.schema, &flight->batch, &grads_);
+  DropUnused(*parts_.schema, flight->found, &flight->batch, &grads_);
   const std::vector<ps::PushPart> parts = PushParts(*parts_.schema, flight->batch, grads_);
   GM_RETURN_IF_ERROR(parts_.client->Push(step_, parts));
   Lap(Phase::kPush);

@@ -76,9 +76,10 @@ TEST(TableParts, DrawnUsesOfKeysWithoutARowGoToOovRows) {
 TEST(TableParts, KeysAndBucketsWithoutAUseAreNotPushed) {
   const data::Schema schema = TwoTables();
   data::Batch batch = BatchOf();
-  RouteUnseen({{}, {0, 1, 1}}, &batch);  // only 20 has no row: all its uses go to bucket 3, bucket 0 has none
+  const FoundKeys found{{}, {0, 1, 1}};
+  RouteUnseen(found, &batch);  // only 20 has no row: all its uses go to bucket 3, bucket 0 has none
   TableRows grads = RowsOf();
-  DropUnused(schema, &batch, &grads);
+  DropUnused(schema, found, &batch, &grads);
   EXPECT_EQ(batch.tables[0].keys, (Keys{10, 11}));
   EXPECT_EQ(batch.tables[1].keys, (Keys{21, 22}));
   EXPECT_EQ(batch.tables[1].oov, (Keys{3}));
@@ -93,12 +94,37 @@ TEST(TableParts, KeysAndBucketsWithoutAUseAreNotPushed) {
 TEST(TableParts, WhenEveryKeyHasARowNoBucketIsPushed) {
   const data::Schema schema = TwoTables();
   data::Batch batch = BatchOf();
-  RouteUnseen({{}, {1, 1, 1}}, &batch);
+  const FoundKeys found{{}, {1, 1, 1}};
+  RouteUnseen(found, &batch);
   EXPECT_EQ(batch.sparse[1].slots, BatchOf().sparse[1].slots);
   TableRows grads = RowsOf();
-  DropUnused(schema, &batch, &grads);
+  DropUnused(schema, found, &batch, &grads);
   EXPECT_EQ(grads.tables[1], (std::vector<float>{20, 21, 22}));
   EXPECT_EQ(PushParts(schema, batch, grads).size(), 2U);
+}
+
+TEST(TableParts, KeysThatAreNotAdmittedArePushedWithoutGradients) {
+  data::Schema schema = TwoTables();
+  schema.tables[0].admits = true;  // it has no oov rows
+  data::Batch batch = BatchOf();
+  TableRows rows;
+  FoundKeys found;
+  const auto pulls = PullParts(schema, batch, &rows, &found);
+  EXPECT_EQ(pulls[0].found.size(), 2U) << "which keys have rows must be known";
+  found[0] = {0, 1};
+  found[1] = {1, 1, 1};
+  RouteUnseen(found, &batch);
+  TableRows grads = RowsOf();
+  DropUnused(schema, found, &batch, &grads);
+  EXPECT_EQ(batch.tables[0].keys, (Keys{11}));
+  EXPECT_EQ(batch.tables[0].seen, (Keys{10}));
+  EXPECT_EQ(grads.tables[0], (std::vector<float>{3, 4}));
+  const auto pushes = PushParts(schema, batch, grads);
+  ASSERT_EQ(pushes.size(), 3U);
+  EXPECT_EQ(pushes[0].grads.size(), 2U);
+  EXPECT_EQ(pushes[2].table, 0U);
+  EXPECT_EQ(Keys(pushes[2].keys.begin(), pushes[2].keys.end()), (Keys{10}));
+  EXPECT_TRUE(pushes[2].grads.empty());
 }
 
 }  // namespace

@@ -1,0 +1,162 @@
+#include "ps/retention.h"
+
+#include <algorithm>
+#include <map>
+#include <string>
+#include <utility>
+
+#include "common/keys.h"
+
+namespace gatemill::ps {
+namespace {
+
+constexpr std::size_t kSeenAtOnce = 4096;
+constexpr std::uint64_t kSweepsPerIdle = 4;      // a row stays at most a part of idle_steps too long
+constexpr std::uint64_t kDaySweepSteps = 1024;   // where only days count
+constexpr std::uint64_t kEvictedPart = 16;       // of a vshard's share, at once
+
+std::uint64_t SweepSteps(const EvictionConfig& eviction) {
+  const std::uint64_t days = eviction.idle_days > 0 ? kDaySweepSteps : ~0ULL;
+  const std::uint64_t steps =
+      eviction.idle_steps > 0 ? std::max<std::uint64_t>(1, static_cast<std::uint64_t>(eviction.idle_steps) / kSweepsPerIdle)
+                              : ~0ULL;
+  const std::uint64_t sweep = std::min(days, steps);
+  return sweep == ~0ULL ? 0 : sweep;
+}
+
+}  // namespace
+
+Result<Retention> Retention::Create(TieredTables* tables, const std::vector<TableSpec>& specs, VshardRange vshards) {
+  Retention made(tables, vshards);
+  std::map<std::string, std::uint32_t> numbers;
+  for (std::uint32_t t = 0; t < specs.size(); ++t) numbers[specs[t].name] = t;
+  for (const TableSpec& spec : specs) {
+    Policy policy;
+    policy.min_count = static_cast<std::uint32_t>(spec.admission.min_count);
+    if (policy.min_count > 1) {
+      const auto companion = numbers.find(SightingsTable(spec).name);
+      if (companion == numbers.end()) {
+        return InvalidInput("table '" + spec.name + "' admits keys after " + std::to_string(policy.min_count) +
+                            " sightings, and the job has no table '" + SightingsTable(spec).name + "' for them");
+      }
+      policy.sightings = companion->second;
+    }
+    const EvictionConfig& eviction = spec.eviction;
+    policy.idle_steps = static_cast<std::uint64_t>(eviction.idle_steps);
+    policy.idle_days = static_cast<std::uint32_t>(eviction.idle_days);
+    policy.sweep_steps = SweepSteps(eviction);
+    policy.vshard_rows = static_cast<std::uint64_t>(eviction.max_rows) / kNumVshards;
+    policy.order = eviction.policy == "lfu" ? EvictionOrder::kLeastOften : EvictionOrder::kLeastRecent;
+    made.policies_.push_back(policy);
+  }
+  return made;
+}
+
+// ---- admission ----------------------------------------------------------------------------------------------------------
+
+Status Retention::Update(std::uint32_t table, std::span<const std::uint64_t> keys, std::span<const float> grads,
+                         std::uint64_t step) {
+  if (!admits(table)) return tables_->Update(table, keys, grads, step);
+  absent_.clear();
+  GM_RETURN_IF_ERROR(tables_->FindAbsent(table, keys, &absent_));
+  if (absent_.empty()) return tables_->Update(table, keys, grads, step);
+  const auto dim = static_cast<std::size_t>(tables_->spec(table).dim);
+  present_keys_.clear();
+  present_grads_.clear();
+  std::vector<std::uint64_t> unseen;
+  auto next = absent_.begin();
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    if (next != absent_.end() && *next == i) {
+      unseen.push_back(keys[i]);
+      ++next;
+      continue;
+    }
+    present_keys_.push_back(keys[i]);
+    const std::span<const float> grad = grads.subspan(i * dim, dim);
+    present_grads_.insert(present_grads_.end(), grad.begin(), grad.end());
+  }
+  GM_RETURN_IF_ERROR(tables_->Update(table, present_keys_, present_grads_, step));
+  return See(table, unseen, step);
+}
+
+Status Retention::See(std::uint32_t table, std::span<const std::uint64_t> keys, std::uint64_t step) {
+  Policy& policy = policies_[table];
+  for (std::size_t begin = 0; begin < keys.size(); begin += kSeenAtOnce) {
+    const std::span<const std::uint64_t> some = keys.subspan(begin, std::min(kSeenAtOnce, keys.size() - begin));
+    absent_.clear();
+    GM_RETURN_IF_ERROR(tables_->FindAbsent(table, some, &absent_));
+    unseen_keys_.clear();
+    for (const std::uint32_t at : absent_) unseen_keys_.push_back(some[at]);
+
+    headers_.resize(unseen_keys_.size());
+    found_.resize(unseen_keys_.size());
+    values_.resize(unseen_keys_.size());
+    GM_RETURN_IF_ERROR(tables_->ReadStored(policy.sightings, unseen_keys_, values_, headers_, found_));
+    counted_.clear();
+    admitted_.clear();
+    done_.clear();
+    for (std::size_t i = 0; i < unseen_keys_.size(); ++i) {
+      if (found_[i] != 0 && headers_[i].last_step == step) continue;  // another worker saw it in this step
+      const std::uint32_t count = found_[i] != 0 ? headers_[i].updates + 1 : 1;
+      (count < policy.min_count ? counted_ : admitted_).push_back(unseen_keys_[i]);
+      if (count >= policy.min_count && found_[i] != 0) done_.push_back(unseen_keys_[i]);
+    }
+    values_.assign(counted_.size(), 0.0F);  // an update is a count
+    GM_RETURN_IF_ERROR(tables_->Update(policy.sightings, counted_, values_, step));
+    GM_RETURN_IF_ERROR(tables_->Make(table, admitted_, step));
+    GM_RETURN_IF_ERROR(tables_->Erase(policy.sightings, done_));
+    policy.stats.admitted_rows += admitted_.size();
+  }
+  return Ok();
+}
+
+// ---- eviction -----------------------------------------------------------------------------------------------------------
+
+Status Retention::EndStep(std::uint64_t step, std::uint32_t day) {
+  if (day != 0) AddDay(day, step, &days_);
+  for (std::uint32_t t = 0; t < policies_.size(); ++t) {
+    if (policies_[t].sweep_steps != 0) GM_RETURN_IF_ERROR(Sweep(t, step));
+    if (policies_[t].vshard_rows != 0) GM_RETURN_IF_ERROR(Limit(t));
+  }
+  return Ok();
+}
+
+// Rows last updated before this step are idle.
+std::uint64_t Retention::OldestKept(const Policy& policy, std::uint64_t step) const {
+  std::uint64_t oldest = 0;
+  if (policy.idle_steps != 0 && step > policy.idle_steps) oldest = step - policy.idle_steps;
+  if (policy.idle_days != 0 && !days_.empty() && days_.back().day > policy.idle_days) {
+    const std::uint32_t first_day = days_.back().day - policy.idle_days;
+    const auto start = std::find_if(days_.begin(), days_.end(), [&](const DayStart& day) { return day.day >= first_day; });
+    oldest = std::max(oldest, start->first_step);
+  }
+  return oldest;
+}
+
+Status Retention::Sweep(std::uint32_t table, std::uint64_t step) {
+  Policy& policy = policies_[table];
+  const std::uint64_t oldest = OldestKept(policy, step);
+  if (oldest == 0) return Ok();
+  const std::uint64_t turn = step % policy.sweep_steps;
+  const std::uint64_t first = std::max<std::uint64_t>(turn * kNumVshards / policy.sweep_steps, vshards_.first);
+  const std::uint64_t end = std::min<std::uint64_t>((turn + 1) * kNumVshards / policy.sweep_steps, vshards_.end);
+  for (std::uint64_t vshard = first; vshard < end; ++vshard) {
+    GM_ASSIGN_OR_RETURN(const std::uint64_t erased,
+                        tables_->EraseIdle(table, static_cast<std::uint32_t>(vshard), oldest));
+    policy.stats.idle_rows += erased;
+  }
+  return Ok();
+}
+
+Status Retention::Limit(std::uint32_t table) {
+  Policy& policy = policies_[table];
+  const std::uint64_t keep = policy.vshard_rows - policy.vshard_rows / kEvictedPart;
+  for (std::uint32_t vshard = vshards_.first; vshard < vshards_.end; ++vshard) {
+    if (tables_->rows(table, vshard) <= policy.vshard_rows) continue;
+    GM_ASSIGN_OR_RETURN(const std::uint64_t erased, tables_->EraseDownTo(table, vshard, keep, policy.order));
+    policy.stats.excess_rows += erased;
+  }
+  return Ok();
+}
+
+}  // namespace gatemill::ps
