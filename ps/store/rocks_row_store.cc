@@ -251,7 +251,8 @@ class RocksRowStore final : public RowStore {
     const rocksdb::Slice upper = SliceOf(end);
     rocksdb::ReadOptions read;
     read.iterate_upper_bound = &upper;
-    read.readahead_size = kScanReadaheadBytes;
+    // A few vshards are less than that: there RocksDB reads ahead as it sees fit.
+    if (end_vshard - first_vshard > kVshardsPerFileGroup) read.readahead_size = kScanReadaheadBytes;
     read.fill_cache = false;
     const std::unique_ptr<rocksdb::Iterator> at(database_.db->NewIterator(read));
     std::vector<float> values;
