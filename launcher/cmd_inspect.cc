@@ -1,9 +1,11 @@
 // gatemill inspect RUN|CHECKPOINT summary|row: what the tables hold.
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -81,6 +83,20 @@ Status RunSummary(const InspectArgs& args) {
   return Ok();
 }
 
+// In how many steps a value without a row was seen; none where rows come with the first use.
+Result<std::optional<std::uint32_t>> Sightings(const TablesView& view, const ValueKey& where) {
+  const auto& specs = view.rows->tables().specs;
+  const std::string name = ps::SightingsTable(specs[where.table]).name;
+  const auto companion =
+      std::find_if(specs.begin(), specs.end(), [&](const ps::TableSpec& spec) { return spec.name == name; });
+  if (companion == specs.end()) return std::optional<std::uint32_t>();
+  std::vector<float> values;
+  ps::RowHeader header;
+  GM_ASSIGN_OR_RETURN(const bool found, view.rows->Get(static_cast<std::uint32_t>(companion - specs.begin()), where.key,
+                                                       &values, &header));
+  return std::optional<std::uint32_t>(found ? header.updates : 0);
+}
+
 Status RunRow(const InspectArgs& args) {
   GM_ASSIGN_OR_RETURN(const TablesView view, OpenTables(args.path));
   GM_ASSIGN_OR_RETURN(const ValueKey where, FindValue(view, args.feature, args.value));
@@ -102,8 +118,16 @@ Status RunRow(const InspectArgs& args) {
                  static_cast<unsigned long long>(where.key), header.updates, header.last_step, Norm(embedding),
                  text.c_str());
   } else {
-    std::fprintf(ReportStream(args.json), "%s = %s has no row in table %s (key %llu): no training sample had it\n", args.feature.c_str(),
-                 args.value.c_str(), where.table_name.c_str(), static_cast<unsigned long long>(where.key));
+    GM_ASSIGN_OR_RETURN(const std::optional<std::uint32_t> seen, Sightings(view, where));
+    const auto& spec = view.rows->tables().specs[where.table];
+    std::string why = "no training sample had it";
+    if (seen.has_value()) {
+      out["seen_steps"] = *seen;
+      why = "seen in " + std::to_string(*seen) + " steps, " + std::to_string(spec.admission.min_count) + " are needed";
+    }
+    if (spec.eviction != EvictionConfig()) why += ", or its row went (tables." + spec.name + ".eviction)";
+    std::fprintf(ReportStream(args.json), "%s = %s has no row in table %s (key %llu): %s\n", args.feature.c_str(),
+                 args.value.c_str(), where.table_name.c_str(), static_cast<unsigned long long>(where.key), why.c_str());
   }
   if (args.json) PrintJsonLine(out);
   return Ok();

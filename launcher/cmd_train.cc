@@ -289,6 +289,7 @@ class TrainCommand {
                  " server(s); run directory " + run_dir_);
     }
     GM_ASSIGN_OR_RETURN(train::FitResult fit, train::Fit(FitPartsOf()));
+    if (leader()) ReportTables();
     GM_RETURN_IF_ERROR(GoToBest(fit));
     if (valid_ && fit.best_valid.empty()) GM_RETURN_IF_ERROR(EvaluatePart(valid_, &fit.best_valid, nullptr));
     train::TaskMetrics test;
@@ -298,20 +299,52 @@ class TrainCommand {
                           data::ReadDataset(ReadOptions(), data::Part::kTest, nullptr, false, &statistics_));
       GM_RETURN_IF_ERROR(EvaluatePart(dataset, &test, &unseen));
     }
-    if (leader() && config_.ps.memory_budget != 0) ReportMemory();
     if (leader()) Report(fit, test, unseen);
     return Ok();
   }
 
-  // What the memory budget had no room for.
-  void ReportMemory() {
+  // What a memory budget had no room for, and which rows limits gave or took.
+  void ReportTables() {
+    const auto& specs = schema_.server_tables;
+    const bool limits = std::any_of(specs.begin(), specs.end(), [](const ps::TableSpec& spec) {
+      return spec.admission.min_count > 1 || spec.eviction != EvictionConfig();
+    });
+    if (config_.ps.memory_budget == 0 && !limits) return;
     const Result<std::string> text = session_->client()->Stats();
     if (!text.ok()) return log_->Warn("the servers' statistics are missing: " + text.status().message());
+    const nlohmann::json shards = nlohmann::json::parse(*text, nullptr, false);
+    if (config_.ps.memory_budget != 0) ReportMemory(shards);
+    for (std::size_t t = 0; t < specs.size(); ++t) ReportLimits(shards, t);
+  }
+
+  void ReportLimits(const nlohmann::json& shards, std::size_t number) {
+    const ps::TableSpec& spec = schema_.server_tables[number];
+    if (ps::HoldsSightings(spec)) return;
+    const auto sum = [&](const std::string& table, const char* field) {
+      std::uint64_t all = 0;
+      for (const nlohmann::json& shard : shards) {
+        for (const nlohmann::json& of : shard.at("tables")) {
+          if (of.value("name", "") == table) all += of.value(field, std::uint64_t{0});
+        }
+      }
+      return std::to_string(all);
+    };
+    std::string said;
+    if (spec.admission.min_count > 1) {
+      said += "; " + sum(spec.name, "admitted_rows") + " were admitted with " + std::to_string(spec.admission.min_count) +
+              " steps, " + sum(ps::SightingsTable(spec).name, "rows") + " values wait";
+    }
+    if (spec.eviction.idle_steps > 0 || spec.eviction.idle_days > 0) said += "; " + sum(spec.name, "idle_rows") + " were idle and went";
+    if (spec.eviction.max_rows > 0) said += "; " + sum(spec.name, "excess_rows") + " went to keep max_rows";
+    if (!said.empty()) log_->Info("table " + spec.name + ": " + sum(spec.name, "rows") + " rows" + said);
+  }
+
+  void ReportMemory(const nlohmann::json& shards) {
     std::uint64_t rows = 0;
     std::uint64_t in_memory = 0;
     std::uint64_t came_back = 0;
     std::uint64_t written = 0;
-    for (const nlohmann::json& shard : nlohmann::json::parse(*text, nullptr, false)) {
+    for (const nlohmann::json& shard : shards) {
       for (const nlohmann::json& table : shard.at("tables")) {
         rows += table.value("rows", std::uint64_t{0});
         in_memory += table.value("rows_in_memory", std::uint64_t{0});

@@ -332,7 +332,7 @@ class ClientImpl final : public Client {
       const auto dim = static_cast<std::size_t>(specs_[parts[i].table].dim);
       if (parts[i].grads.empty()) {  // keys that were only seen
         for (std::uint32_t shard = 0; shard < options_.num_shards; ++shard) {
-          if (splits[i].count(shard) != 0) ++next_part[shard];
+          if (splits[i].count(shard) != 0) requests[shard].parts[next_part[shard]++].only_seen = true;
         }
         continue;
       }

@@ -86,7 +86,7 @@ Status RequestChecker::CheckParts(const Request& request) {
                           std::to_string(tables_.size()) + " tables");
     }
     const std::string where = "table '" + tables_[part.table].name + "'";
-    const std::size_t kind = 2 * part.table + (part.only_seen() ? 1 : 0);
+    const std::size_t kind = 2 * part.table + (part.only_seen ? 1 : 0);
     if (request.op == Op::kPush && pushed[kind]) return InvalidInput(where + ": twice in one push");
     pushed[kind] = true;
     GM_RETURN_IF_ERROR(CheckFrames(request.op, part, where));
@@ -108,8 +108,11 @@ Status RequestChecker::CheckFrames(Op op, const TablePart& part, const std::stri
   if (part.dtype > FloatType::kBfloat16) {
     return InvalidInput(where + ": unknown dtype " + std::to_string(static_cast<int>(part.dtype)));
   }
-  const bool only_seen = part.only_seen() && tables_[part.table].admits;
-  const std::uint64_t row_bytes = op == Op::kPush && !only_seen ? tables_[part.table].dim * BytesOf(part.dtype) : 0;
+  if (part.only_seen && !(op == Op::kPush && tables_[part.table].admits)) {
+    return InvalidInput(where + ": keys that were only seen are for pushes to tables with admission");
+  }
+  const bool has_grads = op == Op::kPush && !part.only_seen;
+  const std::uint64_t row_bytes = has_grads ? tables_[part.table].dim * BytesOf(part.dtype) : 0;
   GM_RETURN_IF_ERROR(CheckBytes(part.keys, part.count * sizeof(std::uint64_t), "keys", where));
   GM_RETURN_IF_ERROR(CheckBytes(part.rows, part.count * row_bytes, "rows", where));
   GM_RETURN_IF_ERROR(CheckBytes(part.found, 0, "found", where));

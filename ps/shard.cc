@@ -235,7 +235,7 @@ class StepShard final : public Shard {
   // A worker sums the gradients of a key before it pushes: nothing to sum.
   Status ApplyAlone(const Request& request) {
     for (const TablePart& part : request.parts) {
-      if (!part.only_seen()) GM_RETURN_IF_ERROR(Update(part, request.stamp.step));
+      if (!part.only_seen) GM_RETURN_IF_ERROR(Update(part, request.stamp.step));
     }
     return See(request.parts, request.stamp.step);
   }
@@ -243,7 +243,7 @@ class StepShard final : public Shard {
   // After the updates of the step.
   Status See(const std::vector<TablePart>& parts, std::uint64_t step) {
     for (const TablePart& part : parts) {
-      if (!part.only_seen()) continue;
+      if (!part.only_seen) continue;
       GM_RETURN_IF_ERROR(retention_.See(part.table, part.keys.View<std::uint64_t>(&keys_), step));
     }
     return Ok();
@@ -346,7 +346,7 @@ class StepShard final : public Shard {
     for (const std::vector<TablePart>& worker : found->second) {
       buffered_bytes_ -= BytesOf(worker);
       for (const TablePart& part : worker) {
-        if (part.count != 0 && !part.only_seen()) by_table[part.table].push_back(&part);
+        if (part.count != 0 && !part.only_seen) by_table[part.table].push_back(&part);
       }
     }
     Status status;

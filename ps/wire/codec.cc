@@ -54,7 +54,8 @@ Status CheckRequestPart(Op op, const TablePart& part, std::size_t i) {
     return PartError(i, "claims " + std::to_string(part.count) + " keys, at most " + std::to_string(kMaxKeysPerPart));
   }
   GM_RETURN_IF_ERROR(CheckSize(i, "keys", part.keys.size(), part.count, sizeof(std::uint64_t)));
-  GM_RETURN_IF_ERROR(op == Op::kPush && !part.only_seen()
+  if (part.only_seen && op != Op::kPush) return PartError(i, "has keys that were only seen, which only a push has");
+  GM_RETURN_IF_ERROR(op == Op::kPush && !part.only_seen
                          ? CheckRows(i, part.rows.size(), part.count, part.dtype)
                          : CheckSize(i, "rows", part.rows.size(), part.count, 0));
   GM_RETURN_IF_ERROR(CheckSize(i, "found", part.found.size(), part.count, 0));
@@ -119,6 +120,7 @@ void WriteParts(const std::vector<TablePart>& parts, Header header, std::vector<
     list[i].setRowsBytes(part.rows.size());
     list[i].setFoundBytes(part.found.size());
     list[i].setWantFound(part.want_found);
+    list[i].setOnlySeen(part.only_seen);
     list[i].setHeadersBytes(part.headers.size());
     for (const Frame* frame : {&part.keys, &part.rows, &part.found, &part.headers}) {
       if (frame->size() != 0) frames->push_back(*frame);
@@ -207,6 +209,7 @@ Status ReadParts(List list, std::vector<Frame> raw, std::vector<TablePart>* part
     part.table = from.getTable();
     part.count = from.getCount();
     part.want_found = from.getWantFound();
+    part.only_seen = from.getOnlySeen();
     GM_RETURN_IF_ERROR(frames.Take(i, "keys", from.getKeysBytes(), &part.keys));
     GM_RETURN_IF_ERROR(frames.Take(i, "rows", from.getRowsBytes(), &part.rows));
     GM_RETURN_IF_ERROR(frames.Take(i, "found", from.getFoundBytes(), &part.found));

@@ -15,6 +15,7 @@ struct Part {
   foundBytes @5 :UInt64;
   headersBytes @6 :UInt64;
   wantFound @7 :Bool;
+  onlySeen @8 :Bool;
 }
 
 struct RequestHeader {

@@ -58,13 +58,11 @@ struct TablePart {
   Frame found = {};
   Frame headers = {};
   bool want_found = false;  // of a pull: the reply says which keys have a row
+  bool only_seen = false;   // of a push: keys that were trained without a row of their own, and no gradients
   FloatType dtype = FloatType::kFloat32;  // of rows; of a pull: as what they are wanted
   // In process only. Of a pull: where rows and found go instead of into the reply, whose part then is `delivered`.
   std::shared_ptr<RowTarget> target = {};
   bool delivered = false;
-
-  // Of a push: keys that were trained without a row of their own, and no gradients (ps/retention.h).
-  [[nodiscard]] bool only_seen() const { return count != 0 && rows.size() == 0; }
 };
 
 struct Request {

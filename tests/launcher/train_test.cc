@@ -489,6 +489,74 @@ TEST(Train, RowsOf16BitsAreTheSameOnAnyServers) {
             half);
 }
 
+// Most users are never admitted, items go when they are idle: the same rows on any servers, with any memory, and after a resume.
+TEST(Train, AdmissionAndEvictionAreTheSameHoweverTheJobRuns) {
+  const TempDir dir;
+  ASSERT_EQ(RunProgram({Binary(), "synth", "clicklog", "--output", dir.path(), "--rows", "40000", "--valid-rows", "1000",
+                        "--test-rows", "1000", "--users", "30000", "--items", "60000", "--zipf", "0.3"},
+                       60).exit_code, 0);
+  const std::string config = dir.Write("config.yaml", R"(
+data: {root: )" + dir.path() + R"(, train: train.csv, valid: valid.csv, test: test.csv}
+tables:
+  user_id: {oov_buckets: 4, admission: {min_count: 3}}
+  item_id: {eviction: {idle_steps: 60, max_rows: 16384, policy: lfu}}
+  device: {admission: 2}
+features:
+  - {columns: user_id, type: sparse, embedding_dim: 16}
+  - {columns: [item_id, device], type: sparse, embedding_dim: 8}
+model: {type: mmoe, num_expert: 2, expert_mlp: {hidden_units: [8]}, tower_mlp: {hidden_units: [4]}}
+tasks: {click: {label_name: click, loss: bce}}
+train: {num_epochs: 2, threads: 1, global_batch_size: 500, sparse_optimizer: {type: adagrad, lr: 0.05}}
+)");
+  const auto said = [](const std::string& err, const std::string& table) {
+    const std::size_t at = err.find("table " + table + ": ");
+    return at == std::string::npos ? std::string() : err.substr(at, err.find('\n', at) - at);
+  };
+  std::string limits;
+  const auto train = [&](const char* name, const std::vector<std::string>& prefix, const std::vector<std::string>& more) {
+    const std::string run = dir.path() + "/" + name;
+    const Trained trained = Train(prefix, config, run, more);
+    EXPECT_EQ(trained.done.exit_code, 0) << trained.done.err;
+    limits = said(trained.done.err, "user_id") + "\n" + said(trained.done.err, "item_id");
+    return Export(run, run + ".safetensors");
+  };
+  const std::string alone = train("alone", {}, {});
+  const std::string alone_limits = limits;
+  std::uint64_t rows = 0;
+  std::uint64_t admitted = 0;
+  ASSERT_EQ(std::sscanf(limits.c_str(), "table user_id: %lu rows; %lu were admitted", &rows, &admitted), 2) << limits;
+  EXPECT_EQ(rows, admitted);
+  EXPECT_GT(admitted, 1'000U);
+  EXPECT_LT(admitted, 12'000U) << "of some 20,000 users";
+  EXPECT_EQ(limits.find(" 0 values wait"), std::string::npos) << limits;
+  EXPECT_EQ(limits.find(" 0 were idle"), std::string::npos) << limits;
+  EXPECT_EQ(limits.find(" 0 went"), std::string::npos) << limits;
+
+  EXPECT_EQ(train("served", MpirunPrefix(4), {"--servers", "3"}), alone);
+  EXPECT_EQ(limits, alone_limits);
+  EXPECT_EQ(train("little", {}, {"--set", "ps.memory_budget=12MiB"}), alone);
+  EXPECT_EQ(limits, alone_limits);
+  const std::string half = dir.path() + "/half";
+  ASSERT_EQ(Train({}, config, half, {"--set", "train.num_epochs=1"}).done.exit_code, 0);
+  const Trained resumed = Train(MpirunPrefix(3), config, half, {"--servers", "2", "--resume", "auto"});
+  ASSERT_EQ(resumed.done.exit_code, 0) << resumed.done.err;
+  EXPECT_EQ(Export(half, half + ".safetensors"), alone);
+
+  const auto inspect = [&](const std::string& user) {
+    return RunJson({Binary(), "inspect", dir.path() + "/alone", "row", "--feature", "user_id", "--value", user, "--json"});
+  };
+  std::map<std::uint32_t, int> users;  // by the steps they were seen in; 3 stands for those with a row
+  for (int user = 0; user < 200; ++user) {
+    const json row = inspect(std::to_string(user));
+    ++users[row.at("found").get<bool>() ? 3 : row.at("seen_steps").get<std::uint32_t>()];
+  }
+  EXPECT_EQ(users.rbegin()->first, 3U);
+  EXPECT_GT(users[3], 10);
+  EXPECT_GT(users[1], 10);
+  EXPECT_GT(users[2], 10);
+  EXPECT_EQ(alone.find("#seen"), std::string::npos) << "counts are no embeddings";
+}
+
 TEST(Train, EncryptedTcpTrains) {
   const TempDir dir;
   const std::string config = WriteSmallJob(dir, 500);

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <map>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -29,7 +30,10 @@ CheckpointTables Tables(std::uint32_t num_shards) {
   TableSpec item{.name = "item \"ö\"", .dim = 1, .initializer = {}, .optimizer = {}, .oov_rows = 0};
   item.dtype = FloatType::kBfloat16;
   item.optimizer.type = "sgd";
+  item.admission = {.min_count = 7, .max_candidates = 1LL << 40};
+  item.eviction = {.idle_steps = 11, .idle_days = 12, .max_rows = 1LL << 40, .policy = "lfu"};
   tables.specs = {user, item};
+  tables.days = {{.day = 20'000, .first_step = 0}, {.day = 20'003, .first_step = 1ULL << 31}};
   return tables;
 }
 
@@ -77,6 +81,7 @@ TEST(CheckpointTables, ComeBackAsWritten) {
   ASSERT_TRUE(read.ok()) << read.status().message();
   EXPECT_EQ(read->seed, written.seed);
   EXPECT_EQ(read->num_shards, 5U);
+  EXPECT_EQ(read->days, written.days);
   ASSERT_EQ(read->specs.size(), 2U);
   for (std::size_t i = 0; i < 2; ++i) {
     const TableSpec& a = written.specs[i];
@@ -87,6 +92,8 @@ TEST(CheckpointTables, ComeBackAsWritten) {
               std::tie(b.optimizer.type, b.optimizer.lr, b.optimizer.eps, b.optimizer.initial_accumulator));
     EXPECT_EQ(std::tie(a.optimizer.beta1, a.optimizer.beta2, a.optimizer.l1, a.optimizer.l2, a.optimizer.beta),
               std::tie(b.optimizer.beta1, b.optimizer.beta2, b.optimizer.l1, b.optimizer.l2, b.optimizer.beta));
+    EXPECT_EQ(a.admission, b.admission);
+    EXPECT_EQ(a.eviction, b.eviction);
   }
 }
 
@@ -142,6 +149,35 @@ TEST(CheckpointTables, WithoutADtypeTheyAreOfFp32AndUnknownOnesAreRefused) {
     ASSERT_TRUE(WriteFileAtomic(path, std::string(text).replace(at, field.size(), other)).ok());
     EXPECT_EQ(ReadCheckpointTables(scratch.path()).status().code(), Code::kDataLoss) << other;
   }
+}
+
+TEST(CheckpointTables, WithoutLimitsAndDaysTheyHaveNoneAndImpossibleOnesAreRefused) {
+  const TempDir scratch;
+  const std::string path = scratch.path() + "/tables.json";
+  ASSERT_TRUE(WriteCheckpointTables(scratch.path(), Tables(1)).ok());
+  const auto text = nlohmann::json::parse(ReadFile(path).value());
+  const auto read = [&](const nlohmann::json& json) {
+    EXPECT_TRUE(WriteFileAtomic(path, json.dump()).ok());
+    return ReadCheckpointTables(scratch.path());
+  };
+  nlohmann::json older = text;
+  older.erase("days");
+  for (auto& table : older["tables"]) {
+    table.erase("admission");
+    table.erase("eviction");
+  }
+  const auto tables = read(older);
+  ASSERT_TRUE(tables.ok()) << tables.status().message();
+  EXPECT_TRUE(tables->days.empty());
+  EXPECT_EQ(tables->specs[1].eviction, EvictionConfig());
+  for (const char* where : {"/days/0/day", "/days/1/first_step", "/tables/1/eviction/max_rows", "/tables/1/admission/min_count"}) {
+    nlohmann::json damaged = text;
+    damaged[nlohmann::json::json_pointer(where)] = "x";
+    EXPECT_EQ(read(damaged).status().code(), Code::kDataLoss) << where;
+  }
+  nlohmann::json backwards = text;
+  std::swap(backwards["days"][0], backwards["days"][1]);
+  EXPECT_EQ(read(backwards).status().code(), Code::kDataLoss);
 }
 
 TEST(CheckpointReader, SeesTheUnionOfTheShards) {

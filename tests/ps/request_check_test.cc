@@ -28,7 +28,8 @@ RequestChecker NewChecker() {
   options.num_workers = 3;
   options.job = 5;
   options.incarnation = 6;
-  return {options, {{.name = "user", .dim = 4, .state_dim = 1}, {.name = "wide", .dim = 4096, .state_dim = 8192}}};
+  return {options, {{.name = "user", .dim = 4, .state_dim = 1}, {.name = "wide", .dim = 4096, .state_dim = 8192},
+                    {.name = "admits", .dim = 4, .state_dim = 1, .admits = true}}};
 }
 
 // A good push of three rows of table 0 by worker 2.
@@ -54,6 +55,10 @@ TEST(RequestChecker, TakesWhatIsRight) {
   EXPECT_TRUE(checker.Check({}, pull).ok());
   pull.parts.push_back(pull.parts[0]);  // a table may be asked for twice
   EXPECT_TRUE(checker.Check({}, pull).ok());
+  Request seen = GoodPush();
+  seen.parts[0].table = 2;
+  seen.parts.push_back({.table = 2, .count = 3, .keys = Frame::Own(OwnKeys(3)), .only_seen = true});
+  EXPECT_TRUE(checker.Check({}, seen).ok());
   Request empty = GoodPush();
   empty.parts.clear();
   EXPECT_TRUE(checker.Check({}, empty).ok());
@@ -74,7 +79,31 @@ std::vector<Mistake> Mistakes() {
       {"incarnation", [](Request* r) { r->stamp.incarnation = 5; }, "incarnation 5"},
       {"worker", [](Request* r) { r->stamp.worker = 3; }, "worker 3"},
       {"mode", [](Request* r) { r->mode = static_cast<ReadMode>(4); }, "mode 4"},
-      {"table", [](Request* r) { r->parts[0].table = 2; }, "table number 2"},
+      {"table", [](Request* r) { r->parts[0].table = 3; }, "table number 3"},
+      {"seen keys of a table without admission",
+       [](Request* r) {
+         r->parts[0].rows = {};
+         r->parts[0].only_seen = true;
+       },
+       "'user': keys that were only seen"},
+      {"seen keys with gradients",
+       [](Request* r) {
+         r->parts[0].table = 2;
+         r->parts[0].only_seen = true;
+       },
+       "'rows' has 48 bytes, expected 0"},
+      {"seen keys twice",
+       [](Request* r) {
+         r->parts[0] = {.table = 2, .count = 3, .keys = Frame::Own(OwnKeys(3)), .only_seen = true};
+         r->parts.push_back(r->parts[0]);
+       },
+       "twice"},
+      {"seen keys of a pull",
+       [](Request* r) {
+         r->op = Op::kPull;
+         r->parts[0] = {.table = 2, .count = 3, .keys = Frame::Own(OwnKeys(3)), .only_seen = true};
+       },
+       "only seen"},
       {"table twice", [](Request* r) { r->parts.push_back(r->parts[0]); }, "twice"},
       {"count above frames", [](Request* r) { r->parts[0].count = 4; }, "'keys' has 24 bytes, expected 32"},
       {"count below frames", [](Request* r) { r->parts[0].count = 2; }, "expected 16"},

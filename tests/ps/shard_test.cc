@@ -152,7 +152,7 @@ TEST_P(SyncShards, AMemoryBudgetChangesNoBits) {
 }
 
 INSTANTIATE_TEST_SUITE_P(ShardsAndWorkers, SyncShards,
-                         testing::Combine(testing::Values(1, 2, 3, 7), testing::Values(1, 2, 4)), [](const auto& test) {
+                         testing::Combine(testing::Values(1, 2, 3, 8), testing::Values(1, 2, 4, 16)), [](const auto& test) {
                            return std::to_string(std::get<0>(test.param)) + "shards" +
                                   std::to_string(std::get<1>(test.param)) + "workers";
                          });

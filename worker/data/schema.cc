@@ -194,6 +194,9 @@ class SchemaResolver {
       spec.hash_buckets = entry.hash_buckets;
       spec.oov_buckets = entry.oov_buckets;
     }
+    if (name.ends_with(ps::OovTableName("")) || ps::HoldsSightings({.name = name})) {
+      Mistake(entry.line, "table \"" + name + "\": names that end so are of companion tables; name it otherwise");
+    }
     if (spec.embedding_dim == 0) spec.embedding_dim = entry.embedding_dim;
     if (spec.embedding_dim == 0) {
       Mistake(entry.line, "table \"" + name + "\" has no embedding_dim; give it to the feature or the table");

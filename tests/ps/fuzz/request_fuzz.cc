@@ -53,13 +53,16 @@ const std::vector<ps::TableSpec>& Specs() {
   static const std::vector<ps::TableSpec> specs = [] {
     std::vector<ps::TableSpec> all(4);
     const std::vector<std::pair<const char*, const char*>> kinds{
-        {"user", "rowwise_adagrad"}, {"item", "adam"}, {"tag", "sgd"}, {"wide", "ftrl"}};
+        {"user", "rowwise_adagrad"}, {"item", "adam"}, {"tag", "sgd"}, {"wide", "ftrl"}};  // "item" admits, rows of "tag" go
     for (std::size_t i = 0; i < all.size(); ++i) {
       all[i].name = kinds[i].first;
       all[i].dim = static_cast<int>(i) + 1;
       all[i].optimizer.type = kinds[i].second;
     }
     all[3].dtype = ps::FloatType::kFloat16;
+    all[1].admission = {.min_count = 2, .max_candidates = 2 * kNumVshards};
+    all[2].eviction.idle_steps = 2;
+    all.push_back(ps::SightingsTable(all[1]));
     return all;
   }();
   return specs;
@@ -82,6 +85,7 @@ Op AnyOp(RandomStream* random) {
 }
 
 void SetKeys(Op op, const std::vector<std::uint64_t>& keys, TablePart* part) {
+  part->only_seen = false;
   part->count = keys.size();
   part->keys = Frame::Own(keys);
   const std::size_t dim = part->table < Specs().size() ? static_cast<std::size_t>(Specs()[part->table].dim) : 1;
@@ -98,6 +102,11 @@ ps::FloatType AnyDtype(RandomStream* random) {
   return random->Below(2) == 0 ? ps::FloatType::kFloat32 : static_cast<ps::FloatType>(random->Below(3));
 }
 
+void OnlySee(TablePart* part) {
+  part->only_seen = true;
+  part->rows = Frame();
+}
+
 TablePart AnyPart(RandomStream* random, Op op, std::uint32_t table) {
   TablePart part;
   part.table = table;
@@ -107,6 +116,7 @@ TablePart AnyPart(RandomStream* random, Op op, std::uint32_t table) {
   for (std::uint64_t i = random->Below(4); i > 0; --i) keys.push_back(first + i);
   SetKeys(op, keys, &part);
   part.want_found = op == Op::kPull && random->Below(2) == 0;
+  if (op == Op::kPush && table == 1 && random->Below(2) == 0) OnlySee(&part);
   return part;
 }
 
@@ -148,7 +158,7 @@ void EditParts(RandomStream* random, Request* request) {
   std::vector<std::uint64_t> scratch;
   const auto view = part.keys.View<std::uint64_t>(&scratch);
   std::vector<std::uint64_t> keys(view.begin(), view.end());
-  switch (random->Below(7)) {
+  switch (random->Below(8)) {
     case 0:
       part = std::move(parts.back());
       parts.pop_back();
@@ -168,6 +178,9 @@ void EditParts(RandomStream* random, Request* request) {
       SetKeys(request->op, keys, &part);
       break;
     case 5:
+      OnlySee(&part);
+      break;
+    case 6:
       keys.push_back(random->Below(8) == 0 ? (*random)() : random->Below(32));
       SetKeys(request->op, keys, &part);
       break;
@@ -181,7 +194,7 @@ void EditRequest(RandomStream* random, RawMessage* raw) {
   Decoded<Request> decoded = ps::DecodeRequest(HeaderOf(*raw), FramesOf(*raw));
   if (!decoded.status.ok()) return;
   Request& request = decoded.message;
-  switch (random->Below(8)) {
+  switch (random->Below(9)) {
     case 0:
       request.op = AnyOp(random);
       if (!HasParts(request.op)) request.parts.clear();
@@ -202,6 +215,9 @@ void EditRequest(RandomStream* random, RawMessage* raw) {
     case 5:
       request.text = request.text.empty() ? "ps" : random->Below(2) == 0 ? "qs" : "";
       break;
+    case 6:
+      request.day = static_cast<std::uint32_t>(random->Below(4));
+      break;
     default:
       if (HasParts(request.op)) EditParts(random, &request);
   }
@@ -209,6 +225,8 @@ void EditRequest(RandomStream* random, RawMessage* raw) {
   for (TablePart& part : request.parts) {
     std::vector<std::uint64_t> scratch;
     const auto keys = part.keys.View<std::uint64_t>(&scratch);
+    if (request.op == Op::kPush && part.only_seen) continue;
+    part.only_seen = false;
     if ((request.op == Op::kPush) == (part.rows.size() == 0)) SetKeys(request.op, {keys.begin(), keys.end()}, &part);
   }
   const auto message = ps::EncodeRequest(request);
@@ -293,7 +311,7 @@ class FuzzedShard {
     Require(again.status.ok(), "a request that was encoded can be decoded");
     const auto fields = [](const Request& r) {
       return std::tie(r.version, r.op, r.id, r.stamp.job, r.stamp.incarnation, r.stamp.worker, r.stamp.step, r.mode,
-                      r.text);
+                      r.text, r.day);
     };
     Require(fields(request) == fields(again.message) && SameParts(request.parts, again.message.parts),
             "a request comes back as it was");
@@ -322,6 +340,8 @@ class FuzzedShard {
     if (out.empty() && op != Op::kPrefetch) ++Reached()[NameOf(op) + " waits"];
 
     const std::string before = std::exchange(state_, State());
+    if (Counts(state_, "admitted_rows")) ++Reached()["a row was admitted"];
+    if (Counts(state_, "idle_rows")) ++Reached()["an idle row went"];
     const bool refused = out.size() == 1 && out[0].reply.code != Code::kOk;
     Require(!refused || (state_ == before && shard_->next_step() == step), "what is refused changes nothing");
     if (!from.may_write) {
@@ -363,6 +383,14 @@ class FuzzedShard {
     Require(out[0].reply.code == Code::kOk, "stats are given");
     return out[0].reply.text;
   }
+  // Is the number of some table not 0?
+  static bool Counts(const std::string& state, const std::string& field) {
+    const std::string before = "\"" + field + "\":";
+    for (std::size_t at = state.find(before); at != std::string::npos; at = state.find(before, at + 1)) {
+      if (state[at + before.size()] != '0') return true;
+    }
+    return false;
+  }
   static std::string TablesOf(const std::string& state) { return state.substr(state.find("\"tables\"")); }
 
   ps::ShardOptions options_;
@@ -381,11 +409,22 @@ std::vector<std::string> Seeds() {
     for (int i = 0; i < 24; ++i) session.messages.push_back(FreshRequest(&random));
     seeds.push_back(FormatSession(session));
   }
+  Session steps{.options = 32, .messages = {}};  // one worker's, until rows are idle
+  for (std::uint64_t step = 0; step < 6; ++step) {
+    Request push = AnyRequest(&random, Op::kPush);
+    push.stamp.worker = 0;
+    push.stamp.step = step;
+    push.parts.clear();
+    for (std::uint32_t table = 1; table < 3; ++table) push.parts.push_back(AnyPart(&random, Op::kPush, table));
+    steps.messages.push_back(Encoded(push, kRightVersion));
+  }
+  seeds.push_back(FormatSession(steps));
   return seeds;
 }
 
 std::vector<std::string> MustReach() {
-  std::vector<std::string> names{"prefetch", "restore refused", "push refused", "pull waits", "checkpoint waits"};
+  std::vector<std::string> names{"prefetch", "restore refused",    "push refused",    "pull waits",
+                                 "checkpoint waits", "a row was admitted", "an idle row went"};
   for (const Op op : {Op::kHello, Op::kPull, Op::kPush, Op::kCheckpoint, Op::kStats, Op::kReadStored, Op::kClear}) {
     names.push_back(NameOf(op) + " ok");
   }

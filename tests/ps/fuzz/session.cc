@@ -194,7 +194,7 @@ bool SameParts(const std::vector<ps::TablePart>& a, const std::vector<ps::TableP
     return std::ranges::equal(x.bytes(), y.bytes());
   };
   return std::ranges::equal(a, b, [&](const ps::TablePart& x, const ps::TablePart& y) {
-    return x.table == y.table && x.count == y.count && x.want_found == y.want_found && x.dtype == y.dtype &&
+    return x.table == y.table && x.count == y.count && x.want_found == y.want_found && x.dtype == y.dtype && x.only_seen == y.only_seen &&
            same_bytes(x.keys, y.keys) && same_bytes(x.rows, y.rows) && same_bytes(x.found, y.found) &&
            same_bytes(x.headers, y.headers);
   });

@@ -113,6 +113,7 @@ std::vector<TableSpec> Specs() {
   TableSpec user{.name = "user", .dim = kDim, .initializer = {}, .optimizer = {}, .oov_rows = 0};
   TableSpec item = user;
   item.name = std::string("item");
+  item.admission.min_count = 2;
   return {user, item};
 }
 
@@ -210,6 +211,32 @@ TEST_P(ClientTest, PushGoesToEveryShardWithItsOwnKeysAndOwnsItsBytes) {
     }
   }
   EXPECT_TRUE(std::is_permutation(pushed.begin(), pushed.end(), original.begin(), original.end()));
+}
+
+TEST_P(ClientTest, KeysThatWereOnlySeenArePushedBesideGradients) {
+  network_.answer = AnswerAll;
+  const auto client = NewClient(GetParam());
+  const std::vector<std::uint64_t> trained = SomeKeys(200);
+  const std::vector<std::uint64_t> seen = SomeKeys(300, 1);
+  const std::vector<float> grads(trained.size() * kDim, 0.5F);
+  ASSERT_TRUE(client->Push(4, std::vector<PushPart>{{.table = 1, .keys = seen}, {.table = 1, .keys = trained, .grads = grads}}).ok());
+  std::size_t with_grads = 0;
+  std::vector<std::uint64_t> without;
+  for (const Sent& sent : network_.sent) {
+    EXPECT_EQ(sent.request.day, 0U) << "no table counts days";
+    for (const TablePart& part : sent.request.parts) {
+      EXPECT_EQ(part.rows.size(), part.only_seen ? 0 : part.count * kDim * sizeof(float));
+      if (!part.only_seen) with_grads += part.count;
+      std::vector<std::uint64_t> scratch;
+      for (const std::uint64_t key : part.keys.View(&scratch)) {
+        if (part.only_seen) without.push_back(key);
+      }
+    }
+  }
+  EXPECT_EQ(with_grads, trained.size());
+  EXPECT_TRUE(std::is_permutation(without.begin(), without.end(), seen.begin(), seen.end()));
+  EXPECT_EQ(client->Push(5, std::vector<PushPart>{{.table = 0, .keys = seen}}).code(), Code::kInvalidInput)
+      << "its keys need no admission";
 }
 
 TEST_P(ClientTest, AnEmptyPushGoesToEveryShardAndAnEmptyPullToNone) {
@@ -658,6 +685,38 @@ TEST_F(ClientErrorTest, ACheckpointIsMarkedWhenEveryShardHasWrittenIts) {
   ASSERT_TRUE(tables.ok()) << tables.status().message();
   EXPECT_EQ(SpecDigest(tables->specs, tables->seed), SpecDigest(Specs(), kSeed));
   EXPECT_EQ(tables->num_shards, 2U);
+}
+
+// Worker 0 says which day it is where rows go after days, and keeps the days in checkpoints, over restores too.
+TEST_F(ClientErrorTest, DaysTravelWithPushesAndCheckpoints) {
+  network_.answer = AnswerAll;
+  const TempDir dir;
+  std::vector<TableSpec> specs = Specs();
+  specs[0].eviction.idle_days = 3;
+  const auto client_of = [&](std::uint32_t worker) {
+    const ClientOptions options{.num_shards = 1, .stamp = {.worker = worker}, .deadline_ms = kDeadlineMs};
+    return Client::Create(options, specs, kSeed, std::make_unique<FakeChannel>(&network_), &network_.clock).value();
+  };
+  const auto day_sent = [&](Client* client, std::uint64_t step) {
+    EXPECT_TRUE(client->Push(step, {}).ok());
+    return network_.sent.back().request.day;
+  };
+  constexpr std::int64_t kDayNs = kSecondsPerDay * 1'000'000'000;
+  network_.clock.AdvanceNs(100 * kDayNs + 5);
+  auto client = client_of(0);
+  EXPECT_EQ(day_sent(client.get(), 0), 100U);
+  EXPECT_EQ(day_sent(client.get(), 1), 100U);
+  EXPECT_EQ(day_sent(client_of(1).get(), 0), 0U) << "another worker";
+  network_.clock.AdvanceNs(2 * kDayNs);
+  EXPECT_EQ(day_sent(client.get(), 2), 102U);
+  ASSERT_TRUE(client->Checkpoint(3, dir.path() + "/a").ok());
+  EXPECT_EQ(ReadCheckpointTables(dir.path() + "/a")->days, (DayLog{{100, 0}, {102, 2}}));
+  client = client_of(0);
+  ASSERT_TRUE(client->Restore(3, dir.path() + "/a").ok());
+  network_.clock.AdvanceNs(kDayNs);
+  EXPECT_EQ(day_sent(client.get(), 3), 103U);
+  ASSERT_TRUE(client->Checkpoint(4, dir.path() + "/b").ok());
+  EXPECT_EQ(ReadCheckpointTables(dir.path() + "/b")->days, (DayLog{{100, 0}, {102, 2}, {103, 3}}));
 }
 
 }  // namespace

@@ -37,9 +37,10 @@ TEST(CodecTest, FramesAreNotCopiedAndEmptyOnesNotSent) {
   const Request request = SampleRequest(Op::kPush);
   const auto message = EncodeRequest(request);
   ASSERT_TRUE(message.ok());
-  ASSERT_EQ(message->frames.size(), 2U);
+  ASSERT_EQ(message->frames.size(), 3U);
   EXPECT_EQ(message->frames[0].data(), request.parts[0].keys.data());
   EXPECT_EQ(message->frames[1].data(), request.parts[0].rows.data());
+  EXPECT_EQ(message->frames[2].data(), request.parts[2].keys.data());
 }
 
 TEST(CodecTest, AnErrorReplyCarriesItsCodeAndText) {
@@ -86,7 +87,7 @@ TEST_P(CodecBadRequestTest, IsNotSent) {
 INSTANTIATE_TEST_SUITE_P(
     Requests, CodecBadRequestTest,
     testing::Values(
-        BadRequest{"Version", [](Request& r) { r.version = kWireVersion + 1; }, "wire version 4"},
+        BadRequest{"Version", [](Request& r) { r.version = kWireVersion + 1; }, "wire version 5"},
         BadRequest{"OpZero", [](Request& r) { r.op = static_cast<Op>(0); }, "unknown op 0"},
         BadRequest{"Op", [](Request& r) { r.op = static_cast<Op>(77); }, "unknown op 77"},
         BadRequest{"PartsOfHello", [](Request& r) { r.op = Op::kHello; }, "takes no parts"},
@@ -98,6 +99,13 @@ INSTANTIATE_TEST_SUITE_P(
         BadRequest{"RowsOfHalves", [](Request& r) { r.parts[0].rows = Bytes(12); }, "12 bytes of rows"},
         BadRequest{"RowsTooWide", [](Request& r) { r.parts[0].rows = Floats(2 * 3 * (kMaxDim + 1)); }, "bytes of rows"},
         BadRequest{"RowsWithoutKeys", [](Request& r) { r.parts[1].rows = Floats(1); }, "part 1"},
+        BadRequest{"RowsOfSeenKeys", [](Request& r) { r.parts[2].rows = Floats(3); }, "12 bytes of rows"},
+        BadRequest{"SeenKeysOfAPull",
+                   [](Request& r) {
+                     r = SampleRequest(Op::kPull);
+                     r.parts[0].only_seen = true;
+                   },
+                   "only a push"},
         BadRequest{"RowsOfAPull", [](Request& r) { r.op = Op::kPull; }, "bytes of rows"},
         BadRequest{"Found", [](Request& r) { r.parts[0].found = Bytes(2); }, "bytes of found"},
         BadRequest{"Headers", [](Request& r) { r.parts[0].headers = Bytes(16); }, "bytes of headers"},
@@ -138,9 +146,11 @@ TEST(CodecTest, FramesMustBeTheAnnouncedOnes) {
   const std::span<const std::byte> header = message->header.bytes();
   const Frame keys = message->frames[0];
   const Frame rows = message->frames[1];
-  EXPECT_TRUE(DecodeRequest(header, {keys, rows}).status.ok());
-  for (const std::vector<Frame>& frames : std::vector<std::vector<Frame>>{
-           {}, {keys}, {rows, keys}, {keys, rows, rows}, {keys, Frame(), rows}, {Keys(3), rows}}) {
+  const Frame seen = message->frames[2];
+  EXPECT_TRUE(DecodeRequest(header, {keys, rows, seen}).status.ok());
+  for (const std::vector<Frame>& frames :
+       std::vector<std::vector<Frame>>{{}, {keys, rows}, {rows, keys, seen}, {keys, rows, rows, seen},
+                                       {keys, Frame(), rows, seen}, {Keys(3), rows, seen}, {keys, rows, keys}}) {
     const Decoded<Request> decoded = DecodeRequest(header, frames);
     EXPECT_EQ(decoded.status.code(), Code::kInvalidInput) << frames.size() << " frames";
     EXPECT_TRUE(decoded.header_read);

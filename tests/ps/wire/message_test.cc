@@ -39,6 +39,12 @@ TEST(SpecDigestTest, DependsOnEveryFieldOnTheOrderAndOnTheSeed) {
       [](auto& s) { s[0].oov_rows = 5; },
       [](auto& s) { s[0].dtype = FloatType::kFloat16; },
       [](auto& s) { s[0].dtype = FloatType::kBfloat16; },
+      [](auto& s) { s[0].admission.min_count = 2; },
+      [](auto& s) { s[0].admission.max_candidates = 20'000; },
+      [](auto& s) { s[0].eviction.idle_steps = 2; },
+      [](auto& s) { s[0].eviction.idle_days = 2; },
+      [](auto& s) { s[0].eviction.max_rows = 2; },
+      [](auto& s) { s[0].eviction.policy = std::string("lfu"); },
       [](auto& s) { std::swap(s[0], s[1]); },
       [](auto& s) { s.pop_back(); },
   };

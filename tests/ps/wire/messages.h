@@ -48,6 +48,8 @@ inline Request SampleRequest(Op op) {
     case Op::kPush:
       request.parts.push_back({.table = 1, .count = 2, .keys = Keys(2), .rows = Floats(2 * 5)});
       request.parts.push_back({.table = 0, .count = 0});
+      request.parts.push_back({.table = 1, .count = 3, .keys = Keys(3), .only_seen = true});
+      request.day = 20'000;
       break;
     case Op::kCheckpoint:
     case Op::kRestore:
@@ -94,6 +96,8 @@ inline void ExpectSameParts(const std::vector<TablePart>& a, const std::vector<T
     EXPECT_TRUE(SameBytes(a[i].found, b[i].found)) << "found of part " << i;
     EXPECT_TRUE(SameBytes(a[i].headers, b[i].headers)) << "headers of part " << i;
     EXPECT_EQ(a[i].want_found, b[i].want_found) << "part " << i;
+    EXPECT_EQ(a[i].only_seen, b[i].only_seen) << "part " << i;
+    EXPECT_EQ(a[i].dtype, b[i].dtype) << "part " << i;
   }
 }
 
@@ -107,6 +111,7 @@ inline void ExpectSame(const Request& a, const Request& b) {
   EXPECT_EQ(a.stamp.step, b.stamp.step);
   EXPECT_EQ(a.mode, b.mode);
   EXPECT_EQ(a.text, b.text);
+  EXPECT_EQ(a.day, b.day);
   ExpectSameParts(a.parts, b.parts);
 }
 
