@@ -98,6 +98,7 @@ struct EvictionConfig {
   bool operator==(const EvictionConfig&) const = default;
 };
 
+inline constexpr std::int64_t kMinIdleSteps = 64;
 inline constexpr std::int64_t kMinTableRows = 16'384;  // of a limit: 16 for each of a table's vshards
 inline constexpr std::int64_t kMaxSightings = 1 << 20;
 

@@ -218,6 +218,9 @@ class Checker {
       Require(!table.name.empty(), "tables", "has a table without a name");
       const bool is_used = uses_.contains(table.name) || MatchesGlob(table.name);
       if (!is_used && !mistakes_->Failed("features")) Wrong(key, UnusedTable(table.name));
+      Require(table.eviction.idle_steps == 0 || table.eviction.idle_steps >= kMinIdleSteps, key + ".eviction.idle_steps",
+              std::to_string(table.eviction.idle_steps) + " is too small; use at least " + std::to_string(kMinIdleSteps) +
+                  ", or 0 for no limit");
       Require(table.eviction.max_rows == 0 || table.eviction.max_rows >= kMinTableRows, key + ".eviction.max_rows",
               std::to_string(table.eviction.max_rows) + " is too small; use at least " + std::to_string(kMinTableRows) +
                   ", or 0 for no limit");

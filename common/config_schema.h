@@ -257,38 +257,41 @@ void Describe(V& v, AdmissionConfig& c) {
                         .shorthand = true,
                         .foreign = {{"filter_freq"}, {"min_freq"}, {"occurrence_threshold"}, {"threshold"}},
                         .doc = "Global steps that train a value before it gets its row; until then it reads and trains its table's "
-                               "shared rows (oov_buckets; without them it reads zeros). 1 = a row with the first use."});
+                               "shared rows (oov_buckets; without them it reads zeros). The row starts with its first value, which "
+                               "later steps train. 1 = a row with the first use."});
   v.Field(c.max_candidates, {.name = "max_candidates",
                              .min = kMinTableRows,
-                             .max = 1LL << 40,
+                             .max = 1LL << 31,
                              .applies = c.min_count > 1,
                              .when = "min_count > 1",
-                             .doc = "Values without a row whose counts are kept, about 32 bytes each, over all servers; of more, those "
-                                    "not trained for longest begin again at 0."});
+                             .doc = "Values without a row whose counts are kept, about 32 bytes each, over all servers; each of 1,024 parts "
+                                    "by hash has its share. Of more, those not trained for longest begin again at 0."});
 }
 
 template <class V>
 void Describe(V& v, EvictionConfig& c) {
   v.Title("eviction",
-          "When a row goes for good. Decided at step boundaries, by steps alone (idle_days: and worker 0's clock), so the "
-          "same on any number of servers.");
+          "When a row goes for good. Decided at step boundaries, by steps alone, so the same on any number of servers and "
+          "after a resume; idle_days by worker 0's clock too, and a resumed run sees the days on which it runs.");
   v.Field(c.idle_steps, {.name = "idle_steps",
                          .min = 0,
                          .max = 1LL << 32,
                          .foreign = {{"steps_to_live"}, {"expire_steps"}, {"ttl_steps"}},
-                         .doc = "A row that was not trained for more than so many steps goes, at most a quarter of them later; 0 = never."});
+                         .doc = "A row that was not trained for more than so many steps, at least 64, goes, at most a quarter of them later; 0 = never."});
   v.Field(c.idle_days, {.name = "idle_days",
                         .min = 0,
                         .max = 36500,
                         .foreign = {{"expire_days"}, {"expire_time"}, {"ttl_days"}, {"ttl"}},
                         .doc = "A row that was last trained more than so many days ago (UTC, by worker 0's clock) goes, at most 1,024 "
-                               "steps after midnight; 0 = never."});
+                               "steps after midnight. A run that was interrupted for longer than that loses every row but those that "
+                               "the day of its return trains. 0 = never."});
   v.Field(c.max_rows, {.name = "max_rows",
                        .min = 0,
                        .max = 1LL << 40,
                        .foreign = {{"capacity"}, {"max_capacity"}, {"max_size"}},
-                       .doc = "Rows over all servers, at least 16,384; each of 1,024 parts by hash has its share of them, and of more "
-                              "rows than that a sixteenth goes. 0 = no limit."});
+                       .doc = "Rows over all servers, at least 16,384; each of 1,024 parts by hash has its share, and of a part with "
+                              "more a sixteenth of the share goes, within 16 steps. Parts differ by chance: with fewer than some hundred rows "
+                              "each, rows go well before the table has max_rows. 0 = no limit."});
   v.Field(c.policy, {.name = "policy",
                      .choices = {"lru", "lfu"},
                      .applies = c.max_rows > 0,
@@ -324,11 +327,13 @@ void Describe(V& v, TableConfig& c) {
                           .max = 1 << 24,
                           .foreign = {{"num_oov_buckets"}, {"oov_size"}, {"oov"}},
                           .doc = "Shared rows that values unseen in training read; 0 = they read zeros."});
+  v.Field(c.admission, {.name = "admission", .foreign = {{"filter"}, {"admit"}}, .doc = "When a value gets a row."});
+  v.Field(c.eviction, {.name = "eviction", .foreign = {{"expire"}, {"evict"}}, .doc = "When a row goes."});
   v.Field(c.oov_ratio, {.name = "oov_ratio",
                         .min = 0,
                         .below = 1,
-                        .applies = c.oov_buckets > 0,
-                        .when = "oov_buckets > 0",
+                        .applies = c.oov_buckets > 0 && c.admission.min_count == 1,
+                        .when = "oov_buckets > 0 and no admission",
                         .foreign = {{"oov_share"}, {"oov_dropout"}},
                         .doc = "Share of the uses of a value that has no row yet which train a shared row instead, so that shared rows "
                                "learn what new values have in common. A value that has a row, as of the step's "
@@ -339,8 +344,6 @@ void Describe(V& v, TableConfig& c) {
                     .doc = "As what a server keeps embeddings in memory; 16 bits halve the bytes. An update is computed in "
                            "fp32 and rounded stochastically, by draws from train.seed, so that small steps are not lost; the "
                            "optimizer's state stays fp32. fp16 has 11 significant bits and ends at 65,504, bf16 has 8 and fp32's range."});
-  v.Field(c.admission, {.name = "admission", .foreign = {{"filter"}, {"admit"}}, .doc = "When a value gets a row."});
-  v.Field(c.eviction, {.name = "eviction", .foreign = {{"expire"}, {"evict"}}, .doc = "When a row goes."});
 }
 
 template <class V>

@@ -331,12 +331,17 @@ class TrainCommand {
     };
     std::string said;
     if (spec.admission.min_count > 1) {
-      said += "; " + sum(spec.name, "admitted_rows") + " were admitted with " + std::to_string(spec.admission.min_count) +
-              " steps, " + sum(ps::SightingsTable(spec).name, "rows") + " values wait";
+      const std::string counts = ps::SightingsTable(spec).name;
+      said += sum(spec.name, "admitted_rows") + " were admitted with " + std::to_string(spec.admission.min_count) + " steps, " +
+              sum(counts, "rows") + " values wait, " + sum(counts, "excess_rows") + " gave way to newer ones (max_candidates); ";
     }
-    if (spec.eviction.idle_steps > 0 || spec.eviction.idle_days > 0) said += "; " + sum(spec.name, "idle_rows") + " were idle and went";
-    if (spec.eviction.max_rows > 0) said += "; " + sum(spec.name, "excess_rows") + " went to keep max_rows";
-    if (!said.empty()) log_->Info("table " + spec.name + ": " + sum(spec.name, "rows") + " rows" + said);
+    if (spec.eviction.idle_steps > 0 || spec.eviction.idle_days > 0) {
+      said += sum(spec.name, "idle_rows") + " were idle and went; ";
+    }
+    if (spec.eviction.max_rows > 0) said += sum(spec.name, "excess_rows") + " went to keep max_rows; ";
+    if (said.empty()) return;
+    said.resize(said.size() - 2);
+    log_->Info("table " + spec.name + ": " + sum(spec.name, "rows") + " rows; since the start of this run " + said);
   }
 
   void ReportMemory(const nlohmann::json& shards) {

@@ -330,7 +330,7 @@ class ClientImpl final : public Client {
     std::vector<std::size_t> next_part(options_.num_shards, 0);
     for (std::size_t i = 0; i < parts.size(); ++i) {
       const auto dim = static_cast<std::size_t>(specs_[parts[i].table].dim);
-      if (parts[i].grads.empty()) {  // keys that were only seen
+      if (parts[i].only_seen) {
         for (std::uint32_t shard = 0; shard < options_.num_shards; ++shard) {
           if (splits[i].count(shard) != 0) requests[shard].parts[next_part[shard]++].only_seen = true;
         }
@@ -381,9 +381,14 @@ class ClientImpl final : public Client {
 
   Status CheckPushParts(std::span<const PushPart> parts) const {
     for (const PushPart& part : parts) {
+      if (!part.only_seen) {
+        GM_RETURN_IF_ERROR(CheckFloats(part.table, part.keys.size(), part.grads.size()));
+        continue;
+      }
       GM_RETURN_IF_ERROR(CheckTable(part.table, part.keys.size()));
-      if (part.grads.empty() && specs_[part.table].admission.min_count > 1) continue;
-      GM_RETURN_IF_ERROR(CheckFloats(part.table, part.keys.size(), part.grads.size()));
+      if (specs_[part.table].admission.min_count > 1 && part.grads.empty()) continue;
+      return InvalidInput("table " + specs_[part.table].name +
+                          ": keys that were only seen are for tables with admission, and have no gradients");
     }
     return Ok();
   }

@@ -50,7 +50,8 @@ struct PullPart {
 struct PushPart {
   std::uint32_t table = 0;
   std::span<const std::uint64_t> keys = {};  // [n], all different
-  std::span<const float> grads = {};         // [n, dim]; empty: keys that were only seen (ps/retention.h)
+  std::span<const float> grads = {};         // [n, dim]
+  bool only_seen = false;                    // keys of a table that admits, which have no row: without gradients
 };
 
 inline constexpr std::size_t kMaxOpenPulls = 16;

@@ -86,6 +86,9 @@ Status RequestChecker::CheckParts(const Request& request) {
                           std::to_string(tables_.size()) + " tables");
     }
     const std::string where = "table '" + tables_[part.table].name + "'";
+    if (tables_[part.table].counts && request.op != Op::kReadStored) {
+      return InvalidInput(where + ": a table of counts, which can only be read as stored");
+    }
     const std::size_t kind = 2 * part.table + (part.only_seen ? 1 : 0);
     if (request.op == Op::kPush && pushed[kind]) return InvalidInput(where + ": twice in one push");
     pushed[kind] = true;

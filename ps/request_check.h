@@ -22,6 +22,7 @@ class RequestChecker {
     std::uint64_t dim = 0;
     std::uint64_t state_dim = 0;
     bool admits = false;  // keys may be pushed without gradients
+    bool counts = false;  // of another table's sightings: only looked into
   };
   RequestChecker(const ShardOptions& options, std::vector<TableShape> tables)
       : options_(options), tables_(std::move(tables)) {}

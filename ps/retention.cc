@@ -14,6 +14,7 @@ constexpr std::size_t kSeenAtOnce = 4096;
 constexpr std::uint64_t kSweepsPerIdle = 4;      // a row stays at most a part of idle_steps too long
 constexpr std::uint64_t kDaySweepSteps = 1024;   // where only days count
 constexpr std::uint64_t kEvictedPart = 16;       // of a vshard's share, at once
+constexpr std::uint64_t kLimitSteps = 16;        // in which every vshard is looked at once for having too many rows
 
 std::uint64_t SweepSteps(const EvictionConfig& eviction) {
   const std::uint64_t days = eviction.idle_days > 0 ? kDaySweepSteps : ~0ULL;
@@ -40,11 +41,16 @@ Result<Retention> Retention::Create(TieredTables* tables, const std::vector<Tabl
                             " sightings, and the job has no table '" + SightingsTable(spec).name + "' for them");
       }
       policy.sightings = companion->second;
+      const TableSpec& counts = specs[companion->second];
+      if (counts.dim != 1 || tables->state_dim(companion->second) != 0) {
+        return InvalidInput("table '" + counts.name + "' is no table for the counts of table '" + spec.name + "'");
+      }
     }
     const EvictionConfig& eviction = spec.eviction;
     policy.idle_steps = static_cast<std::uint64_t>(eviction.idle_steps);
     policy.idle_days = static_cast<std::uint32_t>(eviction.idle_days);
     policy.sweep_steps = SweepSteps(eviction);
+    policy.swept.assign(policy.sweep_steps != 0 ? kNumVshards : 0, 0);
     policy.vshard_rows = static_cast<std::uint64_t>(eviction.max_rows) / kNumVshards;
     policy.order = eviction.policy == "lfu" ? EvictionOrder::kLeastOften : EvictionOrder::kLeastRecent;
     made.policies_.push_back(policy);
@@ -63,11 +69,11 @@ Status Retention::Update(std::uint32_t table, std::span<const std::uint64_t> key
   const auto dim = static_cast<std::size_t>(tables_->spec(table).dim);
   present_keys_.clear();
   present_grads_.clear();
-  std::vector<std::uint64_t> unseen;
+  unseen_.clear();
   auto next = absent_.begin();
   for (std::size_t i = 0; i < keys.size(); ++i) {
     if (next != absent_.end() && *next == i) {
-      unseen.push_back(keys[i]);
+      unseen_.push_back(keys[i]);
       ++next;
       continue;
     }
@@ -76,7 +82,7 @@ Status Retention::Update(std::uint32_t table, std::span<const std::uint64_t> key
     present_grads_.insert(present_grads_.end(), grad.begin(), grad.end());
   }
   GM_RETURN_IF_ERROR(tables_->Update(table, present_keys_, present_grads_, step));
-  return See(table, unseen, step);
+  return See(table, unseen_, step);
 }
 
 Status Retention::See(std::uint32_t table, std::span<const std::uint64_t> keys, std::uint64_t step) {
@@ -85,26 +91,31 @@ Status Retention::See(std::uint32_t table, std::span<const std::uint64_t> keys, 
     const std::span<const std::uint64_t> some = keys.subspan(begin, std::min(kSeenAtOnce, keys.size() - begin));
     absent_.clear();
     GM_RETURN_IF_ERROR(tables_->FindAbsent(table, some, &absent_));
-    unseen_keys_.clear();
-    for (const std::uint32_t at : absent_) unseen_keys_.push_back(some[at]);
-
-    headers_.resize(unseen_keys_.size());
-    found_.resize(unseen_keys_.size());
-    values_.resize(unseen_keys_.size());
-    GM_RETURN_IF_ERROR(tables_->ReadStored(policy.sightings, unseen_keys_, values_, headers_, found_));
+    keys_.clear();
+    positions_.Reset(absent_.size());
+    for (const std::uint32_t at : absent_) {
+      const auto next = static_cast<std::uint32_t>(keys_.size());
+      if (positions_.FindOrInsert(some[at], keys_, next) == next) keys_.push_back(some[at]);
+    }
+    headers_.resize(keys_.size());
+    found_.resize(keys_.size());
+    GM_RETURN_IF_ERROR(tables_->ReadHeaders(policy.sightings, keys_, headers_, found_));
+    first_.clear();
     counted_.clear();
     admitted_.clear();
-    done_.clear();
-    for (std::size_t i = 0; i < unseen_keys_.size(); ++i) {
-      if (found_[i] != 0 && headers_[i].last_step == step) continue;  // another worker saw it in this step
-      const std::uint32_t count = found_[i] != 0 ? headers_[i].updates + 1 : 1;
-      (count < policy.min_count ? counted_ : admitted_).push_back(unseen_keys_[i]);
-      if (count >= policy.min_count && found_[i] != 0) done_.push_back(unseen_keys_[i]);
+    for (std::size_t i = 0; i < keys_.size(); ++i) {
+      if (found_[i] == 0) {
+        first_.push_back(keys_[i]);
+      } else if (headers_[i].last_step < step) {  // else another worker saw it in this step, or in a later one
+        (headers_[i].updates + 1 < policy.min_count ? counted_ : admitted_).push_back(keys_[i]);
+      }
     }
-    values_.assign(counted_.size(), 0.0F);  // an update is a count
-    GM_RETURN_IF_ERROR(tables_->Update(policy.sightings, counted_, values_, step));
-    GM_RETURN_IF_ERROR(tables_->Make(table, admitted_, step));
-    GM_RETURN_IF_ERROR(tables_->Erase(policy.sightings, done_));
+    zeros_.assign(counted_.size(), 0.0F);  // an update is a count
+    GM_RETURN_IF_ERROR(tables_->Update(policy.sightings, counted_, zeros_, step));
+    const auto now = static_cast<std::uint32_t>(step);
+    GM_RETURN_IF_ERROR(tables_->Make(policy.sightings, first_, {.updates = 1, .last_step = now}));
+    GM_RETURN_IF_ERROR(tables_->Make(table, admitted_, {.updates = 0, .last_step = now}));
+    GM_RETURN_IF_ERROR(tables_->Erase(policy.sightings, admitted_));
     policy.stats.admitted_rows += admitted_.size();
   }
   return Ok();
@@ -116,42 +127,54 @@ Status Retention::EndStep(std::uint64_t step, std::uint32_t day) {
   if (day != 0) AddDay(day, step, &days_);
   for (std::uint32_t t = 0; t < policies_.size(); ++t) {
     if (policies_[t].sweep_steps != 0) GM_RETURN_IF_ERROR(Sweep(t, step));
-    if (policies_[t].vshard_rows != 0) GM_RETURN_IF_ERROR(Limit(t));
+    if (policies_[t].vshard_rows != 0) GM_RETURN_IF_ERROR(Limit(t, step));
   }
   return Ok();
 }
 
-// Rows last updated before this step are idle.
+void Retention::Restart(DayLog days) {
+  days_ = std::move(days);
+  for (Policy& policy : policies_) std::fill(policy.swept.begin(), policy.swept.end(), 0);
+}
+
+// Rows last updated before this step are idle. Of steps before the log begins the day is not known: they are not.
 std::uint64_t Retention::OldestKept(const Policy& policy, std::uint64_t step) const {
   std::uint64_t oldest = 0;
   if (policy.idle_steps != 0 && step > policy.idle_steps) oldest = step - policy.idle_steps;
   if (policy.idle_days != 0 && !days_.empty() && days_.back().day > policy.idle_days) {
     const std::uint32_t first_day = days_.back().day - policy.idle_days;
     const auto start = std::find_if(days_.begin(), days_.end(), [&](const DayStart& day) { return day.day >= first_day; });
-    oldest = std::max(oldest, start->first_step);
+    if (start != days_.begin()) oldest = std::max(oldest, start->first_step);
   }
   return oldest;
+}
+
+// The vshards whose turn it is in a round of `steps` steps.
+VshardRange Retention::TurnOf(std::uint64_t step, std::uint64_t steps) const {
+  const std::uint64_t turn = step % steps;
+  const auto first = static_cast<std::uint32_t>(turn * kNumVshards / steps);
+  const auto end = static_cast<std::uint32_t>((turn + 1) * kNumVshards / steps);
+  return {.first = std::max(first, vshards_.first), .end = std::min(end, vshards_.end)};
 }
 
 Status Retention::Sweep(std::uint32_t table, std::uint64_t step) {
   Policy& policy = policies_[table];
   const std::uint64_t oldest = OldestKept(policy, step);
-  if (oldest == 0) return Ok();
-  const std::uint64_t turn = step % policy.sweep_steps;
-  const std::uint64_t first = std::max<std::uint64_t>(turn * kNumVshards / policy.sweep_steps, vshards_.first);
-  const std::uint64_t end = std::min<std::uint64_t>((turn + 1) * kNumVshards / policy.sweep_steps, vshards_.end);
-  for (std::uint64_t vshard = first; vshard < end; ++vshard) {
-    GM_ASSIGN_OR_RETURN(const std::uint64_t erased,
-                        tables_->EraseIdle(table, static_cast<std::uint32_t>(vshard), oldest));
+  const VshardRange turn = TurnOf(step, policy.sweep_steps);
+  for (std::uint32_t vshard = turn.first; vshard < turn.end; ++vshard) {
+    if (policy.swept[vshard] == oldest) continue;  // updates only make rows younger: there is nothing new to find
+    GM_ASSIGN_OR_RETURN(const std::uint64_t erased, tables_->EraseIdle(table, vshard, oldest));
+    policy.swept[vshard] = oldest;
     policy.stats.idle_rows += erased;
   }
   return Ok();
 }
 
-Status Retention::Limit(std::uint32_t table) {
+Status Retention::Limit(std::uint32_t table, std::uint64_t step) {
   Policy& policy = policies_[table];
   const std::uint64_t keep = policy.vshard_rows - policy.vshard_rows / kEvictedPart;
-  for (std::uint32_t vshard = vshards_.first; vshard < vshards_.end; ++vshard) {
+  const VshardRange turn = TurnOf(step, kLimitSteps);
+  for (std::uint32_t vshard = turn.first; vshard < turn.end; ++vshard) {
     if (tables_->rows(table, vshard) <= policy.vshard_rows) continue;
     GM_ASSIGN_OR_RETURN(const std::uint64_t erased, tables_->EraseDownTo(table, vshard, keep, policy.order));
     policy.stats.excess_rows += erased;

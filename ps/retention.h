@@ -6,16 +6,17 @@
 //   retention.EndStep(step, day);                 // when the step is complete: rows go
 //
 // Admission (TableSpec::admission). A key is seen in a global step when training used it there, once however often and by
-// however many workers. With the min_count-th step it gets a row with its first value, which later steps train. Counts are
+// however many workers. (Where workers are not in step, a push that comes after one of a later step is not counted.) With the min_count-th step it gets a row with its first value, which later steps train. Counts are
 // rows of a companion (SightingsTable), an ordinary table of which a row's update count is the number: so they are limited,
 // spilled, saved and restored as rows are. Pulls, eval and inspection count nothing.
 //
 // Eviction (TableSpec::eviction). Vshards are swept in turn, a whole table within a quarter of idle_steps (1,024 steps where
 // only days count). A row goes that was last updated more than idle_steps steps before, or before the first step of the day
-// that is idle_days back. Of a vshard with more than its share of max_rows (a 1,024th, rounded down) a sixteenth of the share
-// goes, and what is above it.
+// that is idle_days back. Each vshard is looked at every 16 steps for more rows than its share of max_rows (a 1,024th, rounded
+// down): then a sixteenth of the share goes, and what is above it.
 //
-// All of it depends on steps, keys, counts and days alone: the same for any number of shards, memory budget or restart.
+// All of it depends on steps, keys, counts and days alone: the same for any number of shards, memory budget or restart (on
+// the same days).
 //
 // Errors are TieredTables'. Thread safety: none.
 #pragma once
@@ -27,6 +28,7 @@
 
 #include "common/status.h"
 #include "ps/day_log.h"
+#include "ps/key_positions.h"
 #include "ps/table/table.h"
 #include "ps/tiered_tables.h"
 
@@ -41,21 +43,21 @@ struct RetentionStats {
 
 class Retention {
  public:
-  // kInvalidInput for a table whose companion is missing. `tables` must outlive it.
+  // kInvalidInput for a table whose companion is missing or is no such table. `tables` must outlive it.
   static Result<Retention> Create(TieredTables* tables, const std::vector<TableSpec>& specs, VshardRange vshards);
 
   // keys: [n], all different; grads: [n, dim]. Where keys must be admitted those without a row are only seen.
   Status Update(std::uint32_t table, std::span<const std::uint64_t> keys, std::span<const float> grads,
                 std::uint64_t step);
-  // keys: [n], all different. Those that have a row are passed over.
+  // keys: [n]. Those that have a row are passed over.
   Status See(std::uint32_t table, std::span<const std::uint64_t> keys, std::uint64_t step);
   // `day` of the step, 0 = not known.
   Status EndStep(std::uint64_t step, std::uint32_t day);
 
   [[nodiscard]] bool admits(std::uint32_t table) const { return policies_[table].min_count > 1; }
   [[nodiscard]] const RetentionStats& stats(std::uint32_t table) const { return policies_[table].stats; }
-  // Of the steps trained so far, as a checkpoint saves it.
-  void SetDays(DayLog days) { days_ = std::move(days); }
+  // When rows were restored or cleared. days: of the steps trained so far.
+  void Restart(DayLog days);
 
  private:
   struct Policy {
@@ -64,6 +66,7 @@ class Retention {
     std::uint64_t idle_steps = 0;
     std::uint32_t idle_days = 0;
     std::uint64_t sweep_steps = 0;   // in which every vshard is swept once; 0 = never
+    std::vector<std::uint64_t> swept;  // of each vshard: the oldest step that its last sweep left
     std::uint64_t vshard_rows = 0;   // 0 = no limit
     EvictionOrder order = EvictionOrder::kLeastRecent;
     RetentionStats stats;
@@ -71,7 +74,8 @@ class Retention {
   Retention(TieredTables* tables, VshardRange vshards) : tables_(tables), vshards_(vshards) {}
   [[nodiscard]] std::uint64_t OldestKept(const Policy& policy, std::uint64_t step) const;
   Status Sweep(std::uint32_t table, std::uint64_t step);
-  Status Limit(std::uint32_t table);
+  Status Limit(std::uint32_t table, std::uint64_t step);
+  [[nodiscard]] VshardRange TurnOf(std::uint64_t step, std::uint64_t steps) const;
 
   TieredTables* tables_;
   VshardRange vshards_;
@@ -82,13 +86,15 @@ class Retention {
   std::vector<std::uint32_t> absent_;
   std::vector<std::uint64_t> present_keys_;  // of an update, those that have rows
   std::vector<float> present_grads_;
-  std::vector<std::uint64_t> unseen_keys_;
-  std::vector<std::uint64_t> counted_;
-  std::vector<std::uint64_t> admitted_;
-  std::vector<std::uint64_t> done_;  // admitted, and had a count
-  std::vector<RowHeader> headers_;
+  std::vector<std::uint64_t> unseen_;        // of an update, the others
+  std::vector<std::uint64_t> keys_;          // of a See, those without a row, each once
+  KeyPositions positions_;
+  std::vector<RowHeader> headers_;           // of their counts
   std::vector<std::uint8_t> found_;
-  std::vector<float> values_;
+  std::vector<std::uint64_t> first_;         // of keys_, those that were never seen before,
+  std::vector<std::uint64_t> counted_;       // that are seen again,
+  std::vector<std::uint64_t> admitted_;      // and that get their row
+  std::vector<float> zeros_;
 };
 
 }  // namespace gatemill::ps

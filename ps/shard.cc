@@ -225,7 +225,9 @@ class StepShard final : public Shard {
   // Row numbers must not run out, whatever the other workers' pushes of the step hold.
   [[nodiscard]] Status CheckRoom(const Request& request) const {
     for (const TablePart& part : request.parts) {
-      if (tables_->stats(part.table).memory.rows + part.count * options_.num_workers <= kMaxTableRows) continue;
+      // Keys of a table that admits come in two parts.
+      const std::uint64_t more = part.count * options_.num_workers * (retention_.admits(part.table) ? 2 : 1);
+      if (tables_->stats(part.table).memory.rows + more <= kMaxTableRows) continue;
       return InvalidInput("table '" + specs_[part.table].name + "' is full: a shard holds " +
                           std::to_string(kMaxTableRows) + " rows of a table; use more servers or hash_buckets");
     }
@@ -567,7 +569,7 @@ class StepShard final : public Shard {
     GM_ASSIGN_OR_RETURN(const auto reader, CheckpointReader::Open(ps_dir));
     GM_ASSIGN_OR_RETURN(const std::vector<std::uint32_t> numbers, MatchTables(reader->tables(), ps_dir));
     GM_RETURN_IF_ERROR(tables_->Restore(reader.get(), numbers, step));
-    retention_.SetDays(reader->tables().days);
+    retention_.Restart(reader->tables().days);
     StartAt(step);
     return Ok();
   }
@@ -615,7 +617,7 @@ class StepShard final : public Shard {
 
   Status Clear(std::uint64_t step) {
     GM_RETURN_IF_ERROR(tables_->Clear());
-    retention_.SetDays({});
+    retention_.Restart({});
     StartAt(step);
     return Ok();
   }
@@ -679,7 +681,8 @@ Result<std::unique_ptr<Shard>> Shard::Create(const ShardOptions& options, std::v
     shapes.push_back({.name = specs[t].name,
                       .dim = static_cast<std::uint64_t>(specs[t].dim),
                       .state_dim = static_cast<std::uint64_t>(tables->state_dim(t)),
-                      .admits = retention.admits(t)});
+                      .admits = retention.admits(t),
+                      .counts = HoldsSightings(specs[t])});
   }
   return std::unique_ptr<Shard>(std::make_unique<StepShard>(
       bounded, std::move(specs), std::move(tables), std::move(retention), RequestChecker(options, std::move(shapes))));

@@ -8,6 +8,7 @@
 //   bounded: k  a push is applied when it comes; a pull of step t is answered when every worker has pushed step t-1-k.
 //   async       a push is applied when it comes; a pull is answered at once.
 // A pull with ReadMode::kEval is answered when no buffered push is older than its step, in every mode.
+// When every worker has pushed a step and it is applied, rows that are idle or too many go (ps/retention.h).
 //
 // Validation: version, job, incarnation, op, worker number, step (not older than applied, not absurdly new), table
 // numbers, counts against frame sizes, keys that belong to this shard. A request that fails is
@@ -58,7 +59,7 @@ struct ShardOptions {
 
 class Shard {
  public:
-  // `specs`: every table of the job, companions for oov included, in the job's order.
+  // `specs`: every table of the job, companions included, in the job's order.
   static Result<std::unique_ptr<Shard>> Create(const ShardOptions& options, std::vector<TableSpec> specs,
                                                std::unique_ptr<RowStore> store);
   virtual ~Shard() = default;

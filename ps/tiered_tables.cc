@@ -27,7 +27,7 @@ constexpr std::uint64_t kHeadroomPart = 32;
 constexpr std::uint64_t kProcessBytes = 48ULL << 20;
 constexpr std::uint64_t kProcessPart = 12;      // no more than such a part of a budget
 constexpr std::size_t kRowsAhead = 8;
-constexpr std::size_t kMaxErased = 1 << 16;     // keys that the store is not told of yet
+constexpr std::size_t kMaxErased = 1 << 15;     // keys that the store is not told of yet
 
 std::uint64_t Headroom(std::uint64_t budget) {
   return budget / kHeadroomPart + std::min(kProcessBytes, budget / kProcessPart);
@@ -47,7 +47,6 @@ TieredTables::TieredTables(const TieredOptions& options, std::vector<std::unique
 
 void TieredTables::OnDisk::Add(std::uint64_t key, const RowHeader& header) {
   ++rows;
-  stored = true;
   if (vshard_rows.empty()) return;
   const std::uint32_t vshard = VshardOf(key);
   ++vshard_rows[vshard];
@@ -79,7 +78,7 @@ Result<std::unique_ptr<TieredTables>> TieredTables::Create(const TieredOptions& 
   }
   std::unique_ptr<TieredTables> made(new TieredTables(options, std::move(tables), std::move(store)));
   if (options.memory_budget == 0) return made;
-  const std::uint64_t taken = made->store_->memory_bytes() + Headroom(options.memory_budget);
+  const std::uint64_t taken = made->store_->memory_bytes() + made->CountersBytes() + Headroom(options.memory_budget);
   std::uint64_t least = 0;  // one row of each table, with the pages that it touches
   for (std::uint32_t t = 0; t < specs.size(); ++t) least += kMaxPagesOfOneRow + 4 * made->RowBytes(t);
   if (options.memory_budget < taken + least) {
@@ -260,14 +259,27 @@ Status TieredTables::FindAbsent(std::uint32_t table, std::span<const std::uint64
   return Ok();
 }
 
-Status TieredTables::Make(std::uint32_t table, std::span<const std::uint64_t> keys, std::uint64_t step) {
+Status TieredTables::Make(std::uint32_t table, std::span<const std::uint64_t> keys, const RowHeader& header) {
   if (!lost_.ok()) return lost_;
-  last_step_ = std::max(last_step_, step);
+  last_step_ = std::max<std::uint64_t>(last_step_, header.last_step);
   const std::size_t slice = limited() ? SliceOf(table) : kMaxSlice;
   for (std::size_t begin = 0; begin < keys.size(); begin += slice) {
     const std::span<const std::uint64_t> some = keys.subspan(begin, std::min(slice, keys.size() - begin));
     GM_RETURN_IF_ERROR(MakeRoom(table, some.size()));
-    tables_[table]->Make(some, step);
+    tables_[table]->Make(some, header);
+  }
+  return Ok();
+}
+
+Status TieredTables::ReadHeaders(std::uint32_t table, std::span<const std::uint64_t> keys, std::span<RowHeader> headers,
+                                 std::span<std::uint8_t> found) {
+  if (!lost_.ok()) return lost_;
+  const std::size_t slice = limited() ? SliceOf(table) : kMaxSlice;
+  for (std::size_t begin = 0; begin < keys.size(); begin += slice) {
+    const std::size_t n = std::min(slice, keys.size() - begin);
+    GM_RETURN_IF_ERROR(MakeRoom(table, n));
+    GM_RETURN_IF_ERROR(FaultIn(table, keys.subspan(begin, n), false));
+    tables_[table]->ReadHeaders(keys.subspan(begin, n), headers.subspan(begin, n), found.subspan(begin, n));
   }
   return Ok();
 }
@@ -275,20 +287,23 @@ Status TieredTables::Make(std::uint32_t table, std::span<const std::uint64_t> ke
 Status TieredTables::Erase(std::uint32_t table, std::span<const std::uint64_t> keys) {
   if (!lost_.ok()) return lost_;
   for (const std::uint64_t key : keys) {
-    if (!tables_[table]->Erase(key)) on_disk_[table].Take(key);
-    if (on_disk_[table].stored) erased_.Insert({.table = table, .key = key});
+    if (erased_.size() >= kMaxErased) GM_RETURN_IF_ERROR(WriteDirty({}));
+    const Table::Erased erased = tables_[table]->Erase(key);
+    if (erased == Table::Erased::kRow) continue;
+    if (erased == Table::Erased::kNothing) on_disk_[table].Take(key);
+    erased_.Insert({.table = table, .key = key});
   }
-  return erased_.size() > kMaxErased ? WriteDirty({}) : Ok();
+  return Ok();
 }
 
 std::uint64_t TieredTables::rows(std::uint32_t table, std::uint32_t vshard) const {
-  const OnDisk& disk = on_disk_[table];
-  return tables_[table]->rows(vshard) + (disk.rows == 0 ? 0 : disk.vshard_rows[vshard]);
+  return tables_[table]->rows(vshard) + on_disk_[table].vshard_rows[vshard];
 }
 
 Result<std::uint64_t> TieredTables::EraseIdle(std::uint32_t table, std::uint32_t vshard, std::uint64_t step) {
   if (!lost_.ok()) return lost_;
-  const bool on_disk = on_disk_[table].rows != 0 && on_disk_[table].oldest_update[vshard] < step;
+  const OnDisk& disk = on_disk_[table];
+  const bool on_disk = disk.vshard_rows[vshard] != 0 && disk.oldest_update[vshard] < step;
   GM_RETURN_IF_ERROR(CollectHeaders(table, vshard, on_disk));
   const auto idle = std::partition(headers_.begin(), headers_.end(),
                                    [step](const FoundHeader& row) { return row.header.last_step >= step; });
@@ -300,7 +315,7 @@ Result<std::uint64_t> TieredTables::EraseIdle(std::uint32_t table, std::uint32_t
 Result<std::uint64_t> TieredTables::EraseDownTo(std::uint32_t table, std::uint32_t vshard, std::uint64_t keep,
                                                 EvictionOrder order) {
   if (!lost_.ok()) return lost_;
-  const bool on_disk = on_disk_[table].rows != 0;
+  const bool on_disk = on_disk_[table].vshard_rows[vshard] != 0;
   GM_RETURN_IF_ERROR(CollectHeaders(table, vshard, on_disk));
   if (headers_.size() <= keep) return 0;
   const auto worth = [order](const FoundHeader& row) {
@@ -343,10 +358,9 @@ Status TieredTables::EraseAfter(std::uint32_t table, std::uint32_t vshard, std::
     }
     on_disk_[table].oldest_update[vshard] = oldest;
   }
-  std::vector<std::uint64_t> keys;
-  keys.reserve(headers_.size() - kept);
-  for (std::size_t i = kept; i < headers_.size(); ++i) keys.push_back(headers_[i].key);
-  return Erase(table, keys);
+  erasing_.clear();
+  for (std::size_t i = kept; i < headers_.size(); ++i) erasing_.push_back(headers_[i].key);
+  return Erase(table, erasing_);
 }
 
 // ---- the budget ---------------------------------------------------------------------------------------------------------
@@ -372,11 +386,20 @@ std::uint64_t TieredTables::FreeBytes() const {
 }
 
 std::uint64_t TieredTables::memory_bytes() const {
-  return TouchedBytes() + store_->memory_bytes() + erased_.memory_bytes();
+  return TouchedBytes() + store_->memory_bytes() + CountersBytes();
+}
+
+// Of what is known of rows that are not in memory.
+std::uint64_t TieredTables::CountersBytes() const {
+  std::uint64_t bytes = erased_.memory_bytes();
+  for (const OnDisk& disk : on_disk_) {
+    bytes += (disk.vshard_rows.size() + disk.oldest_update.size()) * sizeof(std::uint32_t);
+  }
+  return bytes;
 }
 
 std::uint64_t TieredTables::Limit(std::uint64_t percent) const {
-  return (limit_ - std::min(limit_, buffered_bytes_ + store_->memory_bytes() + erased_.memory_bytes())) / 100 * percent;
+  return (limit_ - std::min(limit_, buffered_bytes_ + store_->memory_bytes() + CountersBytes())) / 100 * percent;
 }
 
 // Room for so many more rows of a table.
@@ -517,10 +540,7 @@ Status TieredTables::WriteCheckpoint(const std::string& dir, std::uint64_t* rows
   GM_RETURN_IF_ERROR(writer->Finish());
   // Whatever becomes of the directory, the store has them now.
   erased_.Clear();
-  for (std::size_t t = 0; t < tables_.size(); ++t) {
-    on_disk_[t].stored = on_disk_[t].stored || tables_[t]->stats().dirty_rows != 0;
-    tables_[t]->ClearDirty();
-  }
+  for (const auto& table : tables_) table->ClearDirty();
   return store_->Checkpoint(dir);
 }
 
@@ -554,7 +574,6 @@ Status TieredTables::Replace(std::vector<std::unique_ptr<Table>> tables, std::ve
   tables_ = std::move(tables);
   erased_.Clear();
   on_disk_ = NothingOnDisk();
-  for (std::size_t t = 0; t < rows.size(); ++t) on_disk_[t].stored = rows[t].stored;
   if (!limited()) return Ok();
   on_disk_ = std::move(rows);
   return Refill();

@@ -13,11 +13,11 @@
 // Which rows are coldest is decided among all tables for a range of vshards at a time, the next range the next time: the
 // files of one batch then overlap few others.
 //
-// Budget: bytes of index, rows, the store's caches and writers, scratch and `buffered` together. Without one (0) everything
+// Budget: bytes of index, rows, erased keys, the store's caches and writers, scratch and `buffered` together. Without one (0) everything
 // stays in memory and the store holds what was checkpointed.
 //
-// Errors are the store's (a full disk, a damaged file); after one in Update or Prefetch the rows are as they were before
-// the piece of the call that failed. kInvalidInput when what the store needs for the rows on disk leaves no room for others.
+// Errors are the store's (a full disk, a damaged file); after one in Update, Prefetch, Make or one of the erasing calls the
+// rows are as they were before the piece of the call that failed. kInvalidInput when what the store needs for the rows on disk leaves no room for others.
 // After a Restore or Clear that failed when the old rows were gone already, every call fails until one succeeds.
 // Thread safety: none.
 #pragma once
@@ -92,16 +92,19 @@ class TieredTables {
   // ---- keys that get and lose their rows for good (ps/retention.h says when)
   // Appends the positions in `keys` of those that have no row anywhere, in order.
   Status FindAbsent(std::uint32_t table, std::span<const std::uint64_t> keys, std::vector<std::uint32_t>* absent);
-  // As Table::Make.
-  Status Make(std::uint32_t table, std::span<const std::uint64_t> keys, std::uint64_t step);
-  // Every key must have a row, in memory or on disk.
+  // As Table::Make; keys that have a row nowhere.
+  Status Make(std::uint32_t table, std::span<const std::uint64_t> keys, const RowHeader& header);
+  // As Table::ReadHeaders, of rows that an update is to come for: those on disk are brought into memory.
+  Status ReadHeaders(std::uint32_t table, std::span<const std::uint64_t> keys, std::span<RowHeader> headers,
+                     std::span<std::uint8_t> found);
+  // Every key must have a row, in memory or on disk, and come once.
   Status Erase(std::uint32_t table, std::span<const std::uint64_t> keys);
   // The next two are for tables with limits (spec().eviction); they return how many rows went. Erases the rows of a vshard
   // last updated before `step`.
   Result<std::uint64_t> EraseIdle(std::uint32_t table, std::uint32_t vshard, std::uint64_t step);
   // Erases rows of a vshard until `keep` are left. Ties are broken by the key.
   Result<std::uint64_t> EraseDownTo(std::uint32_t table, std::uint32_t vshard, std::uint64_t keep, EvictionOrder order);
-  // Of a vshard; 0 for a table without eviction.max_rows.
+  // Of a vshard. Only for a table with eviction.max_rows.
   [[nodiscard]] std::uint64_t rows(std::uint32_t table, std::uint32_t vshard) const;
 
   // What waits or is on its way, and so takes from the budget, in bytes.
@@ -109,7 +112,8 @@ class TieredTables {
 
   // Writes every row to a checkpoint directory of the store. *rows_written: of those that had changed.
   Status WriteCheckpoint(const std::string& dir, std::uint64_t* rows_written);
-  // Replaces every row by the reader's; numbers[t] is the reader's number of table t or kNotSaved, `step` the next to be updated. A
+  // Replaces every row by the reader's; numbers[t] is the reader's number of table t or kNotSaved, `step` the next to be
+  // updated. A
   // checkpoint that turns out damaged changes nothing.
   Status Restore(CheckpointReader* reader, std::span<const std::uint32_t> numbers, std::uint64_t step);
   Status Clear();
@@ -123,7 +127,6 @@ class TieredTables {
   // A table's rows that are not in memory.
   struct OnDisk {
     std::uint64_t rows = 0;
-    bool stored = false;                       // the store may have rows of it, also of those in memory
     std::vector<std::uint32_t> vshard_rows;    // for a table with eviction: of each vshard
     std::vector<std::uint32_t> oldest_update;  // the same: none of its rows was last updated before
 
@@ -151,6 +154,7 @@ class TieredTables {
   Status Replace(std::vector<std::unique_ptr<Table>> tables, std::vector<OnDisk> rows, RowStore::BulkWriter* writer);
   Status CheckStoredRow(std::uint32_t table, std::uint64_t key, std::span<const float> values) const;
   [[nodiscard]] std::vector<OnDisk> NothingOnDisk() const;
+  [[nodiscard]] std::uint64_t CountersBytes() const;
   [[nodiscard]] ReadMode UnseenReads(std::uint32_t table, ReadMode mode) const;
   Status CollectHeaders(std::uint32_t table, std::uint32_t vshard, bool on_disk);
   Status EraseAfter(std::uint32_t table, std::uint32_t vshard, std::size_t kept, bool on_disk);
@@ -174,14 +178,15 @@ class TieredTables {
     std::uint32_t position;
     std::uint64_t key;
   };
-  std::vector<ColdRow> cold_;
   struct FoundHeader {
     std::uint64_t key;
     RowHeader header;
     bool on_disk;
   };
+  std::vector<ColdRow> cold_;
   std::vector<KeyedHeader> in_memory_;
   std::vector<FoundHeader> headers_;
+  std::vector<std::uint64_t> erasing_;
   std::vector<std::uint32_t> absent_;
   std::vector<Lookup> lookups_;
   std::vector<StoreKey> store_keys_;

@@ -230,7 +230,7 @@ GM_LOOP std::size_t UpdateRowsOf(const RowMemory& memory, const RowGrads& grads,
       newly_dirty += (flags & PackedHeader::kDirty) == 0 ? 1 : 0;
       header->updates_and_flags =
           ((flags + PackedHeader::kOneUpdate) | PackedHeader::kDirty) & ~PackedHeader::kWanted;
-      header->last_step = grads.step;
+      header->last_step = std::max(header->last_step, grads.step);  // pushes may come late where they are not in sync
       std::byte* embedding = rows_of.embeddings + row * bytes;
       auto* state = reinterpret_cast<float*>(header + 1);
       const float* grad = grads.grads + i * width;

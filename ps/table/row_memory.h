@@ -16,7 +16,7 @@ namespace gatemill::ps {
 inline constexpr int kMaxDim = 4096;
 
 struct RowHeader {
-  std::uint32_t updates = 0;    // times the optimizer ran on the row, modulo 2^30
+  std::uint32_t updates = 0;    // times the optimizer ran on the row, modulo 2^29
   std::uint32_t last_step = 0;  // global step of the last update
 };
 
@@ -24,7 +24,8 @@ struct RowHeader {
 struct PackedHeader {
   static constexpr std::uint32_t kDirty = 1;   // changed since it was last written to the store
   static constexpr std::uint32_t kWanted = 2;  // asked for and not updated since: Table::AddCold passes it over once
-  static constexpr std::uint32_t kOneUpdate = 4;
+  static constexpr std::uint32_t kStored = 4;  // the store has it, if an older version
+  static constexpr std::uint32_t kOneUpdate = 8;
 
   std::uint32_t updates_and_flags = 0;
   std::uint32_t last_step = 0;

@@ -75,12 +75,15 @@ class PagedTable final : public Table {
     }
   }
 
-  void Make(std::span<const std::uint64_t> keys, std::uint64_t step) override {
-    std::vector<std::uint32_t> rows(keys.size(), RowIndex::kNoRow);
-    CreateMissing(keys, rows.data());
-    for (const std::uint32_t row : rows) {
-      *memory_.Header(row) = PackedHeader::Pack({.updates = 0, .last_step = static_cast<std::uint32_t>(step)},
-                                                PackedHeader::kDirty);
+  void Make(std::span<const std::uint64_t> keys, const RowHeader& header) override {
+    std::array<std::uint32_t, kBatch> rows;
+    for (std::size_t begin = 0; begin < keys.size(); begin += kBatch) {
+      const std::span<const std::uint64_t> batch = keys.subspan(begin, std::min(kBatch, keys.size() - begin));
+      std::fill_n(rows.begin(), batch.size(), RowIndex::kNoRow);
+      CreateMissing(batch, rows.data());
+      for (std::size_t i = 0; i < batch.size(); ++i) {
+        *memory_.Header(rows[i]) = PackedHeader::Pack(header, PackedHeader::kDirty);
+      }
     }
     dirty_rows_ += keys.size();
   }
@@ -100,7 +103,7 @@ class PagedTable final : public Table {
     if (!created && IsDirty(row)) --dirty_rows_;
     half_.pack(spec_.dtype, values.first(dim_), memory_.Embedding(row));
     if (state_dim_ != 0) std::memcpy(memory_.State(row), values.data() + dim_, state_dim_ * sizeof(float));
-    *memory_.Header(row) = PackedHeader::Pack(header, wanted ? PackedHeader::kWanted : 0);
+    *memory_.Header(row) = PackedHeader::Pack(header, PackedHeader::kStored | (wanted ? PackedHeader::kWanted : 0));
   }
 
   void FindAbsent(std::span<const std::uint64_t> keys, bool want, std::vector<std::uint32_t>* absent) override {
@@ -162,11 +165,26 @@ class PagedTable final : public Table {
     }
   }
 
-  bool Erase(std::uint64_t key) override {
+  Erased Erase(std::uint64_t key) override {
     const std::uint32_t row = index_.Find(key);
-    if (row == RowIndex::kNoRow) return false;
+    if (row == RowIndex::kNoRow) return Erased::kNothing;
+    const bool stored = (memory_.Header(row)->updates_and_flags & PackedHeader::kStored) != 0;
     Forget(key, row);
-    return true;
+    return stored ? Erased::kStoredRow : Erased::kRow;
+  }
+
+  void ReadHeaders(std::span<const std::uint64_t> keys, std::span<RowHeader> headers,
+                   std::span<std::uint8_t> found) const override {
+    std::array<std::uint32_t, kBatch> rows;
+    for (std::size_t begin = 0; begin < keys.size(); begin += kBatch) {
+      const std::size_t n = std::min(kBatch, keys.size() - begin);
+      index_.Find(keys.subspan(begin, n), rows.data());
+      for (std::size_t i = 0; i < n; ++i) {
+        if (i + kHeadersAhead < n) PrefetchHeader(rows[i + kHeadersAhead]);
+        found[begin + i] = rows[i] != RowIndex::kNoRow ? 1 : 0;
+        if (rows[i] != RowIndex::kNoRow) headers[begin + i] = memory_.Header(rows[i])->Unpack();
+      }
+    }
   }
 
   std::uint32_t rows(std::uint32_t vshard) const override { return vshard_rows_.empty() ? 0 : vshard_rows_[vshard]; }
@@ -208,7 +226,10 @@ class PagedTable final : public Table {
   }
 
   void ClearDirty() override {
-    for (std::uint32_t row = 0; row < rows_; ++row) memory_.Header(row)->updates_and_flags &= ~PackedHeader::kDirty;
+    for (std::uint32_t row = 0; row < rows_; ++row) {
+      std::uint32_t& flags = memory_.Header(row)->updates_and_flags;
+      flags = (flags & ~PackedHeader::kDirty) | PackedHeader::kStored;
+    }
     dirty_rows_ = 0;
   }
 
@@ -229,7 +250,8 @@ class PagedTable final : public Table {
     return {.rows = index_.size(),
             .dirty_rows = dirty_rows_,
             .memory_bytes = index_.memory_bytes() + Pages::Touched(rows_ * memory_.embedding_bytes()) +
-                            Pages::Touched(rows_ * memory_.state_bytes) + free_rows_.capacity() * sizeof(std::uint32_t),
+                            Pages::Touched(rows_ * memory_.state_bytes) + free_rows_.capacity() * sizeof(std::uint32_t) +
+                            vshard_rows_.size() * sizeof(std::uint32_t),
             .free_bytes = free_rows_.size() * row_bytes,
             .row_bytes = row_bytes};
   }

@@ -101,12 +101,12 @@ class Table {
   // is updated twice, in order: callers sum its gradients first.
   virtual void Update(std::span<const std::uint64_t> keys, std::span<const float> grads, std::uint64_t step) = 0;
 
-  // Makes rows with their first values, never updated and last seen at `step`, of keys that have none.
-  virtual void Make(std::span<const std::uint64_t> keys, std::uint64_t step) = 0;
+  // Makes rows with their first values, of keys that have none and are all different.
+  virtual void Make(std::span<const std::uint64_t> keys, const RowHeader& header) = 0;
 
   // One row as stored: embedding and state ([dim + state_dim]) and header. False when there is none.
   virtual bool ReadStored(std::uint64_t key, std::span<float> values, RowHeader* header) const = 0;
-  // Puts a stored row in place (restore, or back from disk): replaces the row of that key. Not dirty afterwards. An embedding
+  // Puts a row in place that the store has (restore, or back from disk): replaces the row of that key. Not dirty afterwards. An embedding
   // that dtype does not have, which none of a table of this dtype is, becomes the nearest.
   // `wanted`: an update is to come, so AddCold passes it over once.
   virtual void PutStored(std::uint64_t key, std::span<const float> values, const RowHeader& header,
@@ -125,7 +125,11 @@ class Table {
   virtual void Drop(std::span<const ColdRow> rows) = 0;
   // Appends every row of a vshard, in no particular order.
   virtual void AddHeaders(std::uint32_t vshard, std::vector<KeyedHeader>* headers) = 0;
-  virtual bool Erase(std::uint64_t key) = 0;  // false when there is no such row
+  enum class Erased : std::uint8_t { kNothing, kRow, kStoredRow };  // kStoredRow: the store may have it too
+  virtual Erased Erase(std::uint64_t key) = 0;
+  // The rows' headers, and found[i] = 0 for those of keys without one.
+  virtual void ReadHeaders(std::span<const std::uint64_t> keys, std::span<RowHeader> headers,
+                           std::span<std::uint8_t> found) const = 0;
   // Rows of a vshard; counted for a table whose rows are limited (spec().eviction.max_rows), else 0.
   [[nodiscard]] virtual std::uint32_t rows(std::uint32_t vshard) const = 0;
   // Moves rows to the places of dropped ones and returns the memory: one pass over the index.
@@ -135,7 +139,7 @@ class Table {
   // (vshard, key) order. The table must not change meanwhile.
   using Visit = std::function<void(std::uint64_t, std::span<const float>, const RowHeader&)>;
   virtual void ForEach(bool dirty_only, const Visit& visit) const = 0;
-  virtual void ClearDirty() = 0;
+  virtual void ClearDirty() = 0;  // the store has every row now
   virtual void Clear() = 0;  // drops every row
 
   [[nodiscard]] virtual const TableSpec& spec() const = 0;

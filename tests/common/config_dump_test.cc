@@ -122,7 +122,15 @@ class RandomConfig {
       if (table.initializer.type != "zeros") table.initializer.scale = Real();
       if (Flip()) table.optimizer = SparseOptimizer();
       table.oov_buckets = static_cast<std::int64_t>(Below(2));
-      if (table.oov_buckets > 0) table.oov_ratio = Real();
+      if (Flip()) {
+        table.admission = {.min_count = 2 + static_cast<std::int64_t>(Below(9)),
+                           .max_candidates = kMinTableRows + static_cast<std::int64_t>(Below(1000))};
+        table.eviction.idle_steps = kMinIdleSteps + static_cast<std::int64_t>(Below(1000));
+        table.eviction.idle_days = static_cast<std::int64_t>(Below(10));
+        table.eviction.max_rows = kMinTableRows + static_cast<std::int64_t>(Below(1000));
+        table.eviction.policy = Pick({"lru", "lfu"});
+      }
+      if (table.oov_buckets > 0 && table.admission.min_count == 1) table.oov_ratio = Real();
       table.dtype = Pick({"fp32", "fp16", "bf16"});
       c->tables.push_back(table);
     } else {

@@ -499,7 +499,7 @@ TEST(Train, AdmissionAndEvictionAreTheSameHoweverTheJobRuns) {
 data: {root: )" + dir.path() + R"(, train: train.csv, valid: valid.csv, test: test.csv}
 tables:
   user_id: {oov_buckets: 4, admission: {min_count: 3}}
-  item_id: {eviction: {idle_steps: 60, max_rows: 16384, policy: lfu}}
+  item_id: {eviction: {idle_steps: 64, max_rows: 16384, policy: lfu}}
   device: {admission: 2}
 features:
   - {columns: user_id, type: sparse, embedding_dim: 16}
@@ -513,10 +513,12 @@ train: {num_epochs: 2, threads: 1, global_batch_size: 500, sparse_optimizer: {ty
     return at == std::string::npos ? std::string() : err.substr(at, err.find('\n', at) - at);
   };
   std::string limits;
+  std::string memory;
   const auto train = [&](const char* name, const std::vector<std::string>& prefix, const std::vector<std::string>& more) {
     const std::string run = dir.path() + "/" + name;
     const Trained trained = Train(prefix, config, run, more);
     EXPECT_EQ(trained.done.exit_code, 0) << trained.done.err;
+    memory = trained.done.err;
     limits = said(trained.done.err, "user_id") + "\n" + said(trained.done.err, "item_id");
     return Export(run, run + ".safetensors");
   };
@@ -524,7 +526,7 @@ train: {num_epochs: 2, threads: 1, global_batch_size: 500, sparse_optimizer: {ty
   const std::string alone_limits = limits;
   std::uint64_t rows = 0;
   std::uint64_t admitted = 0;
-  ASSERT_EQ(std::sscanf(limits.c_str(), "table user_id: %lu rows; %lu were admitted", &rows, &admitted), 2) << limits;
+  ASSERT_EQ(std::sscanf(limits.c_str(), "table user_id: %lu rows; since the start of this run %lu were admitted", &rows, &admitted), 2) << limits;
   EXPECT_EQ(rows, admitted);
   EXPECT_GT(admitted, 1'000U);
   EXPECT_LT(admitted, 12'000U) << "of some 20,000 users";
@@ -536,6 +538,8 @@ train: {num_epochs: 2, threads: 1, global_batch_size: 500, sparse_optimizer: {ty
   EXPECT_EQ(limits, alone_limits);
   EXPECT_EQ(train("little", {}, {"--set", "ps.memory_budget=12MiB"}), alone);
   EXPECT_EQ(limits, alone_limits);
+  EXPECT_EQ(memory.find("; 0 times a row was written"), std::string::npos) << memory;
+  EXPECT_NE(memory.find("times a row was written"), std::string::npos) << memory;
   const std::string half = dir.path() + "/half";
   ASSERT_EQ(Train({}, config, half, {"--set", "train.num_epochs=1"}).done.exit_code, 0);
   const Trained resumed = Train(MpirunPrefix(3), config, half, {"--servers", "2", "--resume", "auto"});

@@ -29,7 +29,8 @@ RequestChecker NewChecker() {
   options.job = 5;
   options.incarnation = 6;
   return {options, {{.name = "user", .dim = 4, .state_dim = 1}, {.name = "wide", .dim = 4096, .state_dim = 8192},
-                    {.name = "admits", .dim = 4, .state_dim = 1, .admits = true}}};
+                    {.name = "admits", .dim = 4, .state_dim = 1, .admits = true},
+                    {.name = "admits#seen", .dim = 1, .state_dim = 0, .counts = true}}};
 }
 
 // A good push of three rows of table 0 by worker 2.
@@ -79,7 +80,10 @@ std::vector<Mistake> Mistakes() {
       {"incarnation", [](Request* r) { r->stamp.incarnation = 5; }, "incarnation 5"},
       {"worker", [](Request* r) { r->stamp.worker = 3; }, "worker 3"},
       {"mode", [](Request* r) { r->mode = static_cast<ReadMode>(4); }, "mode 4"},
-      {"table", [](Request* r) { r->parts[0].table = 3; }, "table number 3"},
+      {"table", [](Request* r) { r->parts[0].table = 4; }, "table number 4"},
+      {"table of counts",
+       [](Request* r) { r->parts[0] = {.table = 3, .count = 1, .keys = Frame::Own(OwnKeys(1)), .rows = Frame::Own(std::vector<float>(1))}; },
+       "a table of counts"},
       {"seen keys of a table without admission",
        [](Request* r) {
          r->parts[0].rows = {};

@@ -82,7 +82,7 @@ class RetentionModel {
     if (first_steps_.empty() || first_steps_.rbegin()->first < day) first_steps_[day] = step;
     for (std::uint32_t t = 0; t < rows_.specs().size(); ++t) {
       EraseIdle(t, step);
-      EraseExcess(t);
+      EraseExcess(t, step);
     }
   }
 
@@ -114,7 +114,7 @@ class RetentionModel {
       const std::int64_t first_day = std::int64_t{first_steps_.rbegin()->first} - eviction.idle_days;
       for (const auto& [day, first_step] : first_steps_) {
         if (std::int64_t{day} < first_day) continue;
-        oldest = std::max(oldest, first_step);
+        if (day != first_steps_.begin()->first) oldest = std::max(oldest, first_step);
         break;
       }
     }
@@ -129,11 +129,13 @@ class RetentionModel {
     }
   }
 
-  void EraseExcess(std::uint32_t t) {
+  void EraseExcess(std::uint32_t t, std::uint64_t step) {
     const auto share = static_cast<std::size_t>(spec(t).eviction.max_rows / 1024);
     if (share == 0) return;
     std::map<std::uint32_t, std::vector<std::uint64_t>> vshards;
-    for (const auto& [key, row] : rows_.rows(t)) vshards[VshardOf(key)].push_back(key);
+    for (const auto& [key, row] : rows_.rows(t)) {
+      if (VshardOf(key) / 64 == step % 16) vshards[VshardOf(key)].push_back(key);
+    }
     const bool lfu = spec(t).eviction.policy == "lfu";
     for (auto& [vshard, keys] : vshards) {
       if (keys.size() <= share) continue;
@@ -270,11 +272,11 @@ TEST_P(RetentionModelTest, BehavesAsAnUnorderedMap) {
         const std::vector<std::uint32_t> numbers{0, 1, 2, 3, 4, 5, 6};
         ASSERT_TRUE(shard.tables->Restore(reader->get(), numbers, step).ok());
         ASSERT_EQ((*reader)->tables().days, model.days());
-        shard.retention->SetDays((*reader)->tables().days);
+        shard.retention->Restart((*reader)->tables().days);
       }
     } else if (what == 17 && random.Below(20) == 0) {
       ASSERT_TRUE(shard.tables->Clear().ok());
-      shard.retention->SetDays({});
+      shard.retention->Restart({});
       model.Clear();
     } else {
       // A step that trains nothing.
@@ -357,6 +359,15 @@ TEST(Retention, DecidesTheSameOnAnyNumberOfShards) {
     EXPECT_EQ(sum.idle_rows, one.retention->stats(t).idle_rows);
     EXPECT_EQ(sum.excess_rows, one.retention->stats(t).excess_rows);
     went += sum.idle_rows + sum.excess_rows;
+    for (std::uint64_t key = 0; key < 60'000; key += 7) {
+      RowHeader a;
+      RowHeader b;
+      std::uint8_t in_one = 0;
+      std::uint8_t in_three = 0;
+      ASSERT_TRUE(one.tables->ReadHeaders(t, {&key, 1}, {&a, 1}, {&in_one, 1}).ok());
+      ASSERT_TRUE(three[ShardOf(key, 3)].tables->ReadHeaders(t, {&key, 1}, {&b, 1}, {&in_three, 1}).ok());
+      ASSERT_EQ(std::tie(in_one, a.updates, a.last_step), std::tie(in_three, b.updates, b.last_step)) << specs[t].name << " " << key;
+    }
   }
   EXPECT_GT(went, 1'000U);
 }
@@ -413,6 +424,56 @@ TEST(Retention, DaysAreThoseOfTheStepsWhateverTheClockDoesLater) {
   EXPECT_EQ(shard.retention->stats(0).idle_rows, 2U);
 }
 
+// The days of what was trained before idle_days was set are not known.
+TEST(Retention, RowsFromBeforeTheFirstKnownDayStay) {
+  std::vector<TableSpec> with_days(1);
+  with_days[0] = {.name = "user", .dim = 2};
+  with_days[0].eviction.idle_days = 30;
+  const std::vector<float> grads(2, 1.0F);
+  const std::uint64_t key = 5;
+  const Shard later = NewShard(with_days, 0, NewMemoryRowStore());
+  ASSERT_TRUE(later.retention->Update(0, {&key, 1}, grads, 100).ok());
+  later.retention->Restart({});
+  for (std::uint64_t step = 5'000; step < 8'000; ++step) ASSERT_TRUE(later.retention->EndStep(step, 20'000).ok());
+  EXPECT_EQ(later.tables->stats(0).rows, 1U);
+  for (std::uint64_t step = 8'000; step < 10'000; ++step) ASSERT_TRUE(later.retention->EndStep(step, 20'030).ok());
+  EXPECT_EQ(later.tables->stats(0).rows, 1U);
+  for (std::uint64_t step = 10'000; step < 12'000; ++step) ASSERT_TRUE(later.retention->EndStep(step, 20'031).ok());
+  EXPECT_EQ(later.tables->stats(0).rows, 0U) << "from a day before the last thirty";
+}
+
+TEST(Retention, LatePushesAndRepeatedKeysCountOnce) {
+  std::vector<TableSpec> specs(1);
+  specs[0] = {.name = "user", .dim = 3};
+  specs[0].admission.min_count = 4;
+  specs.push_back(SightingsTable(specs[0]));
+  const Shard shard = NewShard(specs, 0, NewMemoryRowStore());
+  const auto count = [&](std::uint64_t key) {
+    RowHeader header;
+    std::uint8_t found = 0;
+    EXPECT_TRUE(shard.tables->ReadHeaders(1, {&key, 1}, {&header, 1}, {&found, 1}).ok());
+    return found != 0 ? header.updates : 0;
+  };
+  const std::vector<std::uint64_t> seven{7};
+  for (const std::uint64_t step : {9, 10, 9, 10}) ASSERT_TRUE(shard.retention->See(0, seven, step).ok());
+  EXPECT_EQ(count(7), 2U) << "another worker's pushes of the same steps";
+  const std::vector<std::uint64_t> twice{7, 8, 7, 8, 8};
+  ASSERT_TRUE(shard.retention->See(0, twice, 11).ok());
+  EXPECT_EQ(count(7), 3U);
+  EXPECT_EQ(count(8), 1U);
+  ASSERT_TRUE(shard.retention->Update(0, twice, std::vector<float>(15, 1.0F), 12).ok());
+  EXPECT_EQ(shard.tables->stats(0).rows, 1U);
+  EXPECT_EQ(shard.tables->stats(0).memory.dirty_rows, 1U);
+  EXPECT_EQ(shard.tables->stats(1).rows, 1U);
+  // A late update does not make a row look older.
+  ASSERT_TRUE(shard.tables->Update(0, seven, std::vector<float>(3, 1.0F), 20).ok());
+  ASSERT_TRUE(shard.tables->Update(0, seven, std::vector<float>(3, 1.0F), 19).ok());
+  RowHeader header;
+  std::uint8_t found = 0;
+  ASSERT_TRUE(shard.tables->ReadHeaders(0, seven, {&header, 1}, {&found, 1}).ok());
+  EXPECT_EQ(header.last_step, 20U);
+}
+
 TEST(Retention, AJobWithoutTheTableOfCountsIsRefused) {
   std::vector<TableSpec> specs(1);
   specs[0] = {.name = "user", .dim = 3};
@@ -422,6 +483,10 @@ TEST(Retention, AJobWithoutTheTableOfCountsIsRefused) {
   const auto retention = Retention::Create(tables->get(), specs, {});
   ASSERT_FALSE(retention.ok());
   EXPECT_NE(retention.status().message().find("user#seen"), std::string::npos);
+  specs.push_back(SightingsTable(specs[0]));
+  specs[1].dim = 2;
+  tables = TieredTables::Create({.seed = kSeed}, specs, NewMemoryRowStore());
+  EXPECT_EQ(Retention::Create(tables->get(), specs, {}).status().code(), Code::kInvalidInput) << "no table of counts";
 }
 
 }  // namespace

@@ -283,6 +283,68 @@ TEST(TieredTables, ADiskThatIsFullLosesNoRow) {
   EXPECT_TRUE(tables->Update(0, keys, grads, 400).ok()) << "there is room again";
 }
 
+// Erased rows stay away while the store cannot be told of them, and afterwards.
+TEST(TieredTables, ErasedRowsDoNotComeBackWhenTheDiskIsFull) {
+  const TempDir scratch;
+  const std::vector<TableSpec> specs = Specs("adagrad", 16);
+  bool full = false;
+  const auto tables = TieredTables::Create({.seed = kSeed, .memory_budget = 1ULL << 20}, specs,
+                                           std::make_unique<FailingStore>(&full)).value();
+  RowsModel model(specs, kSeed);
+  std::vector<std::uint64_t> keys(20'000);
+  std::iota(keys.begin(), keys.end(), 0U);
+  const std::vector<float> grads(keys.size() * 16, 0.5F);
+  ASSERT_TRUE(tables->Update(0, keys, grads, 1).ok());
+  for (const std::uint64_t key : keys) model.Update(0, key, std::span(grads).first(16), 1);
+  std::vector<std::uint64_t> gone;
+  for (std::uint64_t key = 0; key < keys.size(); key += 2) {
+    gone.push_back(key);
+    model.Erase(0, key);
+  }
+  ASSERT_TRUE(tables->Erase(0, gone).ok());
+  ExpectAllRows(model, tables.get());
+  full = true;
+  std::uint64_t rows = 0;
+  EXPECT_FALSE(tables->WriteCheckpoint(scratch.path() + "/none", &rows).ok());
+  std::vector<std::uint32_t> absent;
+  ASSERT_TRUE(tables->FindAbsent(0, keys, &absent).ok());
+  EXPECT_EQ(absent.size(), gone.size());
+  for (const std::uint64_t key : {std::uint64_t{0}, std::uint64_t{2}, std::uint64_t{19'998}}) {
+    ExpectRow(model, tables.get(), 0, key);
+  }
+  full = false;
+  ASSERT_TRUE(tables->WriteCheckpoint(scratch.path() + "/checkpoint", &rows).ok());
+  ExpectAllRows(model, tables.get());
+}
+
+// More erased keys than are kept in memory.
+TEST(TieredTables, TheStoreIsToldOfErasedRowsInTime) {
+  const TempDir scratch;
+  std::vector<TableSpec> specs(1);
+  specs[0] = {.name = "user", .dim = 1};
+  specs[0].optimizer.type = "sgd";
+  const std::string ps_dir = scratch.path() + "/checkpoint";
+  ASSERT_TRUE(MakeDirs(ps_dir).ok());
+  auto tables = NewTables(specs, 0, Kind::kMemory, "");
+  std::vector<std::uint64_t> keys(200'000);
+  std::iota(keys.begin(), keys.end(), 0U);
+  ASSERT_TRUE(tables->Update(0, keys, std::vector<float>(keys.size(), 1.0F), 0).ok());
+  ASSERT_TRUE(tables->Erase(0, std::span(keys).first(100'000)).ok());
+  const std::uint64_t before = tables->memory_bytes();
+  EXPECT_LT(before, tables->stats(0).memory.memory_bytes + 1'000) << "the store never had them";
+  ASSERT_TRUE(tables->Update(0, std::span(keys).first(100'000), std::vector<float>(100'000, 1.0F), 1).ok());
+  std::uint64_t rows = 0;
+  ASSERT_TRUE(tables->WriteCheckpoint(ps_dir + "/" + ShardDirName(0, 1), &rows).ok());
+  ASSERT_TRUE(tables->Erase(0, std::span(keys).first(150'000)).ok());
+  EXPECT_LT(tables->memory_bytes(), tables->stats(0).memory.memory_bytes + (2ULL << 20)) << "not 150,000 keys";
+  EXPECT_EQ(tables->stats(0).rows, 50'000U);
+  const std::string later = scratch.path() + "/later";
+  ASSERT_TRUE(MakeDirs(later).ok());
+  ASSERT_TRUE(tables->WriteCheckpoint(later + "/" + ShardDirName(0, 1), &rows).ok());
+  ASSERT_TRUE(WriteCheckpointTables(later, {.specs = specs, .seed = kSeed, .num_shards = 1}).ok());
+  EXPECT_EQ(CheckpointReader::Open(later).value()->CountRows(0).value(), 50'000U);
+}
+
 TEST(TieredTables, AfterARestoreThatLostTheRowsNothingIsReadUntilOneSucceeds) {
   const TempDir scratch;
   const std::vector<TableSpec> specs = Specs("sgd", 4);

@@ -50,6 +50,7 @@ void BatchAssembler::Assemble(const Columns& columns, std::span<const std::uint3
     table.counts.clear();
     table.oov.clear();
     table.oov_uses.clear();
+    table.oov_slots.clear();
   }
   batch->samples.resize(rows.size());
   for (std::size_t i = 0; i < rows.size(); ++i) batch->samples[i] = columns.sample(rows[i]);
@@ -63,14 +64,20 @@ void BatchAssembler::Assemble(const Columns& columns, std::span<const std::uint3
     TakeListCodes(columns, l, rows, batch);
     AddFeature(columns, columns.list_features_[l], list_codes_, batch);
   }
+  for (std::size_t t = 0; options_.drop_to_oov && t < batch->tables.size(); ++t) {
+    const Table& table = columns.schema_.tables[t];
+    if (table.admits && table.oov_buckets > 0) SetOovSlots(t, table, &batch->tables[t]);
+  }
   AddNumbers(columns, rows, batch);
   AddLabels(columns, rows, batch);
 }
 
 void BatchAssembler::Reset(const Columns& columns) {
   marks_.resize(columns.dictionaries_.size());
+  oov_marks_.resize(columns.dictionaries_.size());
   if (++stamp_ == 0) {  // after 2^32 batches: no old stamp may look new
     for (auto& marks : marks_) std::fill(marks.begin(), marks.end(), Mark{0});
+    for (auto& marks : oov_marks_) std::fill(marks.begin(), marks.end(), Mark{0});
     stamp_ = 1;
   }
   // Another Columns may number its keys otherwise; marks of earlier batches are out of date all the same.
@@ -116,12 +123,13 @@ void BatchAssembler::AddFeature(const Columns& columns, std::size_t feature, std
   const std::uint32_t t = columns.schema_.sparse[feature].table;
   const Table& table = columns.schema_.tables[t];
   const FeatureInput input{feature,
+                           t,
                            table,
                            columns.dictionaries_[t].keys(),
                            marks_[t],
                            batch->tables[t],
                            batch->sparse[feature],
-                           options_.drop_to_oov && table.oov_buckets > 0 && table.oov_ratio > 0.0};
+                           options_.drop_to_oov && table.oov_buckets > 0 && table.oov_ratio > 0.0 && !table.admits};
   Dedup(input, codes);
   if (input.drops) DrawOovUses(input, *batch);
 }
@@ -177,18 +185,27 @@ void BatchAssembler::DrawOovUses(const FeatureInput& input, const Batch& batch) 
   for (const std::uint32_t position : std::span<const std::uint32_t>(drawn_).first(count)) {
     const std::uint64_t key = input.out.keys[input.values.slots[position]];
     input.out.oov_uses.push_back(
-        {.feature = static_cast<std::uint32_t>(input.feature), .position = position, .oov = OovSlot(input, key)});
+        {.feature = static_cast<std::uint32_t>(input.feature),
+         .position = position,
+         .oov = OovSlot(input.table_number, input.table, key, &input.out)});
   }
 }
 
-std::uint32_t BatchAssembler::OovSlot(const FeatureInput& input, std::uint64_t key) {
-  std::vector<std::uint64_t>& used = input.out.oov;
-  const std::uint64_t bucket = OovBucketOf(key, input.table.oov_buckets);
-  // A linear search: few uses are drawn, into few buckets.
-  const auto found = std::find(used.begin(), used.end(), bucket);
-  const auto slot = static_cast<std::uint32_t>(found - used.begin());
-  if (found == used.end()) used.push_back(bucket);
-  return slot;
+void BatchAssembler::SetOovSlots(std::size_t t, const Table& table, TableBatch* out) {
+  out->oov_slots.resize(out->keys.size());
+  for (std::size_t i = 0; i < out->keys.size(); ++i) out->oov_slots[i] = OovSlot(t, table, out->keys[i], out);
+}
+
+std::uint32_t BatchAssembler::OovSlot(std::size_t t, const Table& table, std::uint64_t key, TableBatch* out) {
+  std::vector<Mark>& marks = oov_marks_[t];
+  marks.resize(table.oov_buckets, 0);
+  const std::uint64_t bucket = OovBucketOf(key, table.oov_buckets);
+  const Mark stamp = Mark{stamp_} << 32U;
+  if (marks[bucket] < stamp) {
+    marks[bucket] = stamp | out->oov.size();
+    out->oov.push_back(bucket);
+  }
+  return static_cast<std::uint32_t>(marks[bucket]);
 }
 
 void BatchAssembler::AddNumbers(const Columns& columns, std::span<const std::uint32_t> rows, Batch* batch) {

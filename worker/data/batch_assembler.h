@@ -30,6 +30,7 @@ class BatchAssembler {
   // What one feature's values go through.
   struct FeatureInput {
     std::size_t feature;
+    std::size_t table_number;
     const Table& table;
     std::span<const std::uint64_t> keys;  // of the table's dictionary
     std::vector<Mark>& marks;
@@ -46,13 +47,17 @@ class BatchAssembler {
   void Dedup(const FeatureInput& input, std::span<const std::uint32_t> codes);
   // Notes the uses that may go to an oov row.
   void DrawOovUses(const FeatureInput& input, const Batch& batch);
-  static std::uint32_t OovSlot(const FeatureInput& input, std::uint64_t key);
+  // Of a table that admits: where each of its keys goes while it has no row.
+  void SetOovSlots(std::size_t t, const Table& table, TableBatch* out);
+  // The position in out->oov of the bucket of `key`, which is added when it is new.
+  std::uint32_t OovSlot(std::size_t t, const Table& table, std::uint64_t key, TableBatch* out);
   static void AddNumbers(const Columns& columns, std::span<const std::uint32_t> rows, Batch* batch);
   static void AddLabels(const Columns& columns, std::span<const std::uint32_t> rows, Batch* batch);
 
   BatchOptions options_;
   std::uint32_t stamp_ = 0;
-  std::vector<std::vector<Mark>> marks_;  // [tables][codes]
+  std::vector<std::vector<Mark>> marks_;      // [tables][codes]
+  std::vector<std::vector<Mark>> oov_marks_;  // [tables][oov_buckets] of those that are used
   std::vector<std::uint32_t> codes_;      // [single features, stride_] of the batch
   std::size_t stride_ = 0;
   std::vector<std::uint32_t> list_codes_;  // [values] of one list

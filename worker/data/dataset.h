@@ -60,8 +60,9 @@ struct OovUse {
 struct TableBatch {                 // one per Schema::tables
   std::vector<std::uint64_t> keys;     // [n] distinct, in order of first use
   std::vector<std::uint32_t> counts;   // [n] uses in this batch
-  std::vector<std::uint64_t> oov;      // [m] distinct oov buckets of `oov_uses`; slot of the j-th is n + j
+  std::vector<std::uint64_t> oov;      // [m] distinct oov buckets of the next two; slot of the j-th is n + j
   std::vector<OovUse> oov_uses;        // training only
+  std::vector<std::uint32_t> oov_slots;  // the same, of a table that admits: [n] positions in oov of the keys' buckets
   std::vector<std::uint64_t> seen;     // set after training: distinct keys without a row of their own
   [[nodiscard]] std::size_t slots() const { return keys.size() + oov.size(); }
 };

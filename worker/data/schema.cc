@@ -210,7 +210,7 @@ class SchemaResolver {
     table.hash_buckets = static_cast<std::uint64_t>(spec.hash_buckets);
     table.oov_buckets = static_cast<std::uint32_t>(spec.oov_buckets);
     table.admits = spec.admission.min_count > 1;
-    table.oov_ratio = spec.oov_buckets == 0 ? 0.0 : table.admits ? 1.0 : spec.oov_ratio;
+    table.oov_ratio = spec.oov_buckets > 0 && !table.admits ? spec.oov_ratio : 0.0;
     schema_.tables.push_back(std::move(table));
     table_configs_.push_back(std::move(spec));
   }

@@ -38,7 +38,7 @@ std::vector<ps::PullPart> PullParts(const data::Schema& schema, const data::Batc
   return parts;
 }
 
-void RouteUnseen(const FoundKeys& found, data::Batch* batch) {
+void RouteUnseen(const data::Schema& schema, const FoundKeys& found, data::Batch* batch) {
   for (std::size_t t = 0; t < batch->tables.size(); ++t) {
     data::TableBatch& table = batch->tables[t];
     for (const data::OovUse& use : table.oov_uses) {
@@ -46,6 +46,16 @@ void RouteUnseen(const FoundKeys& found, data::Batch* batch) {
       if (found[t][slot] != 0) continue;
       --table.counts[slot];
       slot = static_cast<std::uint32_t>(table.keys.size()) + use.oov;
+    }
+  }
+  for (std::size_t f = 0; f < batch->sparse.size(); ++f) {
+    const std::size_t t = schema.sparse[f].table;
+    data::TableBatch& table = batch->tables[t];
+    if (table.oov_slots.empty()) continue;
+    for (std::uint32_t& slot : batch->sparse[f].slots) {
+      if (found[t][slot] != 0) continue;
+      --table.counts[slot];
+      slot = static_cast<std::uint32_t>(table.keys.size()) + table.oov_slots[slot];
     }
   }
 }
@@ -60,7 +70,9 @@ void DropUnused(const data::Schema& schema, const FoundKeys& found, data::Batch*
     used.assign(table.slots(), 0);
     for (std::size_t i = 0; i < table.keys.size(); ++i) {
       used[i] = (admits ? found[t][i] != 0 : table.counts[i] != 0) ? 1 : 0;
-      if (admits && used[i] == 0) table.seen.push_back(table.keys[i]);
+      if (!admits || used[i] != 0) continue;
+      table.seen.push_back(table.keys[i]);
+      if (!table.oov_slots.empty()) used[table.keys.size() + table.oov_slots[i]] = 1;
     }
     for (const data::OovUse& use : table.oov_uses) used[batch->sparse[use.feature].slots[use.position]] = 1;
     const auto dim = static_cast<std::size_t>(schema.tables[t].dim);
@@ -94,7 +106,7 @@ std::vector<ps::PushPart> PushParts(const data::Schema& schema, const data::Batc
                });
   for (std::size_t t = 0; t < schema.tables.size(); ++t) {
     const std::vector<std::uint64_t>& seen = batch.tables[t].seen;
-    if (!seen.empty()) parts.push_back({.table = static_cast<std::uint32_t>(t), .keys = seen, .grads = {}});
+    if (!seen.empty()) parts.push_back({.table = static_cast<std::uint32_t>(t), .keys = seen, .only_seen = true});
   }
   return parts;
 }

@@ -3,7 +3,7 @@
 //
 //   FoundKeys found;
 //   pull(PullParts(schema, batch, &rows, &found));
-//   RouteUnseen(found, &batch);                  // first uses that were drawn go to oov rows
+//   RouteUnseen(schema, found, &batch);          // first uses that were drawn go to oov rows
 //   ... forward and backward ...
 //   DropUnused(schema, found, &batch, &grads);   // what no sample used any more is not pushed: no row is made for it
 //   push(PushParts(schema, batch, grads));
@@ -27,8 +27,9 @@ using FoundKeys = std::vector<std::vector<std::uint8_t>>;
 // rows: resized for the batch. found: resized to be filled by the pull.
 std::vector<ps::PullPart> PullParts(const data::Schema& schema, const data::Batch& batch, TableRows* rows, FoundKeys* found);
 
-// Gives each use in TableBatch::oov_uses whose key has no row the slot of its oov row, and takes it off the key's count.
-void RouteUnseen(const FoundKeys& found, data::Batch* batch);
+// Gives each use in TableBatch::oov_uses whose key has no row the slot of its oov row, and takes it off the key's count; of a
+// table that admits each use whose key has no row.
+void RouteUnseen(const data::Schema& schema, const FoundKeys& found, data::Batch* batch);
 
 // Takes out the keys and oov buckets that RouteUnseen left without a use, with their gradients; of a table that admits
 // values after some sightings all keys without a row, which become TableBatch::seen. The batch's slots and counts no longer

@@ -38,7 +38,7 @@ Result<bool> Trainer::Step() {
   }
   if (!std::exchange(pull_begun_, false)) GM_RETURN_IF_ERROR(BeginPull(&current_, step_));
   GM_RETURN_IF_ERROR(parts_.client->FinishPull());
-  RouteUnseen(current_.found, &current_.batch);
+  RouteUnseen(*parts_.schema, current_.found, &current_.batch);
   Lap(Phase::kPull);
   GM_RETURN_IF_ERROR(LookAhead());
   GM_RETURN_IF_ERROR(ForwardBackward(current_));

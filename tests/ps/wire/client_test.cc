@@ -219,7 +219,8 @@ TEST_P(ClientTest, KeysThatWereOnlySeenArePushedBesideGradients) {
   const std::vector<std::uint64_t> trained = SomeKeys(200);
   const std::vector<std::uint64_t> seen = SomeKeys(300, 1);
   const std::vector<float> grads(trained.size() * kDim, 0.5F);
-  ASSERT_TRUE(client->Push(4, std::vector<PushPart>{{.table = 1, .keys = seen}, {.table = 1, .keys = trained, .grads = grads}}).ok());
+  ASSERT_TRUE(client->Push(4, std::vector<PushPart>{{.table = 1, .keys = seen, .only_seen = true},
+                                                            {.table = 1, .keys = trained, .grads = grads}}).ok());
   std::size_t with_grads = 0;
   std::vector<std::uint64_t> without;
   for (const Sent& sent : network_.sent) {
@@ -235,8 +236,11 @@ TEST_P(ClientTest, KeysThatWereOnlySeenArePushedBesideGradients) {
   }
   EXPECT_EQ(with_grads, trained.size());
   EXPECT_TRUE(std::is_permutation(without.begin(), without.end(), seen.begin(), seen.end()));
-  EXPECT_EQ(client->Push(5, std::vector<PushPart>{{.table = 0, .keys = seen}}).code(), Code::kInvalidInput)
-      << "its keys need no admission";
+  for (const PushPart& part : std::vector<PushPart>{{.table = 0, .keys = seen, .only_seen = true},
+                                                    {.table = 1, .keys = seen},
+                                                    {.table = 1, .keys = trained, .grads = grads, .only_seen = true}}) {
+    EXPECT_EQ(client->Push(5, {&part, 1}).code(), Code::kInvalidInput);
+  }
 }
 
 TEST_P(ClientTest, AnEmptyPushGoesToEveryShardAndAnEmptyPullToNone) {

@@ -235,5 +235,39 @@ TEST(BatchAssemblerTest, DrawsTheUsesThatMayTrainOovRows) {
   EXPECT_TRUE(drawn(options, all).empty());
 }
 
+// Until it is admitted a value goes to its bucket, wherever it is used: a place for each key, and no draws.
+TEST(BatchAssembler, EveryKeyOfATableThatAdmitsHasItsBucket) {
+  Config config = ListConfig();
+  TableConfig table;
+  table.name = "user";
+  table.embedding_dim = 4;
+  table.oov_buckets = 5;
+  table.admission.min_count = 2;
+  config.tables = {table};
+  const Prepared setup(config);
+  const auto columns = ReadColumns(setup);
+  BatchOptions options;
+  std::vector<std::uint32_t> rows(500);
+  std::iota(rows.begin(), rows.end(), 0U);
+  BatchAssembler assembler(options);
+  Batch batch;
+  for (int again = 0; again < 2; ++again) {
+    assembler.Assemble(*columns, rows, &batch);
+    const TableBatch& user = batch.tables[0];
+    EXPECT_TRUE(user.oov_uses.empty());
+    ASSERT_EQ(user.oov_slots.size(), user.keys.size());
+    for (std::size_t i = 0; i < user.keys.size(); ++i) {
+      EXPECT_EQ(user.oov.at(user.oov_slots[i]), OovBucketOf(user.keys[i], 5));
+    }
+    EXPECT_EQ(std::set<std::uint64_t>(user.oov.begin(), user.oov.end()).size(), user.oov.size()) << "a bucket comes once";
+    EXPECT_TRUE(batch.tables[1].oov_slots.empty());
+  }
+  options.drop_to_oov = false;
+  BatchAssembler evaluates(options);
+  evaluates.Assemble(*columns, rows, &batch);
+  EXPECT_TRUE(batch.tables[0].oov_slots.empty());
+  EXPECT_TRUE(batch.tables[0].oov.empty());
+}
+
 }  // namespace
 }  // namespace gatemill::data

@@ -61,6 +61,7 @@ TEST(SchemaTest, TablesAreSharedAndTheirCompanionsFollow) {
   ids.oov_ratio = 0.5;
   ids.optimizer = SparseOptimizerConfig{.type = "ftrl"};
   ids.dtype = "bf16";
+  ids.eviction.idle_steps = 100;
   config.tables = {ids};
   config.features = {Sparse({"user", "item"}, 0), Sparse({"tags"}, 3)};
   config.features[0].table = "ids";
@@ -87,6 +88,30 @@ TEST(SchemaTest, TablesAreSharedAndTheirCompanionsFollow) {
   EXPECT_EQ(schema->server_tables[2].oov_rows, 0U);
   EXPECT_EQ(schema->server_tables[2].dtype, ps::FloatType::kBfloat16);
   EXPECT_EQ(schema->tables[1].oov_table, 3U);
+  EXPECT_EQ(schema->server_tables[0].eviction.idle_steps, 100);
+  EXPECT_EQ(schema->server_tables[2].eviction, EvictionConfig()) << "shared rows stay";
+}
+
+TEST(SchemaTest, ATableThatAdmitsHasACompanionForItsCounts) {
+  Config config = Base();
+  TableConfig user;
+  user.name = "user";
+  user.oov_buckets = 2;
+  user.admission = {.min_count = 3, .max_candidates = 50'000};
+  config.tables = {user};
+  config.features = {Sparse({"user", "item"}, 4)};
+  const Result<Schema> schema = ResolveSchema(config, kColumns);
+  ASSERT_TRUE(schema.ok()) << schema.status().message();
+  EXPECT_TRUE(schema->tables[0].admits);
+  EXPECT_FALSE(schema->tables[1].admits);
+  EXPECT_EQ(schema->tables[0].oov_ratio, 0.0) << "no use is drawn: all of them go to shared rows";
+  ASSERT_EQ(schema->server_tables.size(), 4U);
+  EXPECT_EQ(schema->server_tables[0].admission.min_count, 3);
+  EXPECT_EQ(schema->server_tables[2].name, ps::OovTableName("user"));
+  EXPECT_EQ(schema->server_tables[2].admission, AdmissionConfig());
+  EXPECT_TRUE(ps::HoldsSightings(schema->server_tables[3]));
+  EXPECT_EQ(schema->server_tables[3].dim, 1);
+  EXPECT_EQ(schema->server_tables[3].eviction.max_rows, 50'000);
 }
 
 TEST(SchemaTest, EveryMistakeAtOnce) {
@@ -140,6 +165,11 @@ TEST(SchemaTest, SmallMistakes) {
   feature.bucketize.boundaries = {1, 2};
   feature.separator = "|";
   EXPECT_NE(with(feature).find("exclude each other"), std::string::npos);
+  for (const char* name : {"a#seen", "a#oov"}) {
+    feature = Sparse({"user"}, 4);
+    feature.name = name;
+    EXPECT_NE(with(feature).find("companion tables"), std::string::npos) << name;
+  }
   Config config = Base();
   EXPECT_NE(Mistakes(config).find("there are no features"), std::string::npos);
   config.features = {Sparse({"user"}, 4)};

@@ -66,7 +66,7 @@ TEST(TableParts, OovRowsTravelAsTheCompanionsKeysBehindTheTables) {
 
 TEST(TableParts, DrawnUsesOfKeysWithoutARowGoToOovRows) {
   data::Batch batch = BatchOf();
-  RouteUnseen({{}, {0, 1, 0}}, &batch);  // 20 and 22 have no row
+  RouteUnseen(TwoTables(), {{}, {0, 1, 0}}, &batch);  // 20 and 22 have no row
   EXPECT_EQ(batch.sparse[0].slots, (Slots{0, 0, 1, 1}));
   EXPECT_EQ(batch.sparse[1].slots, (Slots{3, 3, 1, 2})) << "21 has a row; the use of 22 here was not drawn";
   EXPECT_EQ(batch.sparse[2].slots, (Slots{4, 1}));
@@ -77,7 +77,7 @@ TEST(TableParts, KeysAndBucketsWithoutAUseAreNotPushed) {
   const data::Schema schema = TwoTables();
   data::Batch batch = BatchOf();
   const FoundKeys found{{}, {0, 1, 1}};
-  RouteUnseen(found, &batch);  // only 20 has no row: all its uses go to bucket 3, bucket 0 has none
+  RouteUnseen(schema, found, &batch);  // only 20 has no row: all its uses go to bucket 3, bucket 0 has none
   TableRows grads = RowsOf();
   DropUnused(schema, found, &batch, &grads);
   EXPECT_EQ(batch.tables[0].keys, (Keys{10, 11}));
@@ -95,12 +95,33 @@ TEST(TableParts, WhenEveryKeyHasARowNoBucketIsPushed) {
   const data::Schema schema = TwoTables();
   data::Batch batch = BatchOf();
   const FoundKeys found{{}, {1, 1, 1}};
-  RouteUnseen(found, &batch);
+  RouteUnseen(schema, found, &batch);
   EXPECT_EQ(batch.sparse[1].slots, BatchOf().sparse[1].slots);
   TableRows grads = RowsOf();
   DropUnused(schema, found, &batch, &grads);
   EXPECT_EQ(grads.tables[1], (std::vector<float>{20, 21, 22}));
   EXPECT_EQ(PushParts(schema, batch, grads).size(), 2U);
+}
+
+TEST(TableParts, EveryUseOfAKeyThatIsNotAdmittedGoesToItsOovRow) {
+  data::Schema schema = TwoTables();
+  schema.tables[1].admits = true;
+  data::Batch batch = BatchOf();  // three keys, of which the first and third share bucket 0 (at 1), the second has bucket 3
+  batch.tables[1].oov_uses.clear();
+  batch.tables[1].oov_slots = {1, 0, 1};
+  const Slots before = batch.sparse[1].slots;
+  const FoundKeys found{{}, {0, 1, 1}};
+  RouteUnseen(schema, found, &batch);
+  for (std::size_t i = 0; i < before.size(); ++i) {
+    EXPECT_EQ(batch.sparse[1].slots[i], before[i] == 0 ? 3 + 1 : before[i]) << "of key 20 only";
+  }
+  TableRows grads = RowsOf();
+  const std::vector<float> own = grads.tables[1];
+  DropUnused(schema, found, &batch, &grads);
+  EXPECT_EQ(batch.tables[1].keys, (Keys{21, 22}));
+  EXPECT_EQ(batch.tables[1].seen, (Keys{20}));
+  EXPECT_EQ(batch.tables[1].oov, (Keys{0}));
+  EXPECT_EQ(grads.tables[1], (std::vector<float>{own[1], own[2], own[4]}));
 }
 
 TEST(TableParts, KeysThatAreNotAdmittedArePushedWithoutGradients) {
@@ -113,7 +134,7 @@ TEST(TableParts, KeysThatAreNotAdmittedArePushedWithoutGradients) {
   EXPECT_EQ(pulls[0].found.size(), 2U) << "which keys have rows must be known";
   found[0] = {0, 1};
   found[1] = {1, 1, 1};
-  RouteUnseen(found, &batch);
+  RouteUnseen(schema, found, &batch);
   TableRows grads = RowsOf();
   DropUnused(schema, found, &batch, &grads);
   EXPECT_EQ(batch.tables[0].keys, (Keys{11}));
@@ -124,7 +145,7 @@ TEST(TableParts, KeysThatAreNotAdmittedArePushedWithoutGradients) {
   EXPECT_EQ(pushes[0].grads.size(), 2U);
   EXPECT_EQ(pushes[2].table, 0U);
   EXPECT_EQ(Keys(pushes[2].keys.begin(), pushes[2].keys.end()), (Keys{10}));
-  EXPECT_TRUE(pushes[2].grads.empty());
+  EXPECT_TRUE(pushes[2].only_seen);
 }
 
 }  // namespace
