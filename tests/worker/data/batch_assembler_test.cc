@@ -236,8 +236,9 @@ TEST(BatchAssemblerTest, DrawsTheUsesThatMayTrainOovRows) {
 }
 
 // Until it is admitted a value goes to its bucket, wherever it is used: a place for each key, and no draws.
-TEST(BatchAssembler, EveryKeyOfATableThatAdmitsHasItsBucket) {
-  Config config = ListConfig();
+TEST(BatchAssemblerTest, EveryKeyOfATableThatAdmitsHasItsBucket) {
+  const TempDir dir;
+  Config config = SmallConfig(dir.Write("f.csv", SmallLog(500)));
   TableConfig table;
   table.name = "user";
   table.embedding_dim = 4;

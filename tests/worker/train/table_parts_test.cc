@@ -128,7 +128,7 @@ TEST(TableParts, KeysThatAreNotAdmittedArePushedWithoutGradients) {
   data::Schema schema = TwoTables();
   schema.tables[0].admits = true;  // it has no oov rows
   data::Batch batch = BatchOf();
-  TableRows rows;
+  TableRows rows = RowsOf();
   FoundKeys found;
   const auto pulls = PullParts(schema, batch, &rows, &found);
   EXPECT_EQ(pulls[0].found.size(), 2U) << "which keys have rows must be known";
