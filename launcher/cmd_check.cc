@@ -175,6 +175,19 @@ std::int64_t BytesPerRow(const ps::TableSpec& spec, int state_dim) {
   return number_bytes * spec.dim + std::int64_t{4} * state_dim + kRowOverheadBytes;
 }
 
+// When keys get and lose their rows, in words; "" for a table whose rows all stay.
+std::string LimitsText(const ps::TableSpec& spec) {
+  std::string text;
+  const auto add = [&](std::int64_t limit, const char* before, const char* after) {
+    if (limit > 0) text += (text.empty() ? "" : "; ") + std::string(before) + std::to_string(limit) + after;
+  };
+  if (spec.admission.min_count > 1) add(spec.admission.min_count, "after ", " steps");
+  add(spec.eviction.idle_steps, "idle ", " steps");
+  add(spec.eviction.idle_days, "idle ", " days");
+  add(spec.eviction.max_rows, "at most ", (" rows, " + spec.eviction.policy).c_str());
+  return text;
+}
+
 Result<json> TablesJson(const data::Schema& schema) {
   json tables = json::array();
   for (std::size_t t = 0; t < schema.tables.size(); ++t) {
@@ -188,7 +201,8 @@ Result<json> TablesJson(const data::Schema& schema) {
                       {"state_dim", state_dim},
                       {"bytes_per_row", BytesPerRow(spec, state_dim)},
                       {"hash_buckets", schema.tables[t].hash_buckets},
-                      {"oov_buckets", schema.tables[t].oov_buckets}});
+                      {"oov_buckets", schema.tables[t].oov_buckets},
+                      {"limits", LimitsText(spec)}});
   }
   return tables;
 }
@@ -278,7 +292,7 @@ std::string PlanText(const Plan& plan, const json& said) {
                      " features, " + std::to_string(said["tables"].size()) + " tables\n\n";
   text += TableText(said["data"], {"part", "bytes", "where", "path"});
   text += TableText(said["features"], {"name", "column", "kind", "table", "dim", "x"});
-  text += TableText(said["tables"], {"name", "dim", "dtype", "optimizer", "bytes_per_row", "hash_buckets", "oov_buckets"});
+  text += TableText(said["tables"], {"name", "dim", "dtype", "optimizer", "bytes_per_row", "hash_buckets", "oov_buckets", "limits"});
   Rows tasks{{"task", "label", "loss", "metrics"}};
   for (const TaskConfig& task : plan.config.tasks) {
     std::string metrics;

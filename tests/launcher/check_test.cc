@@ -47,6 +47,17 @@ TEST(CheckTest, SaysWhatWouldBeTrained) {
   EXPECT_EQ(said["memory"]["dense_bytes"], said["parameters"].get<int>() * 4 * 4);  // value, gradient, two moments
 }
 
+TEST(CheckTest, SaysWhenRowsComeAndGo) {
+  const TempDir dir;
+  const Finished done = Check({WriteSmallJob(dir), "--json", "--set", "tables.tags={admission: 3}", "--set",
+                               "tables.price_bucket={eviction: {idle_steps: 100, idle_days: 7, max_rows: 20000, policy: lfu}}"});
+  ASSERT_EQ(done.exit_code, 0) << done.err;
+  const json said = json::parse(LastLine(done.out));
+  EXPECT_EQ(said["tables"][0]["limits"], "");
+  EXPECT_EQ(said["tables"][2]["limits"], "after 3 steps");
+  EXPECT_EQ(said["tables"][3]["limits"], "idle 100 steps; idle 7 days; at most 20000 rows, lfu");
+}
+
 TEST(CheckTest, HalfTheBytesOfAnEmbeddingAreCounted) {
   const TempDir dir;
   const Finished done = Check({WriteSmallJob(dir), "--json", "--set", "tables.user.dtype=bf16"});
