@@ -22,11 +22,6 @@ namespace gatemill::ps {
 namespace {
 
 constexpr std::uint64_t kSeed = 20'261'122;
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr int kRounds = 60;  // some twenty times as slow
-#else
-constexpr int kRounds = 260;
-#endif
 
 // One table for each of what there is, in fp32 and 16 bits, and all of it together.
 std::vector<TableSpec> Specs(const std::string& optimizer) {
@@ -231,7 +226,7 @@ TEST_P(RetentionModelTest, BehavesAsAnUnorderedMap) {
       ASSERT_EQ(shard.tables->stats(t).rows, model.rows().rows(t).size()) << "table " << t << " step " << step;
     }
   };
-  for (int round = 0; round < kRounds; ++round) {
+  for (int round = 0; round < kModelRounds; ++round) {
     const auto t = static_cast<std::uint32_t>(random.Below(kTrained));
     const std::vector<std::uint64_t> keys = DrawKeys(&random, step, 2'500);
     const std::uint64_t what = random.Below(20);
@@ -293,14 +288,14 @@ TEST_P(RetentionModelTest, BehavesAsAnUnorderedMap) {
     ASSERT_TRUE(!limited || shard.tables->memory_bytes() <= budget);
   }
   ExpectAllRows(model.rows(), shard.tables.get());
-  const auto rounds = static_cast<std::uint64_t>(kRounds);
+  const auto rounds = static_cast<std::uint64_t>(kModelRounds);
   EXPECT_GT(model.admitted[0], rounds);
   EXPECT_GT(model.admitted[4], rounds);
   EXPECT_GT(model.idle[1], rounds);
-  EXPECT_GT(model.idle[4], kRounds > 100 ? rounds : 0);
-  EXPECT_GT(model.excess[2], kRounds > 100 ? rounds : 0);
-  EXPECT_GT(model.excess[3], kRounds > 100 ? rounds : 0);
-  EXPECT_GT(model.excess[kTrained], kRounds > 100 ? rounds : 0) << "of the counts";
+  EXPECT_GT(model.idle[4], kModelRounds > 100 ? rounds : 0);
+  EXPECT_GT(model.excess[2], kModelRounds > 100 ? rounds : 0);
+  EXPECT_GT(model.excess[3], kModelRounds > 100 ? rounds : 0);
+  EXPECT_GT(model.excess[kTrained], kModelRounds > 100 ? rounds : 0) << "of the counts";
   EXPECT_EQ(shard.tables->spill_stats().dropped_rows > 0, limited);
 }
 

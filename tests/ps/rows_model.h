@@ -17,6 +17,13 @@
 
 namespace gatemill::ps {
 
+// Operations of a test that draws them.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+inline constexpr int kModelRounds = 60;  // some twenty times as slow
+#else
+inline constexpr int kModelRounds = 260;
+#endif
+
 struct ModelRow {
   std::vector<float> values;  // [dim + state_dim]
   RowHeader header;

@@ -22,11 +22,6 @@ namespace gatemill::ps {
 namespace {
 
 constexpr std::uint64_t kSeed = 20'240'611;
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr int kRounds = 60;  // some twenty times as slow
-#else
-constexpr int kRounds = 260;
-#endif
 
 std::vector<TableSpec> Specs(const std::string& optimizer, int dim) {
   std::vector<TableSpec> specs(3);
@@ -98,7 +93,7 @@ TEST_P(TieredTablesModel, BehaveAsAnUnorderedMap) {
   std::uint64_t step = 0;
   int checkpoints = 0;
   bool limited = true;
-  for (int round = 0; round < kRounds; ++round) {
+  for (int round = 0; round < kModelRounds; ++round) {
     const auto t = static_cast<std::uint32_t>(random.Below(specs.size()));
     std::set<std::uint64_t> drawn;
     for (std::uint64_t i = random.Below(2'500); i > 0; --i) {
@@ -159,7 +154,7 @@ TEST_P(TieredTablesModel, BehaveAsAnUnorderedMap) {
     }
   }
   ExpectAllRows(model, tables.get());
-  EXPECT_GT(faulted + tables->spill_stats().faulted_rows, static_cast<std::uint64_t>(kRounds)) << "the budget was never felt";
+  EXPECT_GT(faulted + tables->spill_stats().faulted_rows, static_cast<std::uint64_t>(kModelRounds)) << "the budget was never felt";
 }
 
 INSTANTIATE_TEST_SUITE_P(OptimizersDimsStores, TieredTablesModel,
