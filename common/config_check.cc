@@ -170,9 +170,11 @@ class Checker {
       if (feature.embedding_dim > 0) ClaimDim(feature, name, table, key);
       uses_[name].key = key;
       if (table != nullptr && feature.table.empty()) {
-        Require(feature.hash_buckets == 0 || feature.hash_buckets == table->hash_buckets, key + ".hash_buckets",
+        Require(feature.hash_buckets == 0 || table->hash_buckets == 0 || feature.hash_buckets == table->hash_buckets,
+                key + ".hash_buckets",
                 Differs("hash_buckets", name, feature.hash_buckets, table->hash_buckets));
-        Require(feature.oov_buckets == 0 || feature.oov_buckets == table->oov_buckets, key + ".oov_buckets",
+        Require(feature.oov_buckets == 0 || table->oov_buckets == 0 || feature.oov_buckets == table->oov_buckets,
+                key + ".oov_buckets",
                 Differs("oov_buckets", name, feature.oov_buckets, table->oov_buckets));
       }
     }

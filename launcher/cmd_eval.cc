@@ -43,7 +43,7 @@ Status RunEval(const EvalArgs& args) {
   const std::string unseen = FormatUnseen(names, evaluation.unseen_share);
   std::fprintf(ReportStream(args.json), "%s%s%zu samples, %.0f samples/s, checkpoint %s\n",
                FormatMetrics({{"data", metrics}}).c_str(),
-               unseen.empty() ? "" : ("values never seen in training: " + unseen + "\n").c_str(), samples, samples_per_s,
+               unseen.empty() ? "" : ("values without a row: " + unseen + "\n").c_str(), samples, samples_per_s,
                loaded->checkpoint_dir().c_str());
   if (!args.json) return Ok();
   json out = {{"samples", samples},

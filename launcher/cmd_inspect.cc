@@ -64,7 +64,17 @@ Status RunSummary(const InspectArgs& args) {
   json tables = json::array();
   std::vector<std::vector<std::string>> lines{{"table", "rows", "dim", "optimizer", "updates/row", "mean norm", "max norm"}};
   const auto& specs = view.rows->tables().specs;
+  std::string waiting;
   for (std::uint32_t t = 0; t < specs.size(); ++t) {
+    if (ps::HoldsSightings(specs[t])) {
+      GM_ASSIGN_OR_RETURN(const std::uint64_t values, view.rows->CountRows(t));
+      const std::string table = specs[t].name.substr(0, specs[t].name.find('#'));
+      for (json& entry : tables) {
+        if (entry["table"] == table) entry["waiting_values"] = values;
+      }
+      waiting += std::to_string(values) + " values wait for a row of " + table + " (admission)\n";
+      continue;
+    }
     GM_ASSIGN_OR_RETURN(const TableSummary summary, Summarize(view.rows.get(), t, specs[t].dim));
     const double rows = summary.rows > 0 ? static_cast<double>(summary.rows) : 1.0;
     const double updates = static_cast<double>(summary.updates) / rows;
@@ -75,8 +85,8 @@ Status RunSummary(const InspectArgs& args) {
     lines.push_back({specs[t].name, std::to_string(summary.rows), std::to_string(specs[t].dim), specs[t].optimizer.type,
                      Number("%.1f", updates), Number("%.4f", norm), Number("%.4f", summary.norm_max)});
   }
-  std::fprintf(ReportStream(args.json), "%s, step %llu\n%s", view.dir.c_str(),
-               static_cast<unsigned long long>(view.checkpoint.cursor.step), FormatTable(lines).c_str());
+  std::fprintf(ReportStream(args.json), "%s, step %llu\n%s%s", view.dir.c_str(),
+               static_cast<unsigned long long>(view.checkpoint.cursor.step), FormatTable(lines).c_str(), waiting.c_str());
   if (args.json) {
     PrintJsonLine(json{{"checkpoint", view.dir}, {"step", view.checkpoint.cursor.step}, {"tables", tables}});
   }

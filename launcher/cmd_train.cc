@@ -2,6 +2,7 @@
 
 #include <ctime>
 #include <filesystem>
+#include <fstream>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -289,7 +290,7 @@ class TrainCommand {
                  " server(s); run directory " + run_dir_);
     }
     GM_ASSIGN_OR_RETURN(train::FitResult fit, train::Fit(FitPartsOf()));
-    if (leader()) ReportTables();
+    if (leader()) GM_RETURN_IF_ERROR(ReportTables());
     GM_RETURN_IF_ERROR(GoToBest(fit));
     if (valid_ && fit.best_valid.empty()) GM_RETURN_IF_ERROR(EvaluatePart(valid_, &fit.best_valid, nullptr));
     train::TaskMetrics test;
@@ -303,63 +304,78 @@ class TrainCommand {
     return Ok();
   }
 
-  // What a memory budget had no room for, and which rows limits gave or took.
-  void ReportTables() {
+  // What a memory budget had no room for, and which rows limits gave or took: to the log, metrics.jsonl and --json.
+  Status ReportTables() {
     const auto& specs = schema_.server_tables;
     const bool limits = std::any_of(specs.begin(), specs.end(), [](const ps::TableSpec& spec) {
       return spec.admission.min_count > 1 || spec.eviction != EvictionConfig();
     });
-    if (config_.ps.memory_budget == 0 && !limits) return;
-    const Result<std::string> text = session_->client()->Stats();
-    if (!text.ok()) return log_->Warn("the servers' statistics are missing: " + text.status().message());
-    const nlohmann::json shards = nlohmann::json::parse(*text, nullptr, false);
+    if (config_.ps.memory_budget == 0 && !limits) return Ok();
+    GM_ASSIGN_OR_RETURN(const std::string text, session_->client()->Stats());
+    const json shards = json::parse(text, nullptr, false);
+    table_report_ = {{"event", "tables"}, {"tables", json::array()}};
     if (config_.ps.memory_budget != 0) ReportMemory(shards);
-    for (std::size_t t = 0; t < specs.size(); ++t) ReportLimits(shards, t);
+    for (std::size_t t = 0; t < specs.size(); ++t) {
+      if (!ps::HoldsSightings(specs[t])) ReportLimits(shards, t);
+    }
+    std::ofstream metrics(run_dir_ + "/metrics.jsonl", std::ios::app);
+    metrics << table_report_.dump(-1, ' ', false, json::error_handler_t::replace) << '\n' << std::flush;
+    return metrics ? Ok() : Internal("cannot write " + run_dir_ + "/metrics.jsonl; is the disk full?");
   }
 
-  void ReportLimits(const nlohmann::json& shards, std::size_t number) {
+  // A field of table `number`, over all shards.
+  static std::uint64_t SumOf(const json& shards, std::size_t number, const char* field) {
+    std::uint64_t all = 0;
+    for (const json& shard : shards) all += shard.at("tables").at(number).value(field, std::uint64_t{0});
+    return all;
+  }
+
+  void ReportLimits(const json& shards, std::size_t number) {
     const ps::TableSpec& spec = schema_.server_tables[number];
-    if (ps::HoldsSightings(spec)) return;
-    const auto sum = [&](const std::string& table, const char* field) {
-      std::uint64_t all = 0;
-      for (const nlohmann::json& shard : shards) {
-        for (const nlohmann::json& of : shard.at("tables")) {
-          if (of.value("name", "") == table) all += of.value(field, std::uint64_t{0});
-        }
-      }
-      return std::to_string(all);
-    };
+    json counts = {{"table", spec.name}, {"rows", SumOf(shards, number, "rows")}};
     std::string said;
+    const auto add = [&](const char* name, std::uint64_t count, const std::string& text) {
+      counts[name] = count;
+      said += (said.empty() ? "" : "; ") + std::to_string(count) + text;
+    };
     if (spec.admission.min_count > 1) {
-      const std::string counts = ps::SightingsTable(spec).name;
-      said += sum(spec.name, "admitted_rows") + " were admitted with " + std::to_string(spec.admission.min_count) + " steps, " +
-              sum(counts, "rows") + " values wait, " + sum(counts, "excess_rows") + " gave way to newer ones (max_candidates); ";
+      const std::string companion = ps::SightingsTable(spec).name;
+      const auto at = std::find_if(schema_.server_tables.begin(), schema_.server_tables.end(),
+                                   [&](const ps::TableSpec& other) { return other.name == companion; });
+      const auto seen = static_cast<std::size_t>(at - schema_.server_tables.begin());
+      add("admitted", SumOf(shards, number, "admitted_rows"),
+          " were admitted with " + std::to_string(spec.admission.min_count) + " steps");
+      add("waiting", SumOf(shards, seen, "rows"), " values wait");
+      add("forgotten", SumOf(shards, seen, "excess_rows"), " of them gave way to newer ones (max_candidates)");
     }
     if (spec.eviction.idle_steps > 0 || spec.eviction.idle_days > 0) {
-      said += sum(spec.name, "idle_rows") + " were idle and went; ";
+      add("idle", SumOf(shards, number, "idle_rows"), " were idle and went");
     }
-    if (spec.eviction.max_rows > 0) said += sum(spec.name, "excess_rows") + " went to keep max_rows; ";
+    if (spec.eviction.max_rows > 0) add("excess", SumOf(shards, number, "excess_rows"), " went to keep max_rows");
+    table_report_["tables"].push_back(counts);
     if (said.empty()) return;
-    said.resize(said.size() - 2);
-    log_->Info("table " + spec.name + ": " + sum(spec.name, "rows") + " rows; since the start of this run " + said);
+    log_->Info("table " + spec.name + ": " + std::to_string(counts["rows"].get<std::uint64_t>()) +
+               " rows; since the start of this run " + said);
   }
 
-  void ReportMemory(const nlohmann::json& shards) {
+  void ReportMemory(const json& shards) {
     std::uint64_t rows = 0;
     std::uint64_t in_memory = 0;
+    for (std::size_t t = 0; t < schema_.server_tables.size(); ++t) {
+      rows += SumOf(shards, t, "rows");
+      in_memory += SumOf(shards, t, "rows_in_memory");
+    }
     std::uint64_t came_back = 0;
     std::uint64_t written = 0;
-    for (const nlohmann::json& shard : shards) {
-      for (const nlohmann::json& table : shard.at("tables")) {
-        rows += table.value("rows", std::uint64_t{0});
-        in_memory += table.value("rows_in_memory", std::uint64_t{0});
-      }
+    for (const json& shard : shards) {
       came_back += shard.value("faulted_rows", std::uint64_t{0});
       written += shard.value("spilled_rows_written", std::uint64_t{0});
     }
-    log_->Info("ps.memory_budget: " + std::to_string(in_memory) + " of " + std::to_string(rows) + " rows are in memory; " +
-               std::to_string(written) + " times a row was written to disk to make room, " + std::to_string(came_back) +
-               " times one came back");
+    table_report_["memory"] = {
+        {"rows", rows}, {"rows_in_memory", in_memory}, {"rows_written", written}, {"rows_read_back", came_back}};
+    log_->Info("ps.memory_budget: " + std::to_string(in_memory) + " of " + std::to_string(rows) +
+               " rows are in memory, over all servers; " + std::to_string(written) +
+               " times a row was written to disk to make room, " + std::to_string(came_back) + " times one came back");
   }
 
   // The best checkpoint's weights, unless they are the ones in place.
@@ -397,7 +413,7 @@ class TrainCommand {
     for (const auto& feature : schema_.sparse) names.push_back(feature.name);
     if (!unseen.empty()) {
       const std::string line = FormatUnseen(names, unseen);
-      if (!line.empty()) text += "values never seen in training, test part: " + line + "\n";
+      if (!line.empty()) text += "values without a row, test part: " + line + "\n";
     }
     if (!text.empty() && valid_ && evaluated_step_ != fit.cursor.step) {
       text += "of the best checkpoint, step " + std::to_string(evaluated_step_) + "\n";
@@ -416,12 +432,17 @@ class TrainCommand {
                 {"tasks", json::parse(train::MetricsToJson(fit.best_valid))}};
     if (!test.empty()) out["test"] = json::parse(train::MetricsToJson(test));
     for (std::size_t f = 0; f < unseen.size(); ++f) out["unseen"][names[f]] = unseen[f];
+    if (!table_report_.is_null()) {
+      out["tables"] = table_report_["tables"];
+      if (table_report_.contains("memory")) out["memory"] = table_report_["memory"];
+    }
     PrintJsonLine(out);
   }
 
   const TrainArgs& args_;
   Job* job_;
   Logger* log_;
+  json table_report_;  // null where no limit is set
   std::int64_t start_ns_ = 0;
   Config config_;
   data::Schema schema_;

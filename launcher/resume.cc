@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <iterator>
+#include <set>
+#include <string>
 #include <utility>
 
 namespace gatemill::launcher {
@@ -38,6 +40,21 @@ const char* NameOf(Consistency consistency) {
     case Consistency::kAsync: return "async";
   }
   return "unknown";
+}
+
+std::set<std::string> TableNames(const Config& a, const Config& b) {
+  std::set<std::string> names;
+  for (const Config* config : {&a, &b}) {
+    for (const TableConfig& table : config->tables) names.insert(table.name);
+  }
+  return names;
+}
+
+// As a table that is not mentioned is.
+TableConfig TableNamed(const Config& config, const std::string& name) {
+  const auto found = std::find_if(config.tables.begin(), config.tables.end(),
+                                  [&](const TableConfig& table) { return table.name == name; });
+  return found != config.tables.end() ? *found : TableConfig{.name = name};
 }
 
 // Features without the lines of the file that they stand in.
@@ -84,7 +101,9 @@ Result<std::vector<std::string>> CompareForResume(const ResumeSide& now_side, co
   rest.Compare("train.staleness", now.train.staleness, then.train.staleness);
   rest.CompareWhole("train.dense_optimizer", now.train.dense_optimizer, then.train.dense_optimizer);
   rest.CompareWhole("train.sparse_optimizer", now.train.sparse_optimizer, then.train.sparse_optimizer);
-  rest.CompareWhole("tables", now.tables, then.tables);
+  for (const std::string& name : TableNames(now, then)) {
+    rest.CompareWhole(("tables." + name).c_str(), TableNamed(now, name), TableNamed(then, name));
+  }
   rest.CompareWhole("features", Unplaced(now.features), Unplaced(then.features));
   rest.CompareWhole("model", now.model, then.model);
   rest.CompareWhole("tasks", now.tasks, then.tasks);

@@ -33,6 +33,16 @@ std::uint64_t Headroom(std::uint64_t budget) {
   return budget / kHeadroomPart + std::min(kProcessBytes, budget / kProcessPart);
 }
 
+// In which `bytes` are left beside the headroom and the store's caches.
+std::uint64_t SmallestBudget(std::uint64_t bytes) {
+  std::uint64_t budget = 0;
+  while (true) {
+    const std::uint64_t needed = bytes + Headroom(budget) + TieredTables::StoreCacheBytes(budget);
+    if (needed <= budget) return budget;
+    budget = needed;
+  }
+}
+
 auto StoreOrder(const ColdRow& row) { return std::tuple(row.table, VshardOf(row.key), row.key); }
 
 }  // namespace
@@ -82,10 +92,11 @@ Result<std::unique_ptr<TieredTables>> TieredTables::Create(const TieredOptions& 
   std::uint64_t least = 0;  // one row of each table, with the pages that it touches
   for (std::uint32_t t = 0; t < specs.size(); ++t) least += kMaxPagesOfOneRow + 4 * made->RowBytes(t);
   if (options.memory_budget < taken + least) {
-    return InvalidInput("a memory budget of " + std::to_string(options.memory_budget) + " bytes a shard leaves " +
-                        std::to_string(options.memory_budget - std::min(options.memory_budget, taken)) +
-                        " bytes for rows, and " + std::to_string(specs.size()) + " tables need " +
-                        std::to_string(least) + "; raise ps.memory_budget, or set it to 0 for no limit");
+    const std::uint64_t needed = SmallestBudget(
+        taken - Headroom(options.memory_budget) + least - std::min(taken, StoreCacheBytes(options.memory_budget)));
+    return InvalidInput("a memory budget of " + std::to_string(options.memory_budget) + " bytes a shard is too small: " +
+                        std::to_string(specs.size()) + " tables and the files of their rows need " + std::to_string(needed) +
+                        "; the shards of a server (ps.threads) share ps.memory_budget: raise it, or set it to 0 for no limit");
   }
   made->limit_ = options.memory_budget - Headroom(options.memory_budget);
   return made;

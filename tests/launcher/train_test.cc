@@ -559,6 +559,15 @@ train: {num_epochs: 2, threads: 1, global_batch_size: 500, sparse_optimizer: {ty
   EXPECT_GT(users[1], 10);
   EXPECT_GT(users[2], 10);
   EXPECT_EQ(alone.find("#seen"), std::string::npos) << "counts are no embeddings";
+  const json summary = RunJson({Binary(), "inspect", dir.path() + "/alone", "summary", "--json"});
+  ASSERT_EQ(summary.at("tables").size(), 4U) << "three tables and shared rows";
+  EXPECT_GT(summary["tables"][0].at("waiting_values").get<int>(), 1'000);
+  // What happened to the tables is in the run, too.
+  const std::string metrics = *ReadFile(dir.path() + "/little/metrics.jsonl");
+  const json event = json::parse(LastLine(metrics));
+  EXPECT_EQ(event.at("event"), "tables");
+  EXPECT_EQ(event["tables"][0].at("admitted"), admitted);
+  EXPECT_GT(event.at("memory").at("rows_written").get<int>(), 0);
 }
 
 TEST(Train, EncryptedTcpTrains) {

@@ -312,6 +312,24 @@ TEST(TieredTables, ErasedRowsDoNotComeBackWhenTheDiskIsFull) {
   ExpectAllRows(model, tables.get());
 }
 
+TEST(TieredTables, ABudgetThatIsTooSmallIsRefusedWithOneThatIsNot) {
+  const std::vector<TableSpec> specs = Specs("adam", 64);
+  const TempDir scratch;
+  const auto create = [&](std::uint64_t budget, const std::string& name) {
+    auto store = CreateRowStore(scratch.path() + "/" + name, {.cache_bytes = TieredTables::StoreCacheBytes(budget)}).value();
+    return TieredTables::Create({.seed = kSeed, .memory_budget = budget}, specs, std::move(store)).status();
+  };
+  const Status refused = create(1 << 20, "a");
+  ASSERT_EQ(refused.code(), Code::kInvalidInput);
+  std::uint64_t needed = 0;
+  const std::size_t at = refused.message().find("need ");
+  ASSERT_NE(at, std::string::npos) << refused.message();
+  ASSERT_EQ(std::sscanf(refused.message().c_str() + at, "need %lu", &needed), 1);
+  EXPECT_LT(needed, 12ULL << 20);
+  EXPECT_TRUE(create(needed, "b").ok()) << needed;
+  EXPECT_FALSE(create(needed - needed / 100, "c").ok());
+}
+
 // More erased keys than are kept in memory.
 TEST(TieredTables, TheStoreIsToldOfErasedRowsInTime) {
   const TempDir scratch;

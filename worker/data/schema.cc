@@ -190,10 +190,9 @@ class SchemaResolver {
     TableConfig spec;
     if (const auto declared = declared_.find(name); declared != declared_.end()) {
       spec = *declared->second;
-    } else {
-      spec.hash_buckets = entry.hash_buckets;
-      spec.oov_buckets = entry.oov_buckets;
     }
+    if (spec.hash_buckets == 0) spec.hash_buckets = entry.hash_buckets;
+    if (spec.oov_buckets == 0) spec.oov_buckets = entry.oov_buckets;
     if (name.ends_with(ps::OovTableName("")) || ps::HoldsSightings({.name = name})) {
       Mistake(entry.line, "table \"" + name + "\": names that end so are of companion tables; name it otherwise");
     }

@@ -33,14 +33,22 @@ TEST_P(CodecOpTest, AReplyComesBackAsItWas) {
 INSTANTIATE_TEST_SUITE_P(Ops, CodecOpTest, testing::ValuesIn(AllOps()),
                          [](const auto& test) { return "Op" + std::to_string(static_cast<int>(test.param)); });
 
+TEST(CodecTest, KeysThatWereOnlySeenAndTheDayComeBack) {
+  const Request request = SampleSeenPush();
+  const auto message = EncodeRequest(request);
+  ASSERT_TRUE(message.ok());
+  const Decoded<Request> decoded = DecodeRequest(message->header.bytes(), message->frames);
+  ASSERT_TRUE(decoded.status.ok()) << decoded.status.message();
+  ExpectSame(decoded.message, request);
+}
+
 TEST(CodecTest, FramesAreNotCopiedAndEmptyOnesNotSent) {
   const Request request = SampleRequest(Op::kPush);
   const auto message = EncodeRequest(request);
   ASSERT_TRUE(message.ok());
-  ASSERT_EQ(message->frames.size(), 3U);
+  ASSERT_EQ(message->frames.size(), 2U);
   EXPECT_EQ(message->frames[0].data(), request.parts[0].keys.data());
   EXPECT_EQ(message->frames[1].data(), request.parts[0].rows.data());
-  EXPECT_EQ(message->frames[2].data(), request.parts[2].keys.data());
 }
 
 TEST(CodecTest, AnErrorReplyCarriesItsCodeAndText) {
@@ -99,7 +107,11 @@ INSTANTIATE_TEST_SUITE_P(
         BadRequest{"RowsOfHalves", [](Request& r) { r.parts[0].rows = Bytes(12); }, "12 bytes of rows"},
         BadRequest{"RowsTooWide", [](Request& r) { r.parts[0].rows = Floats(2 * 3 * (kMaxDim + 1)); }, "bytes of rows"},
         BadRequest{"RowsWithoutKeys", [](Request& r) { r.parts[1].rows = Floats(1); }, "part 1"},
-        BadRequest{"RowsOfSeenKeys", [](Request& r) { r.parts[2].rows = Floats(3); }, "12 bytes of rows"},
+        BadRequest{"RowsOfSeenKeys", [](Request& r) {
+                     r = SampleSeenPush();
+                     r.parts[2].rows = Floats(3);
+                   },
+                   "12 bytes of rows"},
         BadRequest{"SeenKeysOfAPull",
                    [](Request& r) {
                      r = SampleRequest(Op::kPull);
@@ -146,11 +158,9 @@ TEST(CodecTest, FramesMustBeTheAnnouncedOnes) {
   const std::span<const std::byte> header = message->header.bytes();
   const Frame keys = message->frames[0];
   const Frame rows = message->frames[1];
-  const Frame seen = message->frames[2];
-  EXPECT_TRUE(DecodeRequest(header, {keys, rows, seen}).status.ok());
-  for (const std::vector<Frame>& frames :
-       std::vector<std::vector<Frame>>{{}, {keys, rows}, {rows, keys, seen}, {keys, rows, rows, seen},
-                                       {keys, Frame(), rows, seen}, {Keys(3), rows, seen}, {keys, rows, keys}}) {
+  EXPECT_TRUE(DecodeRequest(header, {keys, rows}).status.ok());
+  for (const std::vector<Frame>& frames : std::vector<std::vector<Frame>>{
+           {}, {keys}, {rows, keys}, {keys, rows, rows}, {keys, Frame(), rows}, {Keys(3), rows}}) {
     const Decoded<Request> decoded = DecodeRequest(header, frames);
     EXPECT_EQ(decoded.status.code(), Code::kInvalidInput) << frames.size() << " frames";
     EXPECT_TRUE(decoded.header_read);

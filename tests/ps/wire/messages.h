@@ -48,8 +48,6 @@ inline Request SampleRequest(Op op) {
     case Op::kPush:
       request.parts.push_back({.table = 1, .count = 2, .keys = Keys(2), .rows = Floats(2 * 5)});
       request.parts.push_back({.table = 0, .count = 0});
-      request.parts.push_back({.table = 1, .count = 3, .keys = Keys(3), .only_seen = true});
-      request.day = 20'000;
       break;
     case Op::kCheckpoint:
     case Op::kRestore:
@@ -58,6 +56,14 @@ inline Request SampleRequest(Op op) {
     default:
       break;
   }
+  return request;
+}
+
+// A push with keys that were only seen beside gradients, on a day.
+inline Request SampleSeenPush() {
+  Request request = SampleRequest(Op::kPush);
+  request.parts.push_back({.table = 1, .count = 3, .keys = Keys(3), .only_seen = true});
+  request.day = 20'000;
   return request;
 }
 
