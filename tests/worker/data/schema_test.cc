@@ -114,6 +114,25 @@ TEST(SchemaTest, ATableThatAdmitsHasACompanionForItsCounts) {
   EXPECT_EQ(schema->server_tables[3].eviction.max_rows, 50'000);
 }
 
+// A table's entry that says something else leaves what the feature says of its own table.
+TEST(SchemaTest, WhatATableDoesNotSayItsFeatureDoes) {
+  Config config = Base();
+  TableConfig user;
+  user.name = "user";
+  user.admission.min_count = 3;
+  config.tables = {user};
+  config.features = {Sparse({"user", "item"}, 4)};
+  config.features[0].oov_buckets = 8;
+  config.features[0].hash_buckets = 500;
+  const Result<Schema> schema = ResolveSchema(config, kColumns);
+  ASSERT_TRUE(schema.ok()) << schema.status().message();
+  for (const Table& table : schema->tables) {
+    EXPECT_EQ(table.oov_buckets, 8U) << table.name;
+    EXPECT_EQ(table.hash_buckets, 500U) << table.name;
+  }
+  EXPECT_TRUE(schema->tables[0].admits);
+}
+
 TEST(SchemaTest, EveryMistakeAtOnce) {
   Config config = Base();
   config.tasks.push_back(Task("lik", "bce"));
