@@ -22,6 +22,12 @@ namespace gatemill::ps {
 namespace {
 
 constexpr std::uint64_t kSeed = 20'261'122;
+constexpr int kRounds = 260;  // fewer do not come to everything
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+const auto kOptimizers = testing::Values("adagrad");  // some ten times as slow
+#else
+const auto kOptimizers = testing::Values("sgd", "adagrad", "rowwise_adagrad", "adam", "ftrl");
+#endif
 
 // One table for each of what there is, in fp32 and 16 bits, and all of it together.
 std::vector<TableSpec> Specs(const std::string& optimizer) {
@@ -226,7 +232,7 @@ TEST_P(RetentionModelTest, BehavesAsAnUnorderedMap) {
       ASSERT_EQ(shard.tables->stats(t).rows, model.rows().rows(t).size()) << "table " << t << " step " << step;
     }
   };
-  for (int round = 0; round < kModelRounds; ++round) {
+  for (int round = 0; round < kRounds; ++round) {
     const auto t = static_cast<std::uint32_t>(random.Below(kTrained));
     const std::vector<std::uint64_t> keys = DrawKeys(&random, step, 2'500);
     const std::uint64_t what = random.Below(20);
@@ -288,19 +294,19 @@ TEST_P(RetentionModelTest, BehavesAsAnUnorderedMap) {
     ASSERT_TRUE(!limited || shard.tables->memory_bytes() <= budget);
   }
   ExpectAllRows(model.rows(), shard.tables.get());
-  const auto rounds = static_cast<std::uint64_t>(kModelRounds);
+  const auto rounds = std::uint64_t{kRounds};
   EXPECT_GT(model.admitted[0], rounds);
   EXPECT_GT(model.admitted[4], rounds);
   EXPECT_GT(model.idle[1], rounds);
-  EXPECT_GT(model.idle[4], kModelRounds > 100 ? rounds : 0);
-  EXPECT_GT(model.excess[2], kModelRounds > 100 ? rounds : 0);
-  EXPECT_GT(model.excess[3], kModelRounds > 100 ? rounds : 0);
-  EXPECT_GT(model.excess[kTrained], kModelRounds > 100 ? rounds : 0) << "of the counts";
+  EXPECT_GT(model.idle[4], rounds);
+  EXPECT_GT(model.excess[2], rounds);
+  EXPECT_GT(model.excess[3], rounds);
+  EXPECT_GT(model.excess[kTrained], rounds) << "of the counts";
   EXPECT_EQ(shard.tables->spill_stats().dropped_rows > 0, limited);
 }
 
 INSTANTIATE_TEST_SUITE_P(OptimizersStores, RetentionModelTest,
-                         testing::Combine(testing::Values("sgd", "adagrad", "rowwise_adagrad", "adam", "ftrl"),
+                         testing::Combine(kOptimizers,
                                           testing::Values(Kind::kRocks, Kind::kMemory), testing::Bool()),
                          [](const auto& test) {
                            return std::get<0>(test.param) + (std::get<1>(test.param) == Kind::kRocks ? "_rocks" : "_memory") +
