@@ -66,15 +66,7 @@ Status RunSummary(const InspectArgs& args) {
   const auto& specs = view.rows->tables().specs;
   std::string waiting;
   for (std::uint32_t t = 0; t < specs.size(); ++t) {
-    if (ps::HoldsSightings(specs[t])) {
-      GM_ASSIGN_OR_RETURN(const std::uint64_t values, view.rows->CountRows(t));
-      const std::string table = specs[t].name.substr(0, specs[t].name.find('#'));
-      for (json& entry : tables) {
-        if (entry["table"] == table) entry["waiting_values"] = values;
-      }
-      waiting += std::to_string(values) + " values wait for a row of " + table + " (admission)\n";
-      continue;
-    }
+    if (ps::HoldsSightings(specs[t])) continue;
     GM_ASSIGN_OR_RETURN(const TableSummary summary, Summarize(view.rows.get(), t, specs[t].dim));
     const double rows = summary.rows > 0 ? static_cast<double>(summary.rows) : 1.0;
     const double updates = static_cast<double>(summary.updates) / rows;
@@ -84,6 +76,11 @@ Status RunSummary(const InspectArgs& args) {
                       {"max_norm", summary.norm_max}});
     lines.push_back({specs[t].name, std::to_string(summary.rows), std::to_string(specs[t].dim), specs[t].optimizer.type,
                      Number("%.1f", updates), Number("%.4f", norm), Number("%.4f", summary.norm_max)});
+    if (const auto seen = ps::FindSightings(specs, t); seen.has_value()) {
+      GM_ASSIGN_OR_RETURN(const std::uint64_t values, view.rows->CountRows(*seen));
+      tables.back()["waiting_values"] = values;
+      waiting += std::to_string(values) + " values wait for a row of " + specs[t].name + " (admission)\n";
+    }
   }
   std::fprintf(ReportStream(args.json), "%s, step %llu\n%s%s", view.dir.c_str(),
                static_cast<unsigned long long>(view.checkpoint.cursor.step), FormatTable(lines).c_str(), waiting.c_str());
@@ -95,15 +92,11 @@ Status RunSummary(const InspectArgs& args) {
 
 // In how many steps a value without a row was seen; none where rows come with the first use.
 Result<std::optional<std::uint32_t>> Sightings(const TablesView& view, const ValueKey& where) {
-  const auto& specs = view.rows->tables().specs;
-  const std::string name = ps::SightingsTable(specs[where.table]).name;
-  const auto companion =
-      std::find_if(specs.begin(), specs.end(), [&](const ps::TableSpec& spec) { return spec.name == name; });
-  if (companion == specs.end()) return std::optional<std::uint32_t>();
+  const std::optional<std::uint32_t> companion = ps::FindSightings(view.rows->tables().specs, where.table);
+  if (!companion.has_value()) return std::optional<std::uint32_t>();
   std::vector<float> values;
   ps::RowHeader header;
-  GM_ASSIGN_OR_RETURN(const bool found, view.rows->Get(static_cast<std::uint32_t>(companion - specs.begin()), where.key,
-                                                       &values, &header));
+  GM_ASSIGN_OR_RETURN(const bool found, view.rows->Get(*companion, where.key, &values, &header));
   return std::optional<std::uint32_t>(found ? header.updates : 0);
 }
 

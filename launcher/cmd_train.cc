@@ -1,5 +1,6 @@
 // gatemill train CONFIG: alone, or as every rank of an mpirun job.
 
+#include <algorithm>
 #include <ctime>
 #include <filesystem>
 #include <fstream>
@@ -339,10 +340,7 @@ class TrainCommand {
       said += (said.empty() ? "" : "; ") + std::to_string(count) + text;
     };
     if (spec.admission.min_count > 1) {
-      const std::string companion = ps::SightingsTable(spec).name;
-      const auto at = std::find_if(schema_.server_tables.begin(), schema_.server_tables.end(),
-                                   [&](const ps::TableSpec& other) { return other.name == companion; });
-      const auto seen = static_cast<std::size_t>(at - schema_.server_tables.begin());
+      const std::size_t seen = ps::FindSightings(schema_.server_tables, static_cast<std::uint32_t>(number)).value();
       add("admitted", SumOf(shards, number, "admitted_rows"),
           " were admitted with " + std::to_string(spec.admission.min_count) + " steps");
       add("waiting", SumOf(shards, seen, "rows"), " values wait");

@@ -1,7 +1,7 @@
 #include "ps/retention.h"
 
 #include <algorithm>
-#include <map>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -29,20 +29,19 @@ std::uint64_t SweepSteps(const EvictionConfig& eviction) {
 
 Result<Retention> Retention::Create(TieredTables* tables, const std::vector<TableSpec>& specs, VshardRange vshards) {
   Retention made(tables, vshards);
-  std::map<std::string, std::uint32_t> numbers;
-  for (std::uint32_t t = 0; t < specs.size(); ++t) numbers[specs[t].name] = t;
-  for (const TableSpec& spec : specs) {
+  for (std::uint32_t t = 0; t < specs.size(); ++t) {
+    const TableSpec& spec = specs[t];
     Policy policy;
     policy.min_count = static_cast<std::uint32_t>(spec.admission.min_count);
     if (policy.min_count > 1) {
-      const auto companion = numbers.find(SightingsTable(spec).name);
-      if (companion == numbers.end()) {
+      const std::optional<std::uint32_t> companion = FindSightings(specs, t);
+      if (!companion.has_value()) {
         return InvalidInput("table '" + spec.name + "' admits keys after " + std::to_string(policy.min_count) +
                             " sightings, and the job has no table '" + SightingsTable(spec).name + "' for them");
       }
-      policy.sightings = companion->second;
-      const TableSpec& counts = specs[companion->second];
-      if (counts.dim != 1 || tables->state_dim(companion->second) != 0) {
+      policy.sightings = *companion;
+      const TableSpec& counts = specs[*companion];
+      if (counts.dim != 1 || tables->state_dim(*companion) != 0) {
         return InvalidInput("table '" + counts.name + "' is no table for the counts of table '" + spec.name + "'");
       }
     }

@@ -375,6 +375,13 @@ TableSpec SightingsTable(const TableSpec& table) {
 
 bool HoldsSightings(const TableSpec& table) { return table.name.ends_with(kSightingsSuffix); }
 
+std::optional<std::uint32_t> FindSightings(const std::vector<TableSpec>& specs, std::uint32_t table) {
+  const std::string name = specs[table].name + kSightingsSuffix;
+  const auto found = std::find_if(specs.begin(), specs.end(), [&](const TableSpec& spec) { return spec.name == name; });
+  if (found == specs.end()) return std::nullopt;
+  return static_cast<std::uint32_t>(found - specs.begin());
+}
+
 Result<std::unique_ptr<Table>> Table::Create(const TableSpec& spec, std::uint64_t seed, VshardRange vshards) {
   const std::string where = "table '" + spec.name + "'";
   if (spec.name.empty()) return InvalidInput("a table has an empty name; give it one");

@@ -20,6 +20,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -51,6 +52,8 @@ std::string OovTableName(const std::string& table_name);
 // The companion of a table with admission.min_count > 1: a row's update count says in how many steps its key was seen.
 TableSpec SightingsTable(const TableSpec& table);
 bool HoldsSightings(const TableSpec& table);  // is it such a companion, and no table of embeddings?
+// The number of the companion of specs[table]; none when the job has none.
+std::optional<std::uint32_t> FindSightings(const std::vector<TableSpec>& specs, std::uint32_t table);
 
 enum class ReadMode : std::uint8_t {
   kTrain = 0,  // an unseen key reads the value that its row would start with

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <tuple>
@@ -473,6 +474,16 @@ TEST(Retention, LatePushesAndRepeatedKeysCountOnce) {
   std::uint8_t found = 0;
   ASSERT_TRUE(shard.tables->ReadHeaders(0, seven, {&header, 1}, {&found, 1}).ok());
   EXPECT_EQ(header.last_step, 20U);
+}
+
+TEST(Retention, ATableOfCountsIsFoundByItsTable) {
+  std::vector<TableSpec> specs(3);
+  specs[0] = {.name = "a", .dim = 3};
+  specs[1] = {.name = "a#b", .dim = 3};
+  specs[1].admission.min_count = 2;
+  specs[2] = SightingsTable(specs[1]);
+  EXPECT_EQ(FindSightings(specs, 1), std::optional<std::uint32_t>(2));
+  EXPECT_FALSE(FindSightings(specs, 0).has_value()) << "the counts are those of a#b";
 }
 
 TEST(Retention, AJobWithoutTheTableOfCountsIsRefused) {
