@@ -11,9 +11,16 @@
 
 namespace gatemill {
 
-// One 64-bit draw of the stream named by (seed, a, b): two rounds of Mix64 over a Weyl sequence.
+// One 64-bit draw of the stream named by (seed, a, b): two rounds of Mix64 over a Weyl sequence. The first round alone, for
+// many draws that differ in b, and the second.
+constexpr std::uint64_t RandomBase(std::uint64_t seed, std::uint64_t a) {
+  return Mix64(seed + 0x9e3779b97f4a7c15ULL * (a + 1));
+}
+constexpr std::uint64_t RandomBitsOf(std::uint64_t base, std::uint64_t b) {
+  return Mix64(base + 0xd1b54a32d192ed03ULL * (b + 1));
+}
 constexpr std::uint64_t RandomBits(std::uint64_t seed, std::uint64_t a, std::uint64_t b = 0) {
-  return Mix64(Mix64(seed + 0x9e3779b97f4a7c15ULL * (a + 1)) + 0xd1b54a32d192ed03ULL * (b + 1));
+  return RandomBitsOf(RandomBase(seed, a), b);
 }
 
 // Uniform in [0, 1): the top 24 bits, exact in float.

@@ -354,7 +354,6 @@ class Bench {
     if (args_.spills()) return RunSpilling();
     GM_ASSIGN_OR_RETURN(pulled_, DrawBatches(args_, exponent_, 1));
     GM_ASSIGN_OR_RETURN(pushed_, DrawBatches(args_, exponent_, 2));
-    TouchMemory(TableBytes(args_));
     GM_RETURN_IF_ERROR(Connect());
     figures_.memcpy_bytes_per_s = MemcpyBytesPerSecond(clock_);
     GM_RETURN_IF_ERROR(Fill());
@@ -415,9 +414,13 @@ class Bench {
     const std::size_t batch = kInsertBatch * args_.num_shards();
     const std::vector<float> grads(batch * static_cast<std::size_t>(args_.dim), 0.01F);
     std::vector<std::uint64_t> keys(batch);
+    const std::uint64_t bytes = TableBytes(args_);
+    const std::uint64_t budget = args_.spills() ? args_.memory * static_cast<std::uint64_t>(args_.servers) : bytes;
+    ReadyMemory ready(std::min(bytes, budget));
     const std::int64_t begun_ns = clock_.NowNs();
     for (std::uint64_t row = 0; row < rows; row += batch) {
       const std::size_t n = std::min<std::uint64_t>(batch, rows - row);
+      ready.GiveBack(static_cast<std::uint64_t>(static_cast<double>(bytes) * static_cast<double>(row + n) / static_cast<double>(rows)));
       for (std::size_t i = 0; i < n; ++i) keys[i] = KeyOfRow(row + i);
       const ps::PushPart part{.table = 0,
                               .keys = std::span(keys).first(n),
@@ -451,7 +454,6 @@ class Bench {
   // ---- a table larger than memory: steps that pull rows and push their gradients, as training does ------------------------
 
   Result<Figures> RunSpilling() {
-    TouchMemory(std::min(TableBytes(args_), args_.memory * static_cast<std::uint64_t>(args_.servers)));
     GM_RETURN_IF_ERROR(Connect());  // first: what this process has counts as a forked one's memory too
     GM_ASSIGN_OR_RETURN(step_rows_, DrawRows(args_, exponent_, 1, kSpillBatches));
     pulled_ = step_rows_;

@@ -23,10 +23,16 @@ double MemcpyBytesPerSecond(const Clock& clock) {
   return best;
 }
 
-void TouchMemory(std::uint64_t bytes) {
-  ps::Pages pages;
-  pages.Reserve(bytes);
-  std::memset(pages.data(), 1, bytes);
+ReadyMemory::ReadyMemory(std::uint64_t bytes) : left_(bytes), bytes_(bytes) {
+  pages_.Reserve(bytes);
+  std::memset(pages_.data(), 1, bytes);
+}
+
+void ReadyMemory::GiveBack(std::uint64_t bytes) {
+  const std::uint64_t leave = bytes_ - std::min(bytes_, bytes + kAhead);
+  if (leave != 0 && left_ - leave < kStep) return;
+  pages_.Shrink(leave);
+  left_ = leave;
 }
 
 GatherLimit::GatherLimit(std::uint64_t rows, int dim, std::size_t batch)

@@ -8,6 +8,7 @@
 
 #include "common/file.h"
 #include "ps/checkpoint.h"
+#include "ps/page_ahead.h"
 #include "ps/tiered_tables.h"
 
 namespace gatemill::ps {
@@ -24,7 +25,10 @@ std::string EndpointOf(const std::string& pattern, std::uint32_t shard) {
 
 class ServerImpl final : public Server {
  public:
-  ServerImpl(int read_threads, Logger* log) : log_(log), read_threads_(read_threads) {}
+  ServerImpl(const ServerOptions& options, Logger* log)
+      : log_(log),
+        read_threads_(options.read_threads),
+        page_ahead_(options.shard.memory_budget == 0 ? std::make_unique<PageAhead>() : nullptr) {}
   ~ServerImpl() override {
     stop_ = true;
     for (ShardThread& thread : threads_) thread.listener->Wake();
@@ -50,6 +54,7 @@ class ServerImpl final : public Server {
     }
     ShardOptions clocked = options;
     clocked.cpu_clock = &cpu_clock_;
+    clocked.preparer = page_ahead_.get();
     GM_ASSIGN_OR_RETURN(thread.shard, Shard::Create(clocked, specs, std::move(store)));
     GM_ASSIGN_OR_RETURN(thread.listener, transport->Listen(endpoint));
     endpoints_.push_back(thread.listener->endpoint());
@@ -107,6 +112,7 @@ class ServerImpl final : public Server {
   Logger* log_;
   int read_threads_;  // of each shard, for rows on disk
   ThreadCpuClock cpu_clock_;
+  std::unique_ptr<PageAhead> page_ahead_;  // outlives the shards; none with a budget, which what is ahead would exceed
   std::vector<ShardThread> threads_;  // not resized once they run
   std::vector<std::string> endpoints_;
   std::atomic<bool> stop_{false};
@@ -129,7 +135,7 @@ Result<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, cons
     return InvalidInput("a memory budget without a directory for the rows that it has no room for");
   }
   if (!options.store_dir.empty()) GM_RETURN_IF_ERROR(MakeDirs(options.store_dir));
-  auto server = std::make_unique<ServerImpl>(options.read_threads, log);
+  auto server = std::make_unique<ServerImpl>(options, log);
   ShardOptions shard = options.shard;
   shard.memory_budget = options.shard.memory_budget / options.threads;
   for (std::uint32_t i = 0; i < options.threads; ++i, ++shard.shard) {

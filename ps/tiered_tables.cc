@@ -83,7 +83,7 @@ Result<std::unique_ptr<TieredTables>> TieredTables::Create(const TieredOptions& 
                                                            std::unique_ptr<RowStore> store) {
   std::vector<std::unique_ptr<Table>> tables;
   for (const TableSpec& spec : specs) {
-    GM_ASSIGN_OR_RETURN(auto table, Table::Create(spec, options.seed, options.vshards));
+    GM_ASSIGN_OR_RETURN(auto table, Table::Create(spec, options.seed, options.vshards, options.preparer));
     tables.push_back(std::move(table));
   }
   std::unique_ptr<TieredTables> made(new TieredTables(options, std::move(tables), std::move(store)));
@@ -561,7 +561,7 @@ Status TieredTables::Restore(CheckpointReader* reader, std::span<const std::uint
   std::vector<std::unique_ptr<Table>> restored;
   std::vector<OnDisk> rows = NothingOnDisk();
   for (std::uint32_t number = 0; number < tables_.size(); ++number) {
-    GM_ASSIGN_OR_RETURN(auto table, Table::Create(spec(number), options_.seed, options_.vshards));
+    GM_ASSIGN_OR_RETURN(auto table, Table::Create(spec(number), options_.seed, options_.vshards, options_.preparer));
     const auto take = [&](std::uint64_t key, std::span<const float> values, const RowHeader& header) {
       if (!limited()) table->PutStored(key, values, header);
       rows[number].Add(key, header);

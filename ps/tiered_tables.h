@@ -41,6 +41,7 @@ struct TieredOptions {
   std::uint64_t seed = 1;
   VshardRange vshards = {};
   std::uint64_t memory_budget = 0;  // bytes; 0 = no limit
+  PagePreparer* preparer = nullptr;  // of the tables' memory (ps/table/pages.h), which it adds to; outlives them
 };
 
 // Of one table, rows of both tiers.

@@ -5,6 +5,8 @@
 #include <bit>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
+#include <cstring>
 #include <string>
 
 #include "common/keys.h"
@@ -43,6 +45,29 @@ float HalfToUniform(std::uint64_t bits, std::size_t element) {
   return ToUniformFloat((element & 1) != 0 ? bits << 32 : bits);
 }
 
+// Two elements of each draw: of its high half, then of its low one.
+GM_LOOP void UniformLoop(std::uint64_t base, float scale, float* __restrict row, std::size_t count) {
+  constexpr std::size_t kDraws = 8;
+  std::size_t i = 0;
+  for (; i + 2 * kDraws <= count; i += 2 * kDraws) {
+    std::uint64_t draws[kDraws];
+    std::uint32_t halves[2 * kDraws];
+    for (std::size_t d = 0; d < kDraws; ++d) draws[d] = std::rotl(RandomBitsOf(base, i / 2 + d), 32);
+    std::memcpy(halves, draws, sizeof(draws));
+    for (std::size_t h = 0; h < 2 * kDraws; ++h) {
+      row[i + h] = scale * (2.0F * (static_cast<float>(static_cast<std::int32_t>(halves[h] >> 8)) * 0x1.0p-24F) - 1.0F);
+    }
+  }
+  for (; i < count; ++i) {
+    const std::uint64_t bits = RandomBitsOf(base, i / 2);
+    row[i] = scale * (2.0F * HalfToUniform(bits, i) - 1.0F);
+  }
+}
+
+GM_ISA_VARIANTS(Uniform, (std::uint64_t base, float scale, float* row, std::size_t count), (base, scale, row, count))
+
+constexpr IsaVariants<void (*)(std::uint64_t, float, float*, std::size_t)> kUniform = GM_ISA_TABLE(Uniform);
+
 }  // namespace
 
 Status RowInitializer::Check(const InitializerConfig& config) {
@@ -57,11 +82,12 @@ Status RowInitializer::Check(const InitializerConfig& config) {
 }
 
 RowInitializer::RowInitializer(const InitializerConfig& config, std::string_view table_name, std::uint64_t seed,
-                               FloatType dtype)
+                               FloatType dtype, Isa isa)
     : type_(config.type == "zeros" ? Type::kZeros : (config.type == "normal" ? Type::kNormal : Type::kUniform)),
       scale_(static_cast<float>(config.scale)),
       stream_(RandomBits(seed, TableSalt(table_name))),
-      dtype_(dtype) {}
+      dtype_(dtype),
+      uniform_(kUniform.For(isa)) {}
 
 void RowInitializer::Fill(std::uint64_t key, std::span<float> row) const {
   Draw(key, row);
@@ -79,11 +105,7 @@ void RowInitializer::Draw(std::uint64_t key, std::span<float> row) const {
   if (type_ == Type::kZeros) {
     std::fill(row.begin(), row.end(), 0.0F);
   } else if (type_ == Type::kUniform) {
-    std::uint64_t bits = 0;
-    for (std::size_t i = 0; i < row.size(); ++i) {
-      if ((i & 1) == 0) bits = RandomBits(stream_, key, i / 2);
-      row[i] = scale_ * (2.0F * HalfToUniform(bits, i) - 1.0F);
-    }
+    uniform_(RandomBase(stream_, key), scale_, row.data(), row.size());
   } else {
     for (std::size_t i = 0; i < row.size(); ++i) {
       const std::uint64_t bits = RandomBits(stream_, key, i);

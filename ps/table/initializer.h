@@ -13,6 +13,7 @@
 #include "common/config.h"
 #include "common/status.h"
 #include "ps/table/half.h"
+#include "ps/table/isa.h"
 
 namespace gatemill::ps {
 
@@ -20,9 +21,9 @@ class RowInitializer {
  public:
   // kInvalidInput for an unknown type or a scale that is negative or not finite.
   static Status Check(const InitializerConfig& config);
-  // `config` has passed Check.
+  // `config` has passed Check. `isa`: one that this CPU has; the values are the same with each.
   RowInitializer(const InitializerConfig& config, std::string_view table_name, std::uint64_t seed,
-                 FloatType dtype = FloatType::kFloat32);
+                 FloatType dtype = FloatType::kFloat32, Isa isa = BestIsa());
   void Fill(std::uint64_t key, std::span<float> row) const;
 
  private:
@@ -32,6 +33,7 @@ class RowInitializer {
   float scale_;
   std::uint64_t stream_;  // of (seed, table name)
   FloatType dtype_;
+  void (*uniform_)(std::uint64_t base, float scale, float* row, std::size_t count);
   const HalfKernels& half_ = BestHalfKernels();
 };
 

@@ -5,17 +5,35 @@
 //   pages.Reserve(bytes);                 // [0, bytes) may be used; what is new is zero
 //   std::byte* data = pages.data();       // valid until the next Reserve: it may move, without a copy
 //
+// With a PagePreparer the pages of large arrays come a little before they are touched.
+//
 // Throws std::bad_alloc when the system gives no address space, as operator new does. Thread safety: none.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <vector>
 
 namespace gatemill::ps {
 
+// Has the system hand out pages before they are written to, on another thread (ps/page_ahead.h).
+class PagePreparer {
+ public:
+  virtual ~PagePreparer() = default;
+  // Soon, or never. [begin, begin + bytes) is mapped and stays so until it is forgotten.
+  virtual void Prepare(std::byte* begin, std::size_t bytes) = 0;
+  // Nothing of it is prepared any more when this returns.
+  virtual void Forget(const std::byte* begin, std::size_t bytes) = 0;
+};
+
 class Pages {
  public:
-  Pages() = default;
+  static constexpr std::size_t kHugeBytes = 2U << 20;
+  // Below it an array keeps small pages: a huge page of which little is used would cost small tables much.
+  static constexpr std::size_t kHugeFromBytes = 32U << 20;
+
+  // `preparer` outlives the array; null = pages come when they are touched.
+  explicit Pages(PagePreparer* preparer = nullptr) : preparer_(preparer) {}
   ~Pages() { Clear(); }
   Pages(const Pages&) = delete;
   Pages& operator=(const Pages&) = delete;
@@ -24,21 +42,33 @@ class Pages {
   void Reserve(std::size_t bytes) {
     if (bytes > usable_) Grow(bytes);
   }
+  // Reserve, for an array that is written to from its beginning on: what comes next is prepared.
+  void ReserveNext(std::size_t bytes) {
+    if (bytes > usable_) GrowAhead(bytes);
+  }
+  // Has [from, to) prepared, where `prepares` says so of all that was reserved.
+  [[nodiscard]] bool prepares(std::size_t reserved) const { return preparer_ != nullptr && reserved > kHugeFromBytes; }
+  void Prepare(std::size_t from, std::size_t to);
   void Clear();
   // Returns the whole pages beyond `bytes` to the system; they are zeros when they are used again.
   void Shrink(std::size_t bytes);
   // What [0, bytes) takes once it was touched, in whole pages.
   static std::size_t Touched(std::size_t bytes);
+  // With what ReserveNext has had prepared beyond.
+  [[nodiscard]] std::size_t TouchedAhead(std::size_t bytes) const { return std::max(Touched(bytes), ahead_); }
 
  private:
   void Grow(std::size_t bytes);
+  void GrowAhead(std::size_t bytes);
   void Map(std::size_t bytes);  // moves to a larger piece of address space
   void AdviseHuge();
 
   std::byte* data_ = nullptr;   // starts on a huge page
   std::size_t usable_ = 0;
   std::size_t mapped_ = 0;      // address space from data_ on
+  std::size_t ahead_ = 0;       // ReserveNext has had it prepared up to here
   bool advised_ = false;
+  PagePreparer* preparer_;
   // Where the system may see one mapping end and another begin: a move goes piece by piece between them.
   std::vector<std::size_t> borders_;
 };

@@ -17,6 +17,7 @@ constexpr int kMovedPerInsert = 2;
 constexpr std::uint64_t kShrinkBelow = 2;    // made anew when it could hold so many times its keys,
 constexpr std::uint64_t kRoomWhenMade = 5;   // and then with room for so many quarters of them
 constexpr std::uint64_t kMovedAhead = 8;  // buckets asked for before they are moved
+constexpr std::uint64_t kPreparedBytes = 4U << 20;  // of the new array, below the bucket that is written to next
 
 // ~row of the key's slot; 0 when it is not in this bucket. (An unused slot has a zero there, whatever its stale key.)
 GM_LOOP std::uint32_t NotRowIn(const Bucket& bucket, std::uint64_t key) {
@@ -77,7 +78,8 @@ std::uint64_t MaxKeys(std::uint64_t buckets) { return buckets * kSlots * 25 / 32
 
 }  // namespace
 
-RowIndex::RowIndex(VshardRange vshards, Isa isa) : vshards_(vshards), find_(kFind.For(isa)) {
+RowIndex::RowIndex(VshardRange vshards, Isa isa, PagePreparer* preparer)
+    : vshards_(vshards), find_(kFind.For(isa)), pages_(preparer) {
   homes_.first_hash = static_cast<std::uint64_t>(vshards.first) << 54;
   homes_.shift = 22 + std::bit_width(vshards.end - vshards.first - 1);
 }
@@ -174,7 +176,8 @@ std::uint64_t RowIndex::memory_bytes() const {
   std::uint64_t touched = usable_;
   if (grown_ != capacity_) {  // the new array is touched from its end down
     const std::uint64_t lowest = std::max<std::uint64_t>((homes_.border * homes_.new_scale) >> 32, capacity_);
-    touched = capacity_ + (usable_ - std::min(usable_, lowest));
+    const std::uint64_t prepared = prepared_ == 0 ? usable_ : std::max(prepared_ / sizeof(Bucket), capacity_);
+    touched = capacity_ + (usable_ - std::min({usable_, lowest, prepared}));
   }
   return Pages::Touched(touched * sizeof(Bucket));
 }
@@ -186,6 +189,7 @@ void RowIndex::BeginGrowth() {
     pages_.Reserve(usable_ * sizeof(Bucket));
   }
   homes_.new_scale = ScaleOf(grown_);
+  prepared_ = pages_.prepares(usable_ * sizeof(Bucket)) ? Pages::Touched(usable_ * sizeof(Bucket)) : 0;
   unmoved_ = capacity_;
   if (unmoved_ != 0) return;
   capacity_ = grown_;  // the first
@@ -198,21 +202,25 @@ void RowIndex::MoveLastBucket() {
   const std::uint64_t home = --unmoved_;
   const std::uint64_t ahead = home - std::min<std::uint64_t>(home, kMovedAhead);
   __builtin_prefetch(&buckets()[ahead], 1);
-  __builtin_prefetch(&buckets()[ahead * grown_ / capacity_], 1);
+  const std::uint64_t ahead_new = ahead * grown_ / capacity_;
+  __builtin_prefetch(&buckets()[ahead_new], 1);
+  __builtin_prefetch(&buckets()[ahead_new + 1], 1);  // five new buckets for each four old ones
+  if (prepared_ != 0) PrepareDownTo(ahead_new);
   const std::uint64_t first_place = ((home << 32) + homes_.old_scale - 1) / homes_.old_scale;
   moving_.clear();
   for (std::uint64_t at = home;; ++at) {
     Bucket* bucket = &buckets()[at];
     const bool more = bucket->beyond != 0;
-    for (int slot = 0; slot < kSlots && bucket->not_row[slot] != 0;) {
+    int last = kSlots - 1;
+    while (last >= 0 && bucket->not_row[last] == 0) --last;
+    for (int slot = last; slot >= 0; --slot) {
       const std::uint64_t place = homes_.PlaceOf(bucket->key[slot]);
-      if (place < first_place || place >= homes_.border) {
-        ++slot;
-        continue;
-      }
+      if (place < first_place || place >= homes_.border) continue;
       moving_.push_back({{bucket->key[slot], ~bucket->not_row[slot]},
                          static_cast<std::uint32_t>((place * homes_.new_scale) >> 32)});
-      RemoveSlot(bucket, slot);
+      bucket->key[slot] = bucket->key[last];
+      bucket->not_row[slot] = bucket->not_row[last];
+      bucket->not_row[last--] = 0;
       for (std::uint64_t passed = home; passed < at; ++passed) --buckets()[passed].beyond;
     }
     if (!more) break;
@@ -223,6 +231,16 @@ void RowIndex::MoveLastBucket() {
   capacity_ = grown_;
   homes_.old_scale = homes_.new_scale;
   homes_.border = Homes::kPlaces;
+}
+
+// The new array is touched from its end down, to where the old one ends.
+void RowIndex::PrepareDownTo(std::uint64_t bucket) {
+  const std::uint64_t at = bucket * sizeof(Bucket);
+  const std::uint64_t wanted = (at - std::min(at, kPreparedBytes)) / Pages::kHugeBytes * Pages::kHugeBytes;
+  const std::uint64_t from = std::max(wanted, Pages::Touched(capacity_ * sizeof(Bucket)));
+  if (from >= prepared_) return;
+  pages_.Prepare(from, prepared_);
+  prepared_ = from;
 }
 
 void RowIndex::Place(std::uint64_t key, std::uint32_t row, std::uint32_t home) {

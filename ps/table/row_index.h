@@ -43,7 +43,8 @@ class RowIndex {
   };
 
   // `isa`: one that this CPU has; the results are the same with each.
-  explicit RowIndex(VshardRange vshards = {}, Isa isa = BestIsa());
+  // `preparer`: see ps/table/pages.h.
+  explicit RowIndex(VshardRange vshards = {}, Isa isa = BestIsa(), PagePreparer* preparer = nullptr);
 
   // rows: [keys] out.
   void Find(std::span<const std::uint64_t> keys, std::uint32_t* rows) const;
@@ -93,6 +94,7 @@ class RowIndex {
   [[nodiscard]] std::uint64_t ScaleOf(std::uint64_t buckets) const;
   void BeginGrowth();
   void MoveLastBucket();
+  void PrepareDownTo(std::uint64_t bucket);
   void Place(std::uint64_t key, std::uint32_t row, std::uint32_t home);
   static void RemoveSlot(Bucket* bucket, int slot);
 
@@ -104,6 +106,7 @@ class RowIndex {
   std::uint64_t capacity_ = 0;  // of the old array, in buckets
   std::uint64_t grown_ = 0;     // of the new array; capacity_ when none is under way
   std::uint64_t unmoved_ = 0;   // buckets of the old array whose keys have their homes there still
+  std::uint64_t prepared_ = 0;  // byte from which on the new array's pages are prepared; 0 = none are
   std::uint64_t size_ = 0;
   struct Moving {
     Slot slot;

@@ -26,7 +26,8 @@ constexpr std::uint64_t kRounding = 1;   // names a table's draws for updates; R
 
 class PagedTable final : public Table {
  public:
-  PagedTable(TableSpec spec, std::uint64_t seed, VshardRange vshards, std::unique_ptr<SparseOptimizer> optimizer)
+  PagedTable(TableSpec spec, std::uint64_t seed, VshardRange vshards, PagePreparer* preparer,
+             std::unique_ptr<SparseOptimizer> optimizer)
       : spec_(std::move(spec)),
         vshards_(vshards),
         optimizer_(std::move(optimizer)),
@@ -34,7 +35,9 @@ class PagedTable final : public Table {
         rounding_(RandomBits(seed, TableSalt(spec_.name), kRounding)),
         dim_(static_cast<std::size_t>(spec_.dim)),
         state_dim_(static_cast<std::size_t>(optimizer_->state_dim(spec_.dim))),
-        index_(vshards),
+        index_(vshards, BestIsa(), preparer),
+        embeddings_(preparer),
+        states_(preparer),
         vshard_rows_(spec_.eviction.max_rows > 0 ? kNumVshards : 0, 0) {
     memory_.dim = dim_;
     memory_.state_bytes = sizeof(PackedHeader) + state_dim_ * sizeof(float);
@@ -249,8 +252,8 @@ class PagedTable final : public Table {
     const std::uint64_t row_bytes = memory_.embedding_bytes() + memory_.state_bytes;
     return {.rows = index_.size(),
             .dirty_rows = dirty_rows_,
-            .memory_bytes = index_.memory_bytes() + Pages::Touched(rows_ * memory_.embedding_bytes()) +
-                            Pages::Touched(rows_ * memory_.state_bytes) + free_rows_.capacity() * sizeof(std::uint32_t) +
+            .memory_bytes = index_.memory_bytes() + embeddings_.TouchedAhead(rows_ * memory_.embedding_bytes()) +
+                            states_.TouchedAhead(rows_ * memory_.state_bytes) + free_rows_.capacity() * sizeof(std::uint32_t) +
                             vshard_rows_.size() * sizeof(std::uint32_t),
             .free_bytes = free_rows_.size() * row_bytes,
             .row_bytes = row_bytes};
@@ -305,8 +308,8 @@ class PagedTable final : public Table {
       return;
     }
     ++rows_;
-    embeddings_.Reserve(rows_ * memory_.embedding_bytes());
-    states_.Reserve(rows_ * memory_.state_bytes);
+    embeddings_.ReserveNext(rows_ * memory_.embedding_bytes());
+    states_.ReserveNext(rows_ * memory_.state_bytes);
     memory_.embeddings = embeddings_.data();
     memory_.states = states_.data();
   }
@@ -382,7 +385,8 @@ std::optional<std::uint32_t> FindSightings(const std::vector<TableSpec>& specs, 
   return static_cast<std::uint32_t>(found - specs.begin());
 }
 
-Result<std::unique_ptr<Table>> Table::Create(const TableSpec& spec, std::uint64_t seed, VshardRange vshards) {
+Result<std::unique_ptr<Table>> Table::Create(const TableSpec& spec, std::uint64_t seed, VshardRange vshards,
+                                             PagePreparer* preparer) {
   const std::string where = "table '" + spec.name + "'";
   if (spec.name.empty()) return InvalidInput("a table has an empty name; give it one");
   if (spec.dim < 1 || spec.dim > kMaxDim) {
@@ -392,7 +396,7 @@ Result<std::unique_ptr<Table>> Table::Create(const TableSpec& spec, std::uint64_
   GM_RETURN_IF_ERROR(RowInitializer::Check(spec.initializer).Annotate(where));
   auto optimizer = NewSparseOptimizer(spec.optimizer);
   if (!optimizer.ok()) return optimizer.status().Annotate(where);
-  return std::unique_ptr<Table>(std::make_unique<PagedTable>(spec, seed, vshards, std::move(optimizer).value()));
+  return std::unique_ptr<Table>(std::make_unique<PagedTable>(spec, seed, vshards, preparer, std::move(optimizer).value()));
 }
 
 void InitialRow(const TableSpec& spec, std::uint64_t seed, std::uint64_t key, std::span<float> row) {

@@ -94,8 +94,10 @@ struct RowSink {
 
 class Table {
  public:
-  // `vshards`: of the keys that it will be asked for; others must not come.
-  static Result<std::unique_ptr<Table>> Create(const TableSpec& spec, std::uint64_t seed, VshardRange vshards = {});
+  // `vshards`: of the keys that it will be asked for; others must not come. `preparer`: outlives the table; null = memory comes
+  // when it is touched.
+  static Result<std::unique_ptr<Table>> Create(const TableSpec& spec, std::uint64_t seed, VshardRange vshards = {},
+                                               PagePreparer* preparer = nullptr);
   virtual ~Table() = default;
 
   // Keys may repeat.

@@ -5,6 +5,9 @@
 #include <cmath>
 #include <vector>
 
+#include "common/keys.h"
+#include "common/random.h"
+#include "ps/table/isa.h"
 #include "ps/table/table.h"
 
 namespace gatemill::ps {
@@ -57,6 +60,24 @@ Moments Measure(const InitializerConfig& config) {
     }
   }
   return moments;
+}
+
+TEST(RowInitializer, UniformIsTheSameOnEveryInstructionSet) {
+  for (const std::size_t dim : {1, 7, 16, 17, 48, 100}) {
+    for (std::uint64_t key = 0; key < 20; ++key) {
+      std::vector<float> expected(dim);  // the formula, element by element
+      for (std::size_t i = 0; i < dim; ++i) {
+        const std::uint64_t bits = RandomBits(RandomBits(5, TableSalt("t")), key, i / 2);
+        expected[i] = 0.3F * (2.0F * ToUniformFloat(i % 2 == 0 ? bits : bits << 32) - 1.0F);
+      }
+      for (const Isa isa : {Isa::kBaseline, Isa::kAvx2, Isa::kAvx512}) {
+        if (!IsaSupported(isa)) continue;
+        std::vector<float> row(dim);
+        RowInitializer({.type = "uniform", .scale = 0.3F}, "t", 5, FloatType::kFloat32, isa).Fill(key, row);
+        EXPECT_EQ(row, expected) << "instruction set " << static_cast<int>(isa) << ", key " << key << ", dim " << dim;
+      }
+    }
+  }
 }
 
 TEST(RowInitializer, UniformFillsItsRangeEvenly) {

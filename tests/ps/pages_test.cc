@@ -6,6 +6,8 @@
 #include <cstring>
 #include <vector>
 
+#include "pages_asked.h"
+
 namespace gatemill::ps {
 namespace {
 
@@ -54,6 +56,43 @@ TEST(Pages, AreZeroAgainAfterClear) {
   EXPECT_EQ(pages.data(), nullptr);
   pages.Reserve(100);
   EXPECT_EQ(pages.data()[99], std::byte{0});
+}
+
+// What comes next, of large arrays alone, within what is mapped; and nothing of it after the array has moved or gone.
+TEST(Pages, AskForWhatComesNext) {
+  PagesAsked asked;
+  {
+    Pages pages(&asked);
+    pages.ReserveNext(Pages::kHugeFromBytes);
+    EXPECT_EQ(asked.total, 0U);
+    constexpr std::size_t kStep = 100'000;
+    std::size_t bytes = Pages::kHugeFromBytes;
+    while (bytes < (63U << 20)) {
+      bytes += kStep;
+      pages.ReserveNext(bytes);
+      ASSERT_FALSE(asked.pieces.empty());
+      const auto from = static_cast<std::size_t>(asked.pieces.front().begin - pages.data());
+      const auto to = static_cast<std::size_t>(asked.pieces.back().end - pages.data());
+      ASSERT_GE(from, Pages::kHugeFromBytes);
+      ASSERT_GT(to, bytes);
+      ASSERT_LE(to, bytes + (6U << 20));
+      ASSERT_EQ(pages.TouchedAhead(bytes), to);
+      ASSERT_EQ(asked.total, to - from) << "a page was asked for twice, or left out";
+    }
+    pages.ReserveNext(65U << 20);  // beyond what was set aside: the array moves
+    for (const PagesAsked::Piece& piece : asked.pieces) {
+      EXPECT_GE(piece.begin, pages.data());
+      EXPECT_LT(piece.begin, pages.data() + (80U << 20));
+    }
+    pages.Shrink(40U << 20);
+    for (const PagesAsked::Piece& piece : asked.pieces) EXPECT_LE(piece.end, pages.data() + (40U << 20));
+    asked.pieces.clear();
+    EXPECT_EQ(pages.TouchedAhead(40U << 20), 40U << 20);
+    pages.ReserveNext(50U << 20);
+    EXPECT_FALSE(asked.pieces.empty());
+    EXPECT_GT(pages.TouchedAhead(50U << 20), 50U << 20);
+  }
+  EXPECT_TRUE(asked.pieces.empty()) << "the array is gone";
 }
 
 TEST(Pages, TouchedRoundsToPages) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "common/random.h"
+#include "pages_asked.h"
 
 namespace gatemill::ps {
 namespace {
@@ -131,6 +132,31 @@ TEST(RowIndex, TakesLittleMemoryAKeyAtEverySize) {
   EXPECT_EQ(index.Find(5), RowIndex::kNoRow);
   index.Insert(5, 1);
   EXPECT_EQ(index.Find(5), 1U);
+}
+
+// Of a growing array every page that it comes to touch, once, a little ahead; memory_bytes has them.
+TEST(RowIndex, AsksForPagesOfTheGrowingArray) {
+  PagesAsked asked;
+  RowIndex index({}, BestIsa(), &asked);
+  RowIndex plain;
+  constexpr std::uint32_t kKeys = 6'000'000;  // 96 MB and more
+  std::uint64_t most = 0;
+  for (std::uint32_t row = 0; row < kKeys; ++row) {
+    const std::uint64_t key = Mix64(row);
+    index.Insert(key, row);
+    plain.Insert(key, row);
+    if (row % 1000 == 0) {
+      ASSERT_GE(index.memory_bytes(), plain.memory_bytes());
+      ASSERT_LE(index.memory_bytes(), plain.memory_bytes() + (8U << 20));
+      most = std::max(most, index.memory_bytes() - plain.memory_bytes());
+    }
+  }
+  EXPECT_GT(most, 0U);
+  // What lies behind the first 32 MiB, and what was asked for and is not used yet.
+  EXPECT_GE(asked.total, index.memory_bytes() - Pages::kHugeFromBytes - (2U << 20));
+  EXPECT_LE(asked.total, index.memory_bytes() - Pages::kHugeFromBytes + (8U << 20));
+  index.Clear();
+  EXPECT_TRUE(asked.pieces.empty());
 }
 
 }  // namespace

@@ -1,0 +1,29 @@
+// A PagePreparer that notes what it was asked for, for tests.
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+#include "ps/table/pages.h"
+
+namespace gatemill::ps {
+
+class PagesAsked final : public PagePreparer {
+ public:
+  struct Piece {
+    const std::byte* begin;
+    const std::byte* end;
+  };
+  void Prepare(std::byte* begin, std::size_t bytes) override {
+    pieces.push_back({begin, begin + bytes});
+    total += bytes;
+  }
+  void Forget(const std::byte* begin, std::size_t bytes) override {
+    std::erase_if(pieces, [&](const Piece& piece) { return piece.begin < begin + bytes && begin < piece.end; });
+  }
+
+  std::vector<Piece> pieces;  // not forgotten
+  std::size_t total = 0;      // bytes, forgotten ones too
+};
+
+}  // namespace gatemill::ps
