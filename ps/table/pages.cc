@@ -14,7 +14,7 @@ constexpr std::size_t kHugeBytes = Pages::kHugeBytes;
 constexpr std::size_t kHugeFromBytes = Pages::kHugeFromBytes;
 constexpr std::size_t kGrowBytes = 64U << 10;
 constexpr std::size_t kMinMapBytes = 64U << 20;
-// Of an array, prepared beyond its end: 1/64, within bounds. (A host that gives 0.5 GB/s gives the most in 32 ms.)
+// Of an array, prepared beyond its end: 1/64, and no more than a bound. (A host that gives 0.5 GB/s gives the most in 32 ms.)
 constexpr std::size_t kPreparedShare = 64;
 constexpr std::size_t kMostPrepared = 16U << 20;
 constexpr std::size_t kMapAhead = 64;  // address space is set aside for so many times what is asked for, if there is so much
@@ -45,7 +45,7 @@ void Pages::GrowAhead(std::size_t bytes) {
   Grow(bytes);
   if (!prepares(bytes)) return;
   const std::size_t next = RoundUp(bytes, kHugeBytes);
-  const std::size_t more = std::clamp(RoundUp(bytes / kPreparedShare, kHugeBytes), kHugeBytes, kMostPrepared);
+  const std::size_t more = std::min(bytes / kPreparedShare / kHugeBytes * kHugeBytes, kMostPrepared);
   const std::size_t to = std::min(mapped_, next + more);
   const std::size_t from = std::max(ahead_, next);
   if (from >= to) return;

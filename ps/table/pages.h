@@ -31,6 +31,7 @@ class Pages {
   static constexpr std::size_t kHugeBytes = 2U << 20;
   // Below it an array keeps small pages: a huge page of which little is used would cost small tables much.
   static constexpr std::size_t kHugeFromBytes = 32U << 20;
+  static constexpr std::size_t kPreparedFromBytes = 128U << 20;
 
   // `preparer` outlives the array; null = pages come when they are touched.
   explicit Pages(PagePreparer* preparer = nullptr) : preparer_(preparer) {}
@@ -46,8 +47,8 @@ class Pages {
   void ReserveNext(std::size_t bytes) {
     if (bytes > usable_) GrowAhead(bytes);
   }
-  // Has [from, to) prepared, where `prepares` says so of all that was reserved.
-  [[nodiscard]] bool prepares(std::size_t reserved) const { return preparer_ != nullptr && reserved > kHugeFromBytes; }
+  // Has [from, to) prepared, where `prepares` says so of all that was reserved: of less, a page ahead would be much.
+  [[nodiscard]] bool prepares(std::size_t reserved) const { return preparer_ != nullptr && reserved >= kPreparedFromBytes; }
   void Prepare(std::size_t from, std::size_t to);
   void Clear();
   // Returns the whole pages beyond `bytes` to the system; they are zeros when they are used again.

@@ -1,13 +1,20 @@
 #include "ps/table/row_index.h"
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #include <algorithm>
 #include <bit>
+#include <cstddef>
+#include <cstring>
 
 namespace gatemill::ps {
 namespace {
 
 using Bucket = RowIndex::Bucket;
 using Homes = RowIndex::Homes;
+using RowPlaces = RowIndex::RowPlaces;
 
 constexpr int kSlots = RowIndex::kSlots;
 constexpr std::size_t kBatch = 2048;  // keys whose homes are worked out ahead
@@ -28,10 +35,32 @@ GM_LOOP std::uint32_t NotRowIn(const Bucket& bucket, std::uint64_t key) {
   return not_row;
 }
 
+#if defined(__x86_64__)
+// The same by one comparison of the whole cache line. Used slots come first, so of two slots with the key the lower one counts.
+[[gnu::target(GM_TARGET_AVX512)]] inline std::uint32_t NotRowInAvx512(const Bucket& bucket, std::uint64_t key) {
+  const __mmask8 equal = _mm512_cmpeq_epi64_mask(_mm512_load_si512(&bucket), _mm512_set1_epi64(static_cast<long long>(key)));
+  const auto slot = static_cast<unsigned>(std::countr_zero(static_cast<unsigned>(equal) | 1U << kSlots));
+  std::uint32_t not_row = 0;
+  std::memcpy(&not_row, reinterpret_cast<const std::byte*>(&bucket) + offsetof(Bucket, not_row) + slot * sizeof(not_row),
+              sizeof(not_row));  // of no slot: what lies behind the last one, `beyond`
+  return not_row & (slot / kSlots - 1);  // by no branch
+}
+#endif
+
+// kLanes: floats of a register, as GM_ISA_LANE_VARIANTS has it.
+template <int kLanes>
+GM_LOOP std::uint32_t Look(const Bucket& bucket, std::uint64_t key) {
+#if defined(__x86_64__)
+  if constexpr (kLanes == 16) return NotRowInAvx512(bucket, key);
+#endif
+  return NotRowIn(bucket, key);
+}
+
 // No branch depends on what a cache line holds: a wrong guess would wait for memory. Keys that are not at home are listed
 // and looked for in the next buckets afterwards, together.
+template <int kLanes>
 GM_LOOP void FindLoop(const Bucket* buckets, const Homes& homes_of, const std::uint64_t* keys, std::size_t count,
-                      std::uint32_t* rows) {
+                      std::uint32_t* rows, const RowPlaces& places) {
   std::uint32_t homes[kBatch + kAhead];
   std::uint32_t listed[kBatch + 1];
   for (std::size_t begin = 0; begin < count; begin += kBatch) {
@@ -43,8 +72,9 @@ GM_LOOP void FindLoop(const Bucket* buckets, const Homes& homes_of, const std::u
     for (std::size_t i = 0; i < n; ++i) {
       __builtin_prefetch(&buckets[homes[i + kAhead]]);
       const Bucket& bucket = buckets[homes[i]];
-      const std::uint32_t not_row = NotRowIn(bucket, keys[begin + i]);
+      const std::uint32_t not_row = Look<kLanes>(bucket, keys[begin + i]);
       rows[begin + i] = ~not_row;
+      __builtin_prefetch(places.first + (not_row == 0 ? 0 : ~not_row) * places.stride, 0, 2);
       listed[left] = static_cast<std::uint32_t>(i);
       left += static_cast<std::size_t>(not_row == 0) & static_cast<std::size_t>(bucket.beyond != 0);
     }
@@ -55,7 +85,7 @@ GM_LOOP void FindLoop(const Bucket* buckets, const Homes& homes_of, const std::u
         if (j + kAhead < left) __builtin_prefetch(&buckets[homes[listed[j + kAhead]] + 1]);
         const std::uint32_t i = listed[j];
         const Bucket& bucket = buckets[++homes[i]];
-        const std::uint32_t not_row = NotRowIn(bucket, keys[begin + i]);
+        const std::uint32_t not_row = Look<kLanes>(bucket, keys[begin + i]);
         rows[begin + i] = ~not_row;
         listed[still] = i;
         still += static_cast<std::size_t>(not_row == 0) & static_cast<std::size_t>(bucket.beyond != 0);
@@ -65,13 +95,14 @@ GM_LOOP void FindLoop(const Bucket* buckets, const Homes& homes_of, const std::u
   }
 }
 
-GM_ISA_VARIANTS(Find,
-                (const Bucket* buckets, const Homes& homes_of, const std::uint64_t* keys, std::size_t count,
-                 std::uint32_t* rows),
-                (buckets, homes_of, keys, count, rows))
+GM_ISA_LANE_VARIANTS(Find,
+                     (const Bucket* buckets, const Homes& homes_of, const std::uint64_t* keys, std::size_t count,
+                      std::uint32_t* rows, const RowPlaces& places),
+                     (buckets, homes_of, keys, count, rows, places))
 
-constexpr IsaVariants<void (*)(const Bucket*, const Homes&, const std::uint64_t*, std::size_t, std::uint32_t*)> kFind =
-    GM_ISA_TABLE(Find);
+constexpr IsaVariants<void (*)(const Bucket*, const Homes&, const std::uint64_t*, std::size_t, std::uint32_t*,
+                               const RowPlaces&)>
+    kFind = GM_ISA_TABLE(Find);
 
 // Above so many keys the index grows.
 std::uint64_t MaxKeys(std::uint64_t buckets) { return buckets * kSlots * 25 / 32; }
@@ -90,11 +121,11 @@ std::uint64_t RowIndex::ScaleOf(std::uint64_t buckets) const {
   return static_cast<std::uint64_t>((static_cast<unsigned __int128>(buckets) << 32) / places);
 }
 
-void RowIndex::Find(std::span<const std::uint64_t> keys, std::uint32_t* rows) const {
+void RowIndex::Find(std::span<const std::uint64_t> keys, std::uint32_t* rows, const RowPlaces& places) const {
   if (size_ == 0) {
     std::fill_n(rows, keys.size(), kNoRow);
   } else {
-    find_(buckets(), homes_, keys.data(), keys.size(), rows);
+    find_(buckets(), homes_, keys.data(), keys.size(), rows, places);
   }
 }
 

@@ -46,8 +46,14 @@ class RowIndex {
   // `preparer`: see ps/table/pages.h.
   explicit RowIndex(VshardRange vshards = {}, Isa isa = BestIsa(), PagePreparer* preparer = nullptr);
 
-  // rows: [keys] out.
-  void Find(std::span<const std::uint64_t> keys, std::uint32_t* rows) const;
+  // Where rows lie: row r at first + r * stride. The default asks for nothing.
+  struct RowPlaces {
+    const std::byte* first = nullptr;
+    std::size_t stride = 0;
+  };
+  // rows: [keys] out. The cache line in which each row that is found begins is asked for meanwhile.
+  void Find(std::span<const std::uint64_t> keys, std::uint32_t* rows, const RowPlaces& places) const;
+  void Find(std::span<const std::uint64_t> keys, std::uint32_t* rows) const { Find(keys, rows, {}); }
   [[nodiscard]] std::uint32_t Find(std::uint64_t key) const;
   // The row of `key`, which becomes `row` when there is none. *created tells which.
   std::uint32_t FindOrInsert(std::uint64_t key, std::uint32_t row, bool* created);
@@ -99,7 +105,7 @@ class RowIndex {
   static void RemoveSlot(Bucket* bucket, int slot);
 
   VshardRange vshards_;
-  void (*find_)(const Bucket*, const Homes&, const std::uint64_t*, std::size_t, std::uint32_t*);
+  void (*find_)(const Bucket*, const Homes&, const std::uint64_t*, std::size_t, std::uint32_t*, const RowPlaces&);
   Homes homes_;
   Pages pages_;
   std::uint64_t usable_ = 0;    // buckets there are, those past the last home included

@@ -79,7 +79,7 @@ TEST(PageAhead, ChangesNoRow) {
   spec.name = "t";
   spec.dim = 48;
   spec.optimizer.type = "adagrad";
-  constexpr std::size_t kRows = 400'000;  // 77 MB of embeddings and as much state: beyond where pages are prepared
+  constexpr std::size_t kRows = 800'000;  // 154 MB of embeddings and as much state: beyond where pages are prepared
   constexpr std::size_t kBatch = 8192;
   PageAhead ahead;
   const auto plain = Table::Create(spec, 3).value();
@@ -88,7 +88,7 @@ TEST(PageAhead, ChangesNoRow) {
   RandomStream random(3, 0);
   std::vector<float> grads(kBatch * 48);
   for (std::size_t row = 0; row < kRows; row += kBatch) {
-    for (std::uint64_t& key : keys) key = random.Below(kRows);
+    for (std::size_t i = 0; i < kBatch; ++i) keys[i] = i % 8 == 0 ? random.Below(kRows) : row + i;
     for (float& grad : grads) grad = static_cast<float>(random.Uniform());
     plain->Update(keys, grads, row);
     prepared->Update(keys, grads, row);

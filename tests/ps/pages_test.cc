@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <vector>
@@ -63,34 +64,33 @@ TEST(Pages, AskForWhatComesNext) {
   PagesAsked asked;
   {
     Pages pages(&asked);
-    pages.ReserveNext(Pages::kHugeFromBytes);
+    pages.ReserveNext(60U << 20);
     EXPECT_EQ(asked.total, 0U);
-    constexpr std::size_t kStep = 100'000;
-    std::size_t bytes = Pages::kHugeFromBytes;
-    while (bytes < (63U << 20)) {
-      bytes += kStep;
+    pages.ReserveNext(Pages::kPreparedFromBytes);
+    constexpr std::size_t kStep = 1'000'000;
+    for (std::size_t bytes = Pages::kPreparedFromBytes; bytes < (1000U << 20); bytes += kStep) {
       pages.ReserveNext(bytes);
       ASSERT_FALSE(asked.pieces.empty());
       const auto from = static_cast<std::size_t>(asked.pieces.front().begin - pages.data());
       const auto to = static_cast<std::size_t>(asked.pieces.back().end - pages.data());
-      ASSERT_GE(from, Pages::kHugeFromBytes);
-      ASSERT_GT(to, bytes);
-      ASSERT_LE(to, bytes + (6U << 20));
-      ASSERT_EQ(pages.TouchedAhead(bytes), to);
+      ASSERT_EQ(from, Pages::kPreparedFromBytes);
+      ASSERT_GE(to, bytes);
+      ASSERT_LE(to, bytes + bytes / 64 + Pages::kHugeBytes);
+      ASSERT_EQ(pages.TouchedAhead(bytes), std::max(to, Pages::Touched(bytes)));
       ASSERT_EQ(asked.total, to - from) << "a page was asked for twice, or left out";
     }
-    pages.ReserveNext(65U << 20);  // beyond what was set aside: the array moves
+    const std::byte* before = pages.data();
+    pages.ReserveNext(5'000ULL << 20);  // beyond what was set aside: the array moves
+    ASSERT_NE(pages.data(), before);
     for (const PagesAsked::Piece& piece : asked.pieces) {
-      EXPECT_GE(piece.begin, pages.data());
-      EXPECT_LT(piece.begin, pages.data() + (80U << 20));
+      EXPECT_GE(piece.begin, pages.data() + (5'000ULL << 20));
+      EXPECT_LE(piece.end, pages.data() + (5'016ULL << 20));
     }
-    pages.Shrink(40U << 20);
-    for (const PagesAsked::Piece& piece : asked.pieces) EXPECT_LE(piece.end, pages.data() + (40U << 20));
-    asked.pieces.clear();
-    EXPECT_EQ(pages.TouchedAhead(40U << 20), 40U << 20);
-    pages.ReserveNext(50U << 20);
-    EXPECT_FALSE(asked.pieces.empty());
-    EXPECT_GT(pages.TouchedAhead(50U << 20), 50U << 20);
+    pages.Shrink(140U << 20);
+    EXPECT_TRUE(asked.pieces.empty());
+    EXPECT_EQ(pages.TouchedAhead(140U << 20), 140U << 20);
+    pages.ReserveNext(200U << 20);
+    EXPECT_GT(pages.TouchedAhead(200U << 20), 200U << 20);
   }
   EXPECT_TRUE(asked.pieces.empty()) << "the array is gone";
 }

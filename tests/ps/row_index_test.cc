@@ -139,7 +139,7 @@ TEST(RowIndex, AsksForPagesOfTheGrowingArray) {
   PagesAsked asked;
   RowIndex index({}, BestIsa(), &asked);
   RowIndex plain;
-  constexpr std::uint32_t kKeys = 6'000'000;  // 96 MB and more
+  constexpr std::uint32_t kKeys = 9'500'000;  // 160 MB
   std::uint64_t most = 0;
   for (std::uint32_t row = 0; row < kKeys; ++row) {
     const std::uint64_t key = Mix64(row);
@@ -152,9 +152,9 @@ TEST(RowIndex, AsksForPagesOfTheGrowingArray) {
     }
   }
   EXPECT_GT(most, 0U);
-  // What lies behind the first 32 MiB, and what was asked for and is not used yet.
-  EXPECT_GE(asked.total, index.memory_bytes() - Pages::kHugeFromBytes - (2U << 20));
-  EXPECT_LE(asked.total, index.memory_bytes() - Pages::kHugeFromBytes + (8U << 20));
+  // What lies behind where it begins, and what was asked for and is not used yet. (The first growth beyond adds a quarter.)
+  EXPECT_GE(asked.total, index.memory_bytes() - Pages::kPreparedFromBytes - (2U << 20));
+  EXPECT_LE(asked.total, index.memory_bytes() - Pages::kPreparedFromBytes / 5 * 4 + (8U << 20));
   index.Clear();
   EXPECT_TRUE(asked.pieces.empty());
 }
