@@ -30,7 +30,7 @@ ReadyMemory::ReadyMemory(std::uint64_t bytes) : left_(bytes), bytes_(bytes) {
 
 void ReadyMemory::GiveBack(std::uint64_t bytes) {
   const std::uint64_t leave = bytes_ - std::min(bytes_, bytes + kAhead);
-  if (leave != 0 && left_ - leave < kStep) return;
+  if (leave >= left_ || (leave != 0 && left_ - leave < kStep)) return;
   pages_.Shrink(leave);
   left_ = leave;
 }

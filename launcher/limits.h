@@ -20,15 +20,15 @@ namespace gatemill::launcher {
 double MemcpyBytesPerSecond(const Clock& clock);
 
 // Memory that was touched and is given back a little before a table needs as much, so that what is measured is not how long a
-// virtual machine takes to get memory from its host (seen: 0.5 GB/s and 21 ms for one page of 2 MiB, against 11 GB/s and 0.3 ms
-// for memory that the machine has; what lies free goes back to the host within a second).
+// virtual machine takes to get memory from its host (seen: 4 ms for a page of 2 MiB as a rule and 31 at worst,
+// against 0.3 ms where the machine has it; what lies free goes back to the host within a second).
 //
 //   ReadyMemory ready(bytes);
 //   ready.GiveBack(bytes_wanted_so_far);   // again and again, while the table grows
 class ReadyMemory {
  public:
   explicit ReadyMemory(std::uint64_t bytes);
-  // What was given back is `bytes` and some more from then on.
+  // From then on `bytes` are given back, and some more. Never fewer than before.
   void GiveBack(std::uint64_t bytes);
 
  private:

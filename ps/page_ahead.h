@@ -37,9 +37,9 @@ class PageAhead final : public PagePreparer {
 
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::deque<Piece> pieces_;  // guarded by mutex_, as what follows
-  Piece current_{};           // under way; of 0 bytes when none is
-  bool stop_ = false;
+  std::deque<Piece> pieces_;  // guarded by mutex_
+  Piece current_{};           // under way, of 0 bytes when none is; guarded by mutex_, but the thread itself reads what it wrote
+  bool stop_ = false;         // guarded by mutex_
   std::thread thread_;
 };
 

@@ -23,9 +23,9 @@ constexpr std::uint64_t kPrefetchPart = 4;      // rows of a prefetch take at mo
 constexpr std::uint64_t kUsedPercent = 95;      // of the limit, by rows; what lies between is for free places
 constexpr std::uint64_t kRefillPercent = 80;
 // Of a budget, for scratch and for the process itself.
-constexpr std::uint64_t kHeadroomPart = 32;
-constexpr std::uint64_t kProcessBytes = 48ULL << 20;
-constexpr std::uint64_t kProcessPart = 12;      // no more than such a part of a budget
+constexpr std::uint64_t kHeadroomPart = 16;
+constexpr std::uint64_t kProcessBytes = 64ULL << 20;
+constexpr std::uint64_t kProcessPart = 7;       // no more than such a part of a budget
 constexpr std::size_t kRowsAhead = 8;
 constexpr std::size_t kMaxErased = 1 << 15;     // keys that the store is not told of yet
 

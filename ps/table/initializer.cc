@@ -47,6 +47,7 @@ float HalfToUniform(std::uint64_t bits, std::size_t element) {
 
 // Two elements of each draw: of its high half, then of its low one.
 GM_LOOP void UniformLoop(std::uint64_t base, float scale, float* __restrict row, std::size_t count) {
+  static_assert(std::endian::native == std::endian::little, "halves of a draw are told apart by where they lie");
   constexpr std::size_t kDraws = 8;
   std::size_t i = 0;
   for (; i + 2 * kDraws <= count; i += 2 * kDraws) {
@@ -58,8 +59,9 @@ GM_LOOP void UniformLoop(std::uint64_t base, float scale, float* __restrict row,
       row[i + h] = scale * (2.0F * (static_cast<float>(static_cast<std::int32_t>(halves[h] >> 8)) * 0x1.0p-24F) - 1.0F);
     }
   }
+  std::uint64_t bits = 0;
   for (; i < count; ++i) {
-    const std::uint64_t bits = RandomBitsOf(base, i / 2);
+    if ((i & 1) == 0) bits = RandomBitsOf(base, i / 2);
     row[i] = scale * (2.0F * HalfToUniform(bits, i) - 1.0F);
   }
 }

@@ -54,9 +54,7 @@ void Pages::GrowAhead(std::size_t bytes) {
 }
 
 void Pages::Prepare(std::size_t from, std::size_t to) {
-  from = std::max(from, kHugeFromBytes);
-  to = std::min(to, mapped_);
-  if (preparer_ != nullptr && from < to) preparer_->Prepare(data_ + from, to - from);
+  preparer_->Prepare(data_ + from, to - from);
 }
 
 void Pages::Map(std::size_t bytes) {

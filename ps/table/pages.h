@@ -47,8 +47,9 @@ class Pages {
   void ReserveNext(std::size_t bytes) {
     if (bytes > usable_) GrowAhead(bytes);
   }
-  // Has [from, to) prepared, where `prepares` says so of all that was reserved: of less, a page ahead would be much.
+  // Whether pages of an array of so many bytes are prepared: a page ahead is much of a small one.
   [[nodiscard]] bool prepares(std::size_t reserved) const { return preparer_ != nullptr && reserved >= kPreparedFromBytes; }
+  // Has [from, to), which was reserved, prepared; ask `prepares` first.
   void Prepare(std::size_t from, std::size_t to);
   void Clear();
   // Returns the whole pages beyond `bytes` to the system; they are zeros when they are used again.

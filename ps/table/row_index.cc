@@ -43,7 +43,7 @@ GM_LOOP std::uint32_t NotRowIn(const Bucket& bucket, std::uint64_t key) {
   std::uint32_t not_row = 0;
   std::memcpy(&not_row, reinterpret_cast<const std::byte*>(&bucket) + offsetof(Bucket, not_row) + slot * sizeof(not_row),
               sizeof(not_row));  // of no slot: what lies behind the last one, `beyond`
-  return not_row & (slot / kSlots - 1);  // by no branch
+  return not_row & -static_cast<std::uint32_t>(slot != kSlots);
 }
 #endif
 
@@ -63,6 +63,9 @@ GM_LOOP void FindLoop(const Bucket* buckets, const Homes& homes_of, const std::u
                       std::uint32_t* rows, const RowPlaces& places) {
   std::uint32_t homes[kBatch + kAhead];
   std::uint32_t listed[kBatch + 1];
+  // Without places a line that is in the cache: asking for an address that is not mapped walks the page tables each time.
+  const std::byte* first = places.stride == 0 ? reinterpret_cast<const std::byte*>(buckets) : places.first;
+  const std::size_t stride = places.stride;
   for (std::size_t begin = 0; begin < count; begin += kBatch) {
     const std::size_t n = std::min(kBatch, count - begin);
     for (std::size_t i = 0; i < n; ++i) homes[i] = homes_of.Of(keys[begin + i]);
@@ -74,7 +77,7 @@ GM_LOOP void FindLoop(const Bucket* buckets, const Homes& homes_of, const std::u
       const Bucket& bucket = buckets[homes[i]];
       const std::uint32_t not_row = Look<kLanes>(bucket, keys[begin + i]);
       rows[begin + i] = ~not_row;
-      __builtin_prefetch(places.first + (not_row == 0 ? 0 : ~not_row) * places.stride, 0, 2);
+      __builtin_prefetch(first + (not_row == 0 ? 0 : ~not_row) * stride, 0, 2);
       listed[left] = static_cast<std::uint32_t>(i);
       left += static_cast<std::size_t>(not_row == 0) & static_cast<std::size_t>(bucket.beyond != 0);
     }
@@ -155,7 +158,7 @@ void RowIndex::Erase(std::uint64_t key) {
   for (Bucket* bucket = &buckets()[homes_.Of(key)];; ++bucket) {
     for (int slot = 0; slot < kSlots && bucket->not_row[slot] != 0; ++slot) {
       if (bucket->key[slot] != key) continue;
-      RemoveSlot(bucket, slot);
+      RemoveSlot(bucket, slot, LastSlot(*bucket));
       --size_;
       return;
     }
@@ -207,7 +210,7 @@ std::uint64_t RowIndex::memory_bytes() const {
   std::uint64_t touched = usable_;
   if (grown_ != capacity_) {  // the new array is touched from its end down
     const std::uint64_t lowest = std::max<std::uint64_t>((homes_.border * homes_.new_scale) >> 32, capacity_);
-    const std::uint64_t prepared = prepared_ == 0 ? usable_ : std::max(prepared_ / sizeof(Bucket), capacity_);
+    const std::uint64_t prepared = prepared_ == 0 ? usable_ : prepared_ / sizeof(Bucket);
     touched = capacity_ + (usable_ - std::min({usable_, lowest, prepared}));
   }
   return Pages::Touched(touched * sizeof(Bucket));
@@ -242,16 +245,13 @@ void RowIndex::MoveLastBucket() {
   for (std::uint64_t at = home;; ++at) {
     Bucket* bucket = &buckets()[at];
     const bool more = bucket->beyond != 0;
-    int last = kSlots - 1;
-    while (last >= 0 && bucket->not_row[last] == 0) --last;
+    int last = LastSlot(*bucket);
     for (int slot = last; slot >= 0; --slot) {
       const std::uint64_t place = homes_.PlaceOf(bucket->key[slot]);
       if (place < first_place || place >= homes_.border) continue;
       moving_.push_back({{bucket->key[slot], ~bucket->not_row[slot]},
                          static_cast<std::uint32_t>((place * homes_.new_scale) >> 32)});
-      bucket->key[slot] = bucket->key[last];
-      bucket->not_row[slot] = bucket->not_row[last];
-      bucket->not_row[last--] = 0;
+      RemoveSlot(bucket, slot, last--);
       for (std::uint64_t passed = home; passed < at; ++passed) --buckets()[passed].beyond;
     }
     if (!more) break;
@@ -293,10 +293,15 @@ void RowIndex::Place(std::uint64_t key, std::uint32_t row, std::uint32_t home) {
   }
 }
 
+// The last used one; -1 in an empty bucket.
+int RowIndex::LastSlot(const Bucket& bucket) {
+  int last = kSlots - 1;
+  while (last >= 0 && bucket.not_row[last] == 0) --last;
+  return last;
+}
+
 // The last used slot takes the place of the one that goes.
-void RowIndex::RemoveSlot(Bucket* bucket, int slot) {
-  int last = slot;
-  while (last + 1 < kSlots && bucket->not_row[last + 1] != 0) ++last;
+void RowIndex::RemoveSlot(Bucket* bucket, int slot, int last) {
   bucket->key[slot] = bucket->key[last];
   bucket->not_row[slot] = bucket->not_row[last];
   bucket->not_row[last] = 0;

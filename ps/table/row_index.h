@@ -51,7 +51,8 @@ class RowIndex {
     const std::byte* first = nullptr;
     std::size_t stride = 0;
   };
-  // rows: [keys] out. The cache line in which each row that is found begins is asked for meanwhile.
+  // rows: [keys] out. The cache line in which a row begins is asked for meanwhile, of each that is
+  // found in its home bucket.
   void Find(std::span<const std::uint64_t> keys, std::uint32_t* rows, const RowPlaces& places) const;
   void Find(std::span<const std::uint64_t> keys, std::uint32_t* rows) const { Find(keys, rows, {}); }
   [[nodiscard]] std::uint32_t Find(std::uint64_t key) const;
@@ -102,7 +103,8 @@ class RowIndex {
   void MoveLastBucket();
   void PrepareDownTo(std::uint64_t bucket);
   void Place(std::uint64_t key, std::uint32_t row, std::uint32_t home);
-  static void RemoveSlot(Bucket* bucket, int slot);
+  static int LastSlot(const Bucket& bucket);
+  static void RemoveSlot(Bucket* bucket, int slot, int last);
 
   VshardRange vshards_;
   void (*find_)(const Bucket*, const Homes&, const std::uint64_t*, std::size_t, std::uint32_t*, const RowPlaces&);

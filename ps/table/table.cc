@@ -21,7 +21,7 @@ namespace {
 constexpr std::size_t kBatch = 2048;
 constexpr std::size_t kHeadersAhead = 16;
 constexpr std::size_t kCreateAhead = 8;  // keys whose places in the index are asked for before they are created
-constexpr std::size_t kAskedForBytes = 256U << 20;
+constexpr std::size_t kAskedForBytes = 256U << 20;  // of embeddings: lookups ask for rows of no larger tables
 constexpr const char* kSightingsSuffix = "#seen";
 constexpr std::uint64_t kRounding = 1;   // names a table's draws for updates; RowInitializer's are 0
 
@@ -297,8 +297,8 @@ class PagedTable final : public Table {
     half_.pack(spec_.dtype, new_row_, embedding);
   }
 
-  // What a lookup asks for ahead. In cache it makes a pull a seventh faster; where every access misses, no more of them can be
-  // under way than there are.
+  // What a lookup asks for ahead. It makes pulls from tables in the processor's caches a seventh faster, and nothing where nearly
+  // every access misses: the lookup alone then has as many under way as the core can have.
   [[nodiscard]] RowIndex::RowPlaces EmbeddingPlaces() const {
     if (rows_ * memory_.embedding_bytes() > kAskedForBytes) return {};
     return {memory_.embeddings, memory_.embedding_bytes()};

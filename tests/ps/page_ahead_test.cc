@@ -10,7 +10,10 @@
 #include <vector>
 
 #include "common/random.h"
+#include "ps/store/row_store.h"
 #include "ps/table/table.h"
+#include "ps/tiered_tables.h"
+#include "tests/ps/pages_asked.h"
 
 namespace gatemill::ps {
 namespace {
@@ -59,51 +62,82 @@ TEST(PageAhead, BringsPagesAndLeavesWhatIsInThem) {
   for (std::size_t at = 0; at < kBytes; at += kPage) EXPECT_EQ(mapping.get()[at], at == 5 * kPage ? std::byte{7} : std::byte{0});
 }
 
-// Asked for and forgotten at once, again and again: what was forgotten stays as it was.
-TEST(PageAhead, ForgetsAtOnce) {
-  constexpr std::size_t kBytes = 16U << 20;
+// Forgotten while a piece is under way, again and again: what was forgotten stays as it was.
+TEST(PageAhead, ForgetsWhatIsUnderWay) {
+  if (!PreparesHere()) GTEST_SKIP() << "this system cannot prepare pages";
+  constexpr std::size_t kBytes = 32U << 20;
   const Mapping mapping = Map(kBytes);
   ASSERT_NE(mapping, nullptr);
   PageAhead ahead;
-  for (int round = 0; round < 50; ++round) {
+  int under_way = 0;  // rounds in which some had come, and not all
+  for (int round = 0; round < 20; ++round) {
     ahead.Prepare(mapping.get(), kBytes);
+    const auto until = std::chrono::steady_clock::now() + kDeadline;
+    while (Resident(mapping.get(), kBytes) == 0 && std::chrono::steady_clock::now() < until) {
+    }
     ahead.Forget(mapping.get(), kBytes);
+    under_way += static_cast<int>(Resident(mapping.get(), kBytes) < kBytes / kPage);
     ASSERT_EQ(::madvise(mapping.get(), kBytes, MADV_DONTNEED), 0);
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
     ASSERT_EQ(Resident(mapping.get(), kBytes), 0U) << "round " << round;
+  }
+  EXPECT_GT(under_way, 0);
+}
+
+TableSpec LargeRows() {
+  TableSpec spec;
+  spec.name = "t";
+  spec.dim = 256;
+  spec.optimizer.type = "adagrad";
+  return spec;
+}
+constexpr std::size_t kLargeRows = 200'000;  // 205 MB of embeddings, and as much state: pages are prepared from 128 MiB on
+constexpr std::size_t kBatch = 2'000;
+
+// Updates kLargeRows rows, some of them twice, by calls of update(keys, grads, step).
+template <typename Update>
+void UpdateRows(const Update& update) {
+  RandomStream random(3, 0);
+  std::vector<std::uint64_t> keys(kBatch);
+  std::vector<float> grads(kBatch * 256);
+  for (std::size_t row = 0; row < kLargeRows; row += kBatch) {
+    for (std::size_t i = 0; i < kBatch; ++i) keys[i] = row + i;
+    for (float& grad : grads) grad = static_cast<float>(random.Uniform());
+    update(keys, grads, row);
+    for (std::uint64_t& key : keys) key = random.Below(row + kBatch);
+    update(keys, grads, row + 1);
   }
 }
 
 // The rows are those of a table that has its memory when it touches it.
 TEST(PageAhead, ChangesNoRow) {
-  TableSpec spec;
-  spec.name = "t";
-  spec.dim = 48;
-  spec.optimizer.type = "adagrad";
-  constexpr std::size_t kRows = 800'000;  // 154 MB of embeddings and as much state: beyond where pages are prepared
-  constexpr std::size_t kBatch = 8192;
   PageAhead ahead;
-  const auto plain = Table::Create(spec, 3).value();
-  const auto prepared = Table::Create(spec, 3, {}, &ahead).value();
-  std::vector<std::uint64_t> keys(kBatch);
-  RandomStream random(3, 0);
-  std::vector<float> grads(kBatch * 48);
-  for (std::size_t row = 0; row < kRows; row += kBatch) {
-    for (std::size_t i = 0; i < kBatch; ++i) keys[i] = i % 8 == 0 ? random.Below(kRows) : row + i;
-    for (float& grad : grads) grad = static_cast<float>(random.Uniform());
-    plain->Update(keys, grads, row);
-    prepared->Update(keys, grads, row);
-  }
+  const auto plain = Table::Create(LargeRows(), 3).value();
+  const auto prepared = Table::Create(LargeRows(), 3, {}, &ahead).value();
+  UpdateRows([&](const std::vector<std::uint64_t>& keys, const std::vector<float>& grads, std::uint64_t step) {
+    plain->Update(keys, grads, step);
+    prepared->Update(keys, grads, step);
+  });
+  ASSERT_EQ(plain->stats().rows, kLargeRows);
   ASSERT_GT(prepared->stats().memory_bytes, plain->stats().memory_bytes) << "nothing was prepared";
-  std::vector<float> one(96);
-  std::vector<float> other(96);
+  std::vector<float> one(512);
+  std::vector<float> other(512);
   RowHeader header;
-  for (std::uint64_t key = 0; key < kRows; ++key) {
-    const bool exists = plain->ReadStored(key, one, &header);
-    ASSERT_EQ(prepared->ReadStored(key, other, &header), exists);
-    if (exists) {
-      ASSERT_EQ(one, other) << "key " << key;
-    }
+  for (std::uint64_t key = 0; key < kLargeRows; ++key) {
+    ASSERT_TRUE(plain->ReadStored(key, one, &header));
+    ASSERT_TRUE(prepared->ReadStored(key, other, &header));
+    ASSERT_EQ(one, other) << "key " << key;
   }
+}
+
+// A shard's tables ask.
+TEST(PageAhead, IsAskedByAShardsTables) {
+  PagesAsked asked;
+  auto tables = TieredTables::Create({.seed = 3, .preparer = &asked}, {LargeRows()}, NewMemoryRowStore()).value();
+  UpdateRows([&](const std::vector<std::uint64_t>& keys, const std::vector<float>& grads, std::uint64_t step) {
+    ASSERT_TRUE(tables->Update(0, keys, grads, step).ok());
+  });
+  EXPECT_GT(asked.total, 0U);
 }
 
 }  // namespace

@@ -7,7 +7,7 @@
 #include <cstring>
 #include <vector>
 
-#include "pages_asked.h"
+#include "tests/ps/pages_asked.h"
 
 namespace gatemill::ps {
 namespace {
@@ -82,6 +82,7 @@ TEST(Pages, AskForWhatComesNext) {
     const std::byte* before = pages.data();
     pages.ReserveNext(5'000ULL << 20);  // beyond what was set aside: the array moves
     ASSERT_NE(pages.data(), before);
+    ASSERT_FALSE(asked.pieces.empty());
     for (const PagesAsked::Piece& piece : asked.pieces) {
       EXPECT_GE(piece.begin, pages.data() + (5'000ULL << 20));
       EXPECT_LE(piece.end, pages.data() + (5'016ULL << 20));

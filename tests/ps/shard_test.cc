@@ -130,7 +130,7 @@ TEST_P(SyncShards, GiveTheBitsOfAPlainReference) {
 TEST_P(SyncShards, AMemoryBudgetChangesNoBits) {
   const auto& [num_shards, num_workers] = GetParam();
   SCOPED_TRACE("seed " + std::to_string(kSeed));
-  ShardJob job({.num_shards = num_shards, .num_workers = num_workers, .memory_budget = 46'000});
+  ShardJob job({.num_shards = num_shards, .num_workers = num_workers, .memory_budget = 49'000});
   PlainTables plain(TestSpecs());
   RandomStream draws(kSeed, num_workers);
   RandomStream order(kSeed, 2000 + num_shards);

@@ -85,7 +85,7 @@ TEST_P(TieredTablesModel, BehaveAsAnUnorderedMap) {
   const std::vector<TableSpec> specs = Specs(optimizer, dim);
   // A fifth of the rows or so; of which RocksDB's writers take the first 8 MiB.
   const std::uint64_t rows_budget = static_cast<std::uint64_t>(dim) * 100'000 + (1 << 20);
-  const std::uint64_t budget = rows_budget + (kind == Kind::kRocks ? 9ULL << 20 : 0);
+  const std::uint64_t budget = rows_budget + (kind == Kind::kRocks ? 11ULL << 20 : 0);
   auto tables = NewTables(specs, budget, kind, scratch.path() + "/store-0");
   RowsModel model(specs, kSeed);
   RandomStream random(kSeed, static_cast<std::uint64_t>(dim));
