@@ -11,7 +11,6 @@ namespace {
 
 constexpr std::size_t kPageBytes = 4096;
 constexpr std::size_t kHugeBytes = Pages::kHugeBytes;
-constexpr std::size_t kHugeFromBytes = Pages::kHugeFromBytes;
 constexpr std::size_t kGrowBytes = 64U << 10;
 constexpr std::size_t kMinMapBytes = 64U << 20;
 // Of an array, prepared beyond its end: 1/64, and no more than a bound. (A host that gives 0.5 GB/s gives the most in 32 ms.)
