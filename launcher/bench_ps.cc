@@ -686,10 +686,13 @@ void PrintReport(const BenchPsArgs& args, const Figures& figures) {
                figures.longest_call_ms);
   if (args.spills()) {
     std::fprintf(ReportStream(args.json),
-                 "memory budget %.0f MiB a server: %.1f%% of pulled rows came from disk; RocksDB alone finds %.3f million rows/s\n"
-                 "RocksDB alone would take %.2f of the steps' time for their reads and writes\n",
-                 static_cast<double>(args.memory) / (1 << 20), 100.0 * Median(figures.faulted_share), Median(figures.multiget) * 1e-6,
-                 Median(figures.store_ratio));
+                 "memory budget %.0f MiB a server: %.3f times a row came from disk for each that was pulled and pushed\n",
+                 static_cast<double>(args.memory) / (1 << 20), Median(figures.faulted_share));
+    if (!figures.multiget.empty()) {
+      std::fprintf(ReportStream(args.json),
+                   "RocksDB alone finds %.3f million rows/s, and would take %.2f of the steps' time for their reads and writes\n",
+                   Median(figures.multiget) * 1e-6, Median(figures.store_ratio));
+    }
     if (args.sockets()) {
       std::fprintf(ReportStream(args.json), "largest server process: %.0f MiB\n",
                    static_cast<double>(figures.peak_server_bytes) / (1 << 20));
@@ -710,6 +713,7 @@ Status CheckArgs(const BenchPsArgs& args) {
     return InvalidInput("--servers x --threads = " + std::to_string(args.servers * args.threads) +
                         " shards; at most 1024 are possible");
   }
+  GM_RETURN_IF_ERROR(ExponentOf(args.keys).status());
   const std::string different = "--batch " + std::to_string(args.batch) + ": the keys of a batch are all different; give at most ";
   if (args.batch > args.rows) return InvalidInput(different + "--rows");
   if (args.keys != "uniform" && args.batch > args.rows / 2) return InvalidInput(different + "half of --rows with zipf");
@@ -739,7 +743,7 @@ RunCommand AddBenchPs(CLI::App* bench) {
   ps->add_option("--dim", args->dim, "floats of an embedding")->check(CLI::Range(1, ps::kMaxDim))->capture_default_str();
   ps->add_option("--batch", args->batch, "keys of a pull or push, all different")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 24))->capture_default_str();
-  ps->add_option("--keys", args->keys, "uniform, or zipf:S")->capture_default_str();
+  ps->add_option("--keys", args->keys, "uniform, or zipf:S with S above 0 to 10")->capture_default_str();
   ps->add_option("--optimizer", args->optimizer, "the sparse optimizer")
       ->check(CLI::IsMember({"sgd", "adagrad", "rowwise_adagrad", "adam", "ftrl"}))->capture_default_str();
   ps->add_option("--wire", args->wire, "as what rows and gradients travel")

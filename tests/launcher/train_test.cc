@@ -240,6 +240,7 @@ TEST(Bench, PsPrintsFiguresBesideTheirLimits) {
 TEST(Bench, PsSaysWhatItCannotMeasure) {
   const std::vector<std::pair<std::vector<std::string>, const char*>> cases = {
       {{"--keys", "zipf:x"}, "--keys zipf:x"},
+      {{"--keys", "zipf:x", "--rows", "100000", "--batch", "65536"}, "--keys zipf:x"},
       {{"--keys", "normal"}, "zipf:S"},
       {{"--curve"}, "--transport tcp"},
       {{"--servers", "2"}, "--transport ipc or tcp"},
