@@ -415,12 +415,11 @@ class Bench {
     const std::vector<float> grads(batch * static_cast<std::size_t>(args_.dim), 0.01F);
     std::vector<std::uint64_t> keys(batch);
     const std::uint64_t bytes = TableBytes(args_);
-    const std::uint64_t budget = args_.spills() ? args_.memory * static_cast<std::uint64_t>(args_.servers) : bytes;
-    ReadyMemory ready(std::min(bytes, budget));
+    ReadyMemory ready(args_.spills() ? std::min(bytes, args_.memory * static_cast<std::uint64_t>(args_.servers)) : bytes);
     const std::int64_t begun_ns = clock_.NowNs();
     for (std::uint64_t row = 0; row < rows; row += batch) {
       const std::size_t n = std::min<std::uint64_t>(batch, rows - row);
-      ready.GiveBack(static_cast<std::uint64_t>(static_cast<double>(bytes) * static_cast<double>(row + n) / static_cast<double>(rows)));
+      ready.GiveBack(bytes / rows * (row + n));
       for (std::size_t i = 0; i < n; ++i) keys[i] = KeyOfRow(row + i);
       const ps::PushPart part{.table = 0,
                               .keys = std::span(keys).first(n),
@@ -713,7 +712,6 @@ Status CheckArgs(const BenchPsArgs& args) {
     return InvalidInput("--servers x --threads = " + std::to_string(args.servers * args.threads) +
                         " shards; at most 1024 are possible");
   }
-  GM_RETURN_IF_ERROR(ExponentOf(args.keys).status());
   const std::string different = "--batch " + std::to_string(args.batch) + ": the keys of a batch are all different; give at most ";
   if (args.batch > args.rows) return InvalidInput(different + "--rows");
   if (args.keys != "uniform" && args.batch > args.rows / 2) return InvalidInput(different + "half of --rows with zipf");
@@ -722,8 +720,8 @@ Status CheckArgs(const BenchPsArgs& args) {
 }
 
 Status RunBenchPs(const BenchPsArgs& args) {
-  GM_RETURN_IF_ERROR(CheckArgs(args));
   GM_ASSIGN_OR_RETURN(const double exponent, ExponentOf(args.keys));
+  GM_RETURN_IF_ERROR(CheckArgs(args));
   Bench bench(args, exponent);
   GM_ASSIGN_OR_RETURN(const Figures figures, bench.Run());
   PrintReport(args, figures);
