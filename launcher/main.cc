@@ -1,5 +1,6 @@
 // The command line: finds the command, runs it, turns its status into the process's exit code.
 
+#include <malloc.h>
 #include <sys/resource.h>
 
 #include <CLI/CLI.hpp>
@@ -42,10 +43,21 @@ void RaiseOpenFiles() {
   (void)::setrlimit(RLIMIT_NOFILE, &limit);  // refused: the limit stays, and whoever meets it says so
 }
 
+// Messages and batches of some MiB come and go at every step. By default their memory goes back to the system with each of
+// them, and every page of the next one is a fault: 280 for a pull of 65,536 rows, a fifth of its time over tcp. (A thread's
+// arena of the C library is 64 MiB at most; 32 MiB is the largest threshold that it takes.)
+void KeepFreedMemory() {
+#ifdef __GLIBC__
+  (void)::mallopt(M_MMAP_THRESHOLD, 32 << 20);
+  (void)::mallopt(M_TRIM_THRESHOLD, 64 << 20);
+#endif
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   RaiseOpenFiles();
+  KeepFreedMemory();
   CLI::App app("gatemill: a distributed parameter-server trainer for multi-task rankers", "gatemill");
   app.require_subcommand(1);
   app.set_version_flag("--version", std::string(GATEMILL_VERSION));

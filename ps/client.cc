@@ -11,6 +11,7 @@
 #include "common/file.h"
 #include "common/keys.h"
 #include "ps/checkpoint.h"
+#include "ps/key_split.h"
 #include "ps/wire/buffer_pool.h"
 
 namespace gatemill::ps {
@@ -20,63 +21,15 @@ constexpr int kWholeTablesDeadlineMs = 600'000;         // of a checkpoint or re
 constexpr int kSendsPerDeadline = 4;                    // the first and three again
 constexpr std::int64_t kUnsentRetryNs = 20 * kNsPerMs;  // when a queue was full or nobody listened yet
 
-// Which shard gets which keys of one part. Position j of order, for begin[s] <= j < begin[s + 1], is the index of shard
-// s's (j - begin[s])th key. With one shard the caller's order is the shard's, and order stays empty.
-struct Split {
-  std::vector<std::uint32_t> order;
-  std::vector<std::uint32_t> begin;  // [num_shards + 1]
-  [[nodiscard]] std::uint32_t count(std::uint32_t shard) const { return begin[shard + 1] - begin[shard]; }
-};
-
-void SplitKeys(std::span<const std::uint64_t> keys, std::uint32_t num_shards, Split* split) {
-  split->begin.assign(num_shards + 1, 0);
-  split->order.clear();
-  if (num_shards == 1) {
-    split->begin[1] = static_cast<std::uint32_t>(keys.size());
-    return;
-  }
-  for (const std::uint64_t key : keys) ++split->begin[ShardOf(key, num_shards) + 1];
-  for (std::uint32_t s = 0; s < num_shards; ++s) split->begin[s + 1] += split->begin[s];
-  std::vector<std::uint32_t> next(split->begin.begin(), split->begin.end() - 1);
-  split->order.resize(keys.size());
-  for (std::size_t i = 0; i < keys.size(); ++i) {
-    split->order[next[ShardOf(keys[i], num_shards)]++] = static_cast<std::uint32_t>(i);
-  }
+// Where a shard's rows are in the caller's order.
+PlacedRows RowsOf(const KeySplit& split, std::uint32_t shard, std::size_t dim) {
+  return {.places = split.whole() ? nullptr : split.places(shard).data(), .count = split.count(shard), .dim = dim};
 }
 
-// from: [n, width] in the caller's order; to: the same in the split's.
-void GatherKeys(const Split& split, std::span<const std::uint64_t> from, std::uint64_t* to) {
-  if (split.order.empty()) {
-    std::copy(from.begin(), from.end(), to);
-    return;
-  }
-  for (const std::uint32_t i : split.order) *to++ = from[i];
-}
-
-// The same of rows of `dim` floats, as they are sent.
-void PackRows(const Split& split, std::span<const float> from, std::size_t dim, FloatType dtype, std::byte* to) {
-  const HalfKernels& half = BestHalfKernels();
-  if (split.order.empty()) return half.pack(dtype, from, to);
-  for (const std::uint32_t i : split.order) {
-    half.pack(dtype, from.subspan(i * dim, dim), to);
-    to += dim * BytesOf(dtype);
-  }
-}
-
-// from: shard's rows, [split.count(shard), dim], maybe unaligned; to: [n, dim] in the caller's order.
-void UnpackRows(const Split& split, std::uint32_t shard, const std::byte* from, std::size_t dim, FloatType dtype,
-                std::span<float> to) {
-  const HalfKernels& half = BestHalfKernels();
-  if (split.order.empty()) return half.unpack(dtype, from, to);
-  for (std::uint32_t j = split.begin[shard]; j < split.begin[shard + 1]; ++j) {
-    half.unpack(dtype, from, to.subspan(split.order[j] * dim, dim));
-    from += dim * BytesOf(dtype);
-  }
-}
-
-void ScatterFound(const Split& split, std::uint32_t shard, const std::byte* from, std::span<std::uint8_t> to) {
-  for (std::uint32_t j = split.begin[shard]; j < split.begin[shard + 1]; ++j) {
-    to[split.order.empty() ? j : split.order[j]] = static_cast<std::uint8_t>(*from++);
+void ScatterFound(const KeySplit& split, std::uint32_t shard, const std::byte* from, std::span<std::uint8_t> to) {
+  const std::span<const std::uint32_t> places = split.places(shard);
+  for (std::uint32_t j = 0; j < split.count(shard); ++j) {
+    to[split.whole() ? j : places[j]] = static_cast<std::uint8_t>(from[j]);
   }
 }
 
@@ -117,7 +70,7 @@ struct Pending {
 struct OpenPull {
   std::uint64_t number = 0;
   std::span<PullPart> parts;
-  std::vector<Split> splits;                         // [parts]
+  std::vector<KeySplit> splits;                         // [parts]
   std::vector<std::shared_ptr<RowTarget>> targets;   // in process: all of its requests'
   Status failure;                                    // of a shard's reply, which another call may have taken
 };
@@ -216,7 +169,7 @@ class ClientImpl final : public Client {
   Status Prefetch(std::uint64_t step, std::span<const PullPart> parts) override {
     GM_RETURN_IF_ERROR(TakePushFailure());
     for (const PullPart& part : parts) GM_RETURN_IF_ERROR(CheckTable(part.table, part.keys.size()));
-    std::vector<Split> splits;
+    std::vector<KeySplit> splits;
     SplitParts(parts, &splits);
     std::vector<Request> requests = KeyRequests(Op::kPrefetch, step, parts, splits);
     for (std::uint32_t shard = 0; shard < requests.size(); ++shard) {
@@ -288,25 +241,25 @@ class ClientImpl final : public Client {
   }
 
   template <typename Part>
-  void SplitParts(std::span<Part> parts, std::vector<Split>* splits) const {
+  void SplitParts(std::span<Part> parts, std::vector<KeySplit>* splits) const {
     splits->resize(parts.size());
-    for (std::size_t i = 0; i < parts.size(); ++i) SplitKeys(parts[i].keys, options_.num_shards, &(*splits)[i]);
+    for (std::size_t i = 0; i < parts.size(); ++i) (*splits)[i].Assign(parts[i].keys, options_.num_shards);
   }
 
   // One request for each shard, with the parts of which it has keys.
   template <typename Part>
-  std::vector<Request> KeyRequests(Op op, std::uint64_t step, std::span<Part> parts, const std::vector<Split>& splits) {
+  std::vector<Request> KeyRequests(Op op, std::uint64_t step, std::span<Part> parts, const std::vector<KeySplit>& splits) {
     std::size_t total = 0;
     for (const Part& part : parts) total += part.keys.size();
     const std::shared_ptr<std::byte> buffer = pool_.Take(total * sizeof(std::uint64_t));
     auto* keys = reinterpret_cast<std::uint64_t*>(buffer.get());
     std::vector<Request> requests(options_.num_shards, NewRequest(op, step));
     for (std::size_t i = 0; i < parts.size(); ++i) {
-      GatherKeys(splits[i], parts[i].keys, keys);
+      splits[i].Gather(parts[i].keys, keys);
       for (std::uint32_t shard = 0; shard < options_.num_shards; ++shard) {
         const std::uint32_t n = splits[i].count(shard);
         if (n == 0) continue;
-        const std::span<const std::uint64_t> mine(keys + splits[i].begin[shard], n);
+        const std::span<const std::uint64_t> mine(keys + splits[i].begin(shard), n);
         requests[shard].parts.push_back({.table = parts[i].table,
                                          .count = n,
                                          .keys = Frame::Own(buffer, std::as_bytes(mine)),
@@ -320,13 +273,14 @@ class ClientImpl final : public Client {
 
   // As KeyRequests, with the gradients.
   std::vector<Request> PushRequests(std::uint64_t step, std::span<const PushPart> parts) {
-    std::vector<Split> splits;
+    std::vector<KeySplit> splits;
     SplitParts(parts, &splits);
     std::vector<Request> requests = KeyRequests(Op::kPush, step, parts, splits);
     std::size_t total = 0;
     for (const PushPart& part : parts) total += part.grads.size();
     const std::shared_ptr<std::byte> buffer = pool_.Take(total * BytesOf(dtype_));
     std::byte* grads = buffer.get();
+    const HalfKernels& half = BestHalfKernels();
     std::vector<std::size_t> next_part(options_.num_shards, 0);
     for (std::size_t i = 0; i < parts.size(); ++i) {
       const auto dim = static_cast<std::size_t>(specs_[parts[i].table].dim);
@@ -336,12 +290,12 @@ class ClientImpl final : public Client {
         }
         continue;
       }
-      PackRows(splits[i], parts[i].grads, dim, dtype_, grads);
       for (std::uint32_t shard = 0; shard < options_.num_shards; ++shard) {
         const std::uint32_t n = splits[i].count(shard);
         if (n == 0) continue;
         const std::size_t row_bytes = dim * BytesOf(dtype_);
-        const std::span<const std::byte> mine(grads + splits[i].begin[shard] * row_bytes, n * row_bytes);
+        half.pack_rows(dtype_, parts[i].grads.data(), RowsOf(splits[i], shard, dim), grads + splits[i].begin(shard) * row_bytes);
+        const std::span<const std::byte> mine(grads + splits[i].begin(shard) * row_bytes, n * row_bytes);
         requests[shard].parts[next_part[shard]++].rows = Frame::Own(buffer, mine);
       }
       grads += parts[i].grads.size() * BytesOf(dtype_);
@@ -530,7 +484,7 @@ class ClientImpl final : public Client {
           rows.rows.size() != n * dim * BytesOf(dtype_) || rows.found.size() != (part.found.empty() ? 0 : n)) {
         return Internal("answered with rows of another size than asked for, table " + specs_[part.table].name);
       }
-      UnpackRows(pull->splits[i], pending.shard, rows.rows.data(), dim, dtype_, part.rows);
+      BestHalfKernels().unpack_rows(dtype_, rows.rows.data(), RowsOf(pull->splits[i], pending.shard, dim), part.rows.data());
       if (!part.found.empty()) ScatterFound(pull->splits[i], pending.shard, rows.found.data(), part.found);
     }
     return Ok();
@@ -602,13 +556,12 @@ class ClientImpl final : public Client {
     for (std::uint32_t shard = 0; shard < requests->size(); ++shard) {
       std::size_t next = 0;
       for (std::size_t i = 0; i < pull->parts.size(); ++i) {
-        const Split& split = pull->splits[i];
+        const KeySplit& split = pull->splits[i];
         if (split.count(shard) == 0) continue;
         const auto target = std::make_shared<RowTarget>(RowSink{
             .rows = pull->parts[i].rows,
             .found = pull->parts[i].found,
-            .places = split.order.empty() ? std::span<const std::uint32_t>()
-                                          : std::span(split.order).subspan(split.begin[shard], split.count(shard))});
+            .places = split.places(shard)});
         (*requests)[shard].parts[next++].target = target;
         pull->targets.push_back(target);
       }

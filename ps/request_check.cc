@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "common/keys.h"
+#include "ps/key_split.h"
 
 namespace gatemill::ps {
 namespace {
@@ -125,7 +126,9 @@ Status RequestChecker::CheckFrames(Op op, const TablePart& part, const std::stri
 
 Status RequestChecker::CheckKeys(const TablePart& part, const std::string& where) {
   if (options_.num_shards == 1) return Ok();
-  for (const std::uint64_t key : part.keys.View<std::uint64_t>(&keys_)) {
+  const std::span<const std::uint64_t> keys = part.keys.View<std::uint64_t>(&keys_);
+  if (AllOfShard(keys, options_.shard, options_.num_shards)) return Ok();
+  for (const std::uint64_t key : keys) {
     const std::uint32_t owner = ShardOf(key, options_.num_shards);
     if (owner == options_.shard) continue;
     return InvalidInput(where + ": key " + Hex(key) + " belongs to shard " + std::to_string(owner) +

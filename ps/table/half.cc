@@ -122,6 +122,45 @@ bool HasF16c() {
 }
 #endif
 
+// ---- rows at places ---------------------------------------------------------------------------------------------------
+
+// kDim: the dimension where it is a common one, so that a copy is a few instructions; 0 = rows.dim.
+template <std::size_t kDim>
+GM_LOOP void PackPlacedLoop(const float* in, const PlacedRows& rows, std::byte* out) {
+  const std::size_t dim = kDim == 0 ? rows.dim : kDim;
+  for (std::size_t j = 0; j < rows.count; ++j) {
+    std::memcpy(out + j * dim * sizeof(float), in + rows.places[j] * dim, dim * sizeof(float));
+  }
+}
+
+template <std::size_t kDim>
+GM_LOOP void UnpackPlacedLoop(const std::byte* in, const PlacedRows& rows, float* out) {
+  const std::size_t dim = kDim == 0 ? rows.dim : kDim;
+  for (std::size_t j = 0; j < rows.count; ++j) {
+    std::memcpy(out + rows.places[j] * dim, in + j * dim * sizeof(float), dim * sizeof(float));
+  }
+}
+
+GM_LOOP void PackFloatRowsLoop(const float* in, const PlacedRows& rows, std::byte* out) {
+  switch (rows.dim) {
+    case 8: return PackPlacedLoop<8>(in, rows, out);
+    case 16: return PackPlacedLoop<16>(in, rows, out);
+    case 32: return PackPlacedLoop<32>(in, rows, out);
+    case 64: return PackPlacedLoop<64>(in, rows, out);
+    default: return PackPlacedLoop<0>(in, rows, out);
+  }
+}
+
+GM_LOOP void UnpackFloatRowsLoop(const std::byte* in, const PlacedRows& rows, float* out) {
+  switch (rows.dim) {
+    case 8: return UnpackPlacedLoop<8>(in, rows, out);
+    case 16: return UnpackPlacedLoop<16>(in, rows, out);
+    case 32: return UnpackPlacedLoop<32>(in, rows, out);
+    case 64: return UnpackPlacedLoop<64>(in, rows, out);
+    default: return UnpackPlacedLoop<0>(in, rows, out);
+  }
+}
+
 // NOLINTBEGIN(bugprone-macro-parentheses): an attribute and a name cannot stand in parentheses.
 // One set of wrappers. `attribute` selects the instruction set, `suffix` names the set.
 #define GM_HALF_SET(suffix, attribute, lanes)                                                                             \
@@ -144,10 +183,26 @@ bool HasF16c() {
     if (type == FloatType::kFloat16) PackStochasticLoop<FloatType::kFloat16, lanes>(in.data(), in.size(), stream, out);   \
     if (type == FloatType::kBfloat16) PackStochasticLoop<FloatType::kBfloat16, lanes>(in.data(), in.size(), stream, out); \
   }                                                                                                                       \
+  attribute void PackRows##suffix(FloatType type, const float* in, const PlacedRows& rows, std::byte* out) {              \
+    if (rows.places == nullptr) return Pack##suffix(type, {in, rows.count * rows.dim}, out);                              \
+    if (type == FloatType::kFloat32) return PackFloatRowsLoop(in, rows, out);                                             \
+    for (std::size_t j = 0; j < rows.count; ++j) {                                                                        \
+      Pack##suffix(type, {in + rows.places[j] * rows.dim, rows.dim}, out + j * rows.dim * BytesOf(type));                 \
+    }                                                                                                                     \
+  }                                                                                                                       \
+  attribute void UnpackRows##suffix(FloatType type, const std::byte* in, const PlacedRows& rows, float* out) {            \
+    if (rows.places == nullptr) return Unpack##suffix(type, in, {out, rows.count * rows.dim});                            \
+    if (type == FloatType::kFloat32) return UnpackFloatRowsLoop(in, rows, out);                                           \
+    for (std::size_t j = 0; j < rows.count; ++j) {                                                                        \
+      Unpack##suffix(type, in + j * rows.dim * BytesOf(type), {out + rows.places[j] * rows.dim, rows.dim});               \
+    }                                                                                                                     \
+  }                                                                                                                       \
   constexpr HalfKernels k##suffix = {                                                                                     \
       .pack = Pack##suffix,                                                                                               \
       .unpack = Unpack##suffix,                                                                                           \
       .pack_stochastic = PackStochastic##suffix,                                                                          \
+      .pack_rows = PackRows##suffix,                                                                                      \
+      .unpack_rows = UnpackRows##suffix,                                                                                  \
   };
 
 // NOLINTEND(bugprone-macro-parentheses)

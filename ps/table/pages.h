@@ -29,7 +29,8 @@ class PagePreparer {
 class Pages {
  public:
   static constexpr std::size_t kHugeBytes = 2U << 20;
-  // Below it an array keeps small pages: a huge page of which little is used would cost small tables much.
+  // Below it an array is written to in small pages, and each 2 MiB of them becomes a huge page once it is full: one of which
+  // little is used would cost small tables much.
   static constexpr std::size_t kHugeFromBytes = 32U << 20;
   static constexpr std::size_t kPreparedFromBytes = 128U << 20;
 
@@ -64,11 +65,13 @@ class Pages {
   void GrowAhead(std::size_t bytes);
   void Map(std::size_t bytes);  // moves to a larger piece of address space
   void AdviseHuge();
+  void CollapseFull();
 
   std::byte* data_ = nullptr;   // starts on a huge page
   std::size_t usable_ = 0;
   std::size_t mapped_ = 0;      // address space from data_ on
   std::size_t ahead_ = 0;       // ReserveNext has had it prepared up to here
+  std::size_t collapsed_ = 0;   // up to here the system was asked for huge pages in place of small ones
   bool advised_ = false;
   PagePreparer* preparer_;
   // Where the system may see one mapping end and another begin: a move goes piece by piece between them.

@@ -364,6 +364,34 @@ TEST_P(HalfVariants, Float32IsCopied) {
   }
 }
 
+// Of common dimensions and others, as pack and unpack of one row after the other; rows that no place names stay as they are.
+TEST_P(HalfVariants, RowsGoToTheirPlaces) {
+  const std::vector<std::uint32_t> places = {6, 0, 3, 8, 1};
+  constexpr std::size_t kRows = 9;
+  for (const FloatType type : {FloatType::kFloat32, FloatType::kFloat16, FloatType::kBfloat16}) {
+    for (const std::size_t dim : {1U, 7U, 8U, 16U, 17U, 32U, 33U, 64U, 100U}) {
+      const std::size_t row_bytes = dim * BytesOf(type);
+      const std::vector<float> values = RandomFloats(dim, kRows * dim);
+      for (const bool placed : {true, false}) {
+        const PlacedRows rows{.places = placed ? places.data() : nullptr, .count = places.size(), .dim = dim};
+        const auto row_at = [&](std::size_t j) { return (placed ? places[j] : j) * dim; };
+        std::vector<std::byte> expected(places.size() * row_bytes);
+        std::vector<float> expected_back(values.size(), -1.0F);
+        for (std::size_t j = 0; j < places.size(); ++j) {
+          kernels_->pack(type, std::span(values).subspan(row_at(j), dim), expected.data() + j * row_bytes);
+          kernels_->unpack(type, expected.data() + j * row_bytes, std::span(expected_back).subspan(row_at(j), dim));
+        }
+        std::vector<std::byte> packed(expected.size() + 1);  // at an odd address, as rows of a message may be
+        kernels_->pack_rows(type, values.data(), rows, packed.data() + 1);
+        EXPECT_TRUE(std::equal(expected.begin(), expected.end(), packed.begin() + 1)) << NameOf(type) << " " << dim;
+        std::vector<float> back(values.size(), -1.0F);
+        kernels_->unpack_rows(type, packed.data() + 1, rows, back.data());
+        EXPECT_TRUE(SameBits(back, expected_back)) << NameOf(type) << " " << dim;
+      }
+    }
+  }
+}
+
 std::string IsaName(const testing::TestParamInfo<Isa>& test) {
   if (test.param == Isa::kBaseline) return "Baseline";
   return test.param == Isa::kAvx2 ? "Avx2" : "Avx512";

@@ -1,10 +1,14 @@
 #include "ps/table/pages.h"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
+#include <fstream>
+#include <string>
 #include <vector>
 
 #include "tests/ps/pages_asked.h"
@@ -94,6 +98,60 @@ TEST(Pages, AskForWhatComesNext) {
     EXPECT_GT(pages.TouchedAhead(200U << 20), 200U << 20);
   }
   EXPECT_TRUE(asked.pieces.empty()) << "the array is gone";
+}
+
+struct Resident {
+  std::size_t bytes = 0;
+  std::size_t huge_bytes = 0;
+};
+
+// Of the mapping that `address` lies in, by the system.
+Resident ResidentAt(const std::byte* address) {
+  const auto at = reinterpret_cast<std::uintptr_t>(address);
+  std::ifstream maps("/proc/self/smaps");
+  Resident resident;
+  bool inside = false;
+  for (std::string line; std::getline(maps, line);) {
+    unsigned long long begin = 0;
+    unsigned long long end = 0;
+    unsigned long long kib = 0;
+    if (std::sscanf(line.c_str(), "%llx-%llx ", &begin, &end) == 2) inside = begin <= at && at < end;
+    if (inside && std::sscanf(line.c_str(), "Rss: %llu", &kib) == 1) resident.bytes = kib * 1024;
+    if (inside && std::sscanf(line.c_str(), "AnonHugePages: %llu", &kib) == 1) resident.huge_bytes = kib * 1024;
+  }
+  return resident;
+}
+
+// Linux 6.1 and later, where huge pages are free.
+bool GivesHugePages() {
+  Pages pages;
+  pages.Reserve(Pages::kHugeBytes);
+  std::memset(pages.data(), 1, Pages::kHugeBytes);
+  constexpr int kCollapse = 25;
+  return ::madvise(pages.data(), Pages::kHugeBytes, kCollapse) == 0;
+}
+
+// What is full is in huge pages, and they take no more memory than small ones; of what was shrunk too.
+TEST(Pages, OfSmallArraysAreHugeOnceTheyAreFull) {
+  if (!GivesHugePages()) GTEST_SKIP() << "the system makes no huge pages of small ones";
+  Pages pages;
+  constexpr std::size_t kBytes = (9U << 20) + 12'345;
+  constexpr std::size_t kStep = 10'000;
+  const auto fill = [&](std::size_t from, std::byte value) {
+    for (std::size_t at = from; at < kBytes; at += kStep) {
+      const std::size_t end = std::min(at + kStep, kBytes);
+      pages.Reserve(end);
+      std::memset(pages.data() + at, static_cast<int>(value), end - at);
+    }
+  };
+  fill(0, std::byte{1});
+  EXPECT_EQ(ResidentAt(pages.data()).huge_bytes, 8U << 20);
+  EXPECT_EQ(ResidentAt(pages.data()).bytes, Pages::Touched(kBytes));
+  pages.Shrink(4U << 20);
+  EXPECT_EQ(ResidentAt(pages.data()).bytes, 4U << 20);
+  fill(4U << 20, std::byte{2});
+  EXPECT_EQ(ResidentAt(pages.data()).huge_bytes, 8U << 20);
+  for (std::size_t at = 0; at < kBytes; ++at) ASSERT_EQ(pages.data()[at], at < (4U << 20) ? std::byte{1} : std::byte{2}) << at;
 }
 
 TEST(Pages, TouchedRoundsToPages) {

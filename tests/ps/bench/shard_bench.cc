@@ -10,6 +10,7 @@
 
 #include "common/random.h"
 #include "ps/gradient_sum.h"
+#include "ps/key_split.h"
 #include "ps/shard.h"
 #include "ps/wire/codec.h"
 
@@ -43,6 +44,19 @@ void BM_GradientSum(benchmark::State& state) {
     benchmark::DoNotOptimize(sum.grads().data());
   }
   state.SetItemsProcessed(state.iterations() * 2 * state.range(0));
+}
+
+// Keys a second; the second argument: shards.
+void BM_SplitKeys(benchmark::State& state) {
+  const std::vector<std::uint64_t> keys = Keys(static_cast<std::size_t>(state.range(0)), 0);
+  std::vector<std::uint64_t> sent(keys.size());
+  KeySplit split;
+  for (auto _ : state) {
+    split.Assign(keys, static_cast<std::uint32_t>(state.range(1)));
+    split.Gather(keys, sent.data());
+    benchmark::DoNotOptimize(sent.data());
+  }
+  SetRate(&state);
 }
 
 Request PushRequest(std::size_t n, std::uint64_t step) {
@@ -94,6 +108,7 @@ void BM_ShardHandles(benchmark::State& state, Op op) {
 }
 
 BENCHMARK(BM_GradientSum)->Arg(8'192)->Arg(65'536);
+BENCHMARK(BM_SplitKeys)->Args({65'536, 2})->Args({65'536, 8})->Args({65'536, 64});
 BENCHMARK(BM_EncodeAndDecode)->Arg(1)->Arg(65'536);
 BENCHMARK_CAPTURE(BM_ShardHandles, pull, Op::kPull)->Arg(8'192)->Arg(65'536);
 BENCHMARK_CAPTURE(BM_ShardHandles, push, Op::kPush)->Arg(8'192)->Arg(65'536);
