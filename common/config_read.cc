@@ -484,6 +484,12 @@ Result<std::string> ReadText(const std::string& path) {
 
 }  // namespace
 
+std::optional<std::int64_t> ParseBytes(const std::string& text) {
+  std::int64_t bytes = 0;
+  if (!ParseWhole(PlainBytes(text), &bytes) || bytes < 0) return std::nullopt;
+  return bytes;
+}
+
 Result<Config> ParseConfig(const std::string& yaml, const std::string& path,
                            const std::vector<std::string>& overrides) {
   GM_ASSIGN_OR_RETURN(YamlNode root, ParseDocument(yaml, path));

@@ -744,7 +744,7 @@ void Describe(V& v, PsConfig& c) {
                           .doc = "A request without an answer for so many milliseconds fails and names the server."});
   v.Field(c.dir, {.name = "dir",
                   .foreign = {{"path"}, {"working_dir"}, {"rocksdb_dir"}},
-                  .doc = "Working directory of RocksDB; \"\": RUN/ps."});
+                  .doc = "Working directory of RocksDB; each server has a directory of its own in it. \"\": RUN/ps-RANK."});
 }
 
 template <class V>

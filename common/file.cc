@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <memory>
@@ -183,6 +184,19 @@ Status CheckOutputFile(const std::string& path) {
     return InvalidInput("cannot write " + path + ": no permission to write into " + dir);
   }
   return Ok();
+}
+
+Result<std::string> NewScratchDir(const std::string& parent) {
+  std::error_code error;
+  const std::string dir = parent.empty() ? fs::temp_directory_path(error).string() : parent;
+  if (error) return InvalidInput("there is no directory for temporary files: " + error.message() + "; set TMPDIR to one");
+  fs::create_directories(dir, error);
+  if (error) return InvalidInput("cannot create the directory " + dir + ": " + error.message());
+  std::string pattern = dir + "/gatemill-XXXXXX";
+  if (::mkdtemp(pattern.data()) == nullptr) {
+    return InvalidInput("cannot create a directory in " + dir + ": " + std::strerror(errno));
+  }
+  return pattern;
 }
 
 namespace {

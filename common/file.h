@@ -37,6 +37,10 @@ Status CheckOutputFile(const std::string& path);
 // Creates `path` with its parents and proves by writing and removing a file that it can be written.
 Status CheckWritableDir(const std::string& path);
 
+// Makes a private directory under `parent`, which is made too; "" = the system's directory for temporary files (TMPDIR).
+// kInvalidInput when there cannot be one.
+Result<std::string> NewScratchDir(const std::string& parent);
+
 // Holds an exclusive lock on a file while it lives; the system lets go of it when the process ends.
 class FileLock {
  public:

@@ -13,7 +13,6 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
-#include <filesystem>
 #include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -25,6 +24,7 @@
 #include <vector>
 
 #include "common/clock.h"
+#include "common/config.h"
 #include "common/file.h"
 #include "common/log.h"
 #include "common/random.h"
@@ -66,6 +66,7 @@ struct BenchPsArgs {
   int threads = 1;
   int in_flight = 4;
   double seconds = 10.0;
+  std::string memory_text = "0";
   std::uint64_t memory = 0;  // budget of each server; 0 = none
   std::string dir;           // of the servers' files
   bool curve = false;
@@ -299,9 +300,7 @@ class BenchDir {
     if (!path_.empty()) (void)RemoveTree(path_);
   }
   Status Make(const std::string& parent) {
-    std::string pattern = (parent.empty() ? std::filesystem::temp_directory_path().string() : parent) + "/gatemill-XXXXXX";
-    if (::mkdtemp(pattern.data()) == nullptr) return Internal("cannot create a directory like " + pattern);
-    path_ = pattern;
+    GM_ASSIGN_OR_RETURN(path_, NewScratchDir(parent));
     return Ok();
   }
   [[nodiscard]] const std::string& path() const { return path_; }
@@ -672,12 +671,18 @@ void PrintReport(const BenchPsArgs& args, const Figures& figures) {
     return to.empty() ? std::string("-") : std::string(text);
   };
   const Rounds& rounds = figures.rounds;
-  std::vector<std::vector<std::string>> table{{"", "million rows/s", "of gather", "of ZeroMQ"}};
-  table.push_back({"pull", millions(Median(rounds.pull)), ratio(rounds.pull, rounds.gather),
-                   ratio(rounds.pull, rounds.transport)});
-  table.push_back({"push", millions(Median(rounds.push)), ratio(rounds.push, rounds.gather),
-                   ratio(rounds.push, rounds.transport)});
-  table.push_back({"first touch", millions(figures.insert_rows_per_s), "-", "-"});
+  std::vector<std::vector<std::string>> table{{"", "million rows/s"}};
+  table.push_back({"pull", millions(Median(rounds.pull))});
+  table.push_back({"push", millions(Median(rounds.push))});
+  table.push_back({"first touch", millions(figures.insert_rows_per_s)});
+  if (!args.spills()) {  // in memory, so beside what memory and ZeroMQ can do
+    const std::vector<std::vector<std::string>> beside = {
+        {"of gather", "of ZeroMQ"},
+        {ratio(rounds.pull, rounds.gather), ratio(rounds.pull, rounds.transport)},
+        {ratio(rounds.push, rounds.gather), ratio(rounds.push, rounds.transport)},
+        {"-", "-"}};
+    for (std::size_t i = 0; i < table.size(); ++i) table[i].insert(table[i].end(), beside[i].begin(), beside[i].end());
+  }
   if (!args.spills()) table.push_back({"limit: gather", millions(Median(rounds.gather)), "1", "-"});
   if (args.has_plain()) table.push_back({"limit: ZeroMQ alone", millions(Median(rounds.transport)), "-", "1"});
   std::fprintf(ReportStream(args.json), "%slimit: memcpy %.1f GB/s\n%.1f bytes a row in memory; longest call of %zu keys while the table grew: %.2f ms of CPU\n",
@@ -687,7 +692,9 @@ void PrintReport(const BenchPsArgs& args, const Figures& figures) {
     std::fprintf(ReportStream(args.json),
                  "memory budget %.0f MiB a server: %.3f times a row came from disk for each that was pulled and pushed\n",
                  static_cast<double>(args.memory) / (1 << 20), Median(figures.faulted_share));
-    if (!figures.multiget.empty()) {
+    if (figures.multiget.empty()) {
+      std::fprintf(ReportStream(args.json), "no row came from disk: give less --memory or more --rows to measure that\n");
+    } else {
       std::fprintf(ReportStream(args.json),
                    "RocksDB alone finds %.3f million rows/s, and would take %.2f of the steps' time for their reads and writes\n",
                    Median(figures.multiget) * 1e-6, Median(figures.store_ratio));
@@ -716,11 +723,15 @@ Status CheckArgs(const BenchPsArgs& args) {
   if (args.batch > args.rows) return InvalidInput(different + "--rows");
   if (args.keys != "uniform" && args.batch > args.rows / 2) return InvalidInput(different + "half of --rows with zipf");
   GM_ASSIGN_OR_RETURN(const auto table, ps::Table::Create(SpecOf(args), kSeed));
-  return Ok();
+  const ps::TieredOptions share{.memory_budget = args.memory / static_cast<std::uint64_t>(args.threads)};
+  return ps::TieredTables::CheckBudget(share, {SpecOf(args)}).Annotate("--memory " + args.memory_text);
 }
 
-Status RunBenchPs(const BenchPsArgs& args) {
+Status RunBenchPs(BenchPsArgs args) {
   GM_ASSIGN_OR_RETURN(const double exponent, ExponentOf(args.keys));
+  const std::optional<std::int64_t> memory = ParseBytes(args.memory_text);
+  if (!memory) return InvalidInput("--memory " + args.memory_text + ": give a number of bytes such as 512MiB");
+  args.memory = static_cast<std::uint64_t>(*memory);
   GM_RETURN_IF_ERROR(CheckArgs(args));
   Bench bench(args, exponent);
   GM_ASSIGN_OR_RETURN(const Figures figures, bench.Run());
@@ -751,8 +762,8 @@ RunCommand AddBenchPs(CLI::App* bench) {
       ->capture_default_str();
   ps->add_option("--in-flight", args->in_flight, "pulls under way at a time")
       ->check(CLI::Range(1, static_cast<int>(ps::kMaxOpenPulls)))->capture_default_str();
-  ps->add_option("--memory", args->memory, "memory budget of each server, as 512MiB; rows beyond it are on disk. 0: no budget")
-      ->transform(CLI::AsSizeValue(false))->capture_default_str();
+  ps->add_option("--memory", args->memory_text, "memory budget of each server, as 512MiB; rows beyond it are on disk. 0: no budget")
+      ->capture_default_str();
   ps->add_option("--dir", args->dir, "where servers keep rows on disk, with --memory; the system's for temporary files")
       ->check(CLI::ExistingDirectory);
   ps->add_option("--seconds", args->seconds, "of pulls and pushes together")->check(CLI::Range(0.1, 3600.0))

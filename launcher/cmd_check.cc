@@ -17,6 +17,7 @@
 #include "common/file.h"
 #include "launcher/command.h"
 #include "launcher/output.h"
+#include "launcher/session.h"
 #include "ps/table/optimizer.h"
 #include "worker/data/part_reader.h"
 #include "worker/data/profile.h"
@@ -109,6 +110,7 @@ Result<Plan> MakePlan(const CheckArgs& args) {
   }
   if (!mistakes.empty()) return InvalidInput(mistakes);
   plan.config = std::move(reading.config);
+  GM_RETURN_IF_ERROR(CheckServers(plan.config, plan.schema, false).Annotate(args.path));
   model::ModelSpec spec;
   spec.x_dim = plan.schema.x_dim();
   spec.model = plan.config.model;

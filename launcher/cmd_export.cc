@@ -114,7 +114,7 @@ RunCommand AddExport(CLI::App* app) {
   auto args = std::make_shared<ExportArgs>();
   app->add_option("path", args->path, "a run directory (its best checkpoint) or a checkpoint")->required();
   app->add_option("--format", args->format, "safetensors")->required();
-  app->add_option("--output", args->output, "the file to write")->required();
+  app->add_option("--output", args->output, "the file to write; one that exists is replaced")->required();
   app->add_option("--tables", args->tables, "none, or all: every row of every table and all optimizer state")
       ->check(CLI::IsMember({"none", "all"}));
   app->add_flag("--json", args->json, "the result as one JSON object, last on standard output");

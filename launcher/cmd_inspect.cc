@@ -148,6 +148,8 @@ RunCommand AddInspect(CLI::App* app) {
   row->add_option("--feature", args->feature, "name of a sparse feature")->required();
   row->add_option("--value", args->value, "its value as in the data")->required();
   row->add_flag("--json", args->json, "one JSON object, last on standard output");
+  app->footer("Name the run first: gatemill inspect RUN summary, gatemill inspect RUN row --feature NAME --value VALUE;\n"
+              "gatemill inspect RUN row --help says more.");
   return [args, row] { return row->parsed() ? RunRow(*args) : RunSummary(*args); };
 }
 

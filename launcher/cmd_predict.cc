@@ -85,7 +85,7 @@ RunCommand AddPredict(CLI::App* app) {
   auto args = std::make_shared<PredictArgs>();
   app->add_option("path", args->path, "a run directory (its best checkpoint) or a checkpoint")->required();
   app->add_option("--data", args->files, "files and globs; label columns may be absent")->required();
-  app->add_option("--output", args->output, "FILE.csv or FILE.parquet: a row per input row, a column per task")->required();
+  app->add_option("--output", args->output, "FILE.csv or FILE.parquet: a row per input row, a column per task; one that exists is replaced")->required();
   app->add_option("--columns", args->columns, "input columns to copy in front, separated by commas")->delimiter(',');
   app->add_option("--set", args->overrides, "replace a value of the run's configuration")->allow_extra_args(false);
   app->add_flag("--json", args->json, "the result as one JSON object, last on standard output");

@@ -51,7 +51,7 @@ RunCommand AddSynth(CLI::App* app) {
                                             "A click log with a known best AUC: Zipf users and items, "
                                             "clicks and purchases");
   ClickLogOptions& log = options->click_log;
-  click_log->add_option("--output", log.output, "Directory for train.csv, valid.csv, test.csv and truth.json")
+  click_log->add_option("--output", log.output, "Directory for train.csv, valid.csv, test.csv and truth.json; those that exist are replaced")
       ->required();
   click_log->add_option("--rows", log.rows, "Rows to train")->capture_default_str();
   click_log->add_option("--valid-rows", log.valid_rows, "Rows to validate (0: a tenth of --rows)");

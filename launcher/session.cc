@@ -3,11 +3,11 @@
 #include <unistd.h>
 
 #include <cstdlib>
-#include <filesystem>
 #include <thread>
 #include <utility>
 
 #include "common/file.h"
+#include "ps/tiered_tables.h"
 
 namespace gatemill::launcher {
 namespace {
@@ -47,14 +47,14 @@ std::vector<std::string> SplitLines(const std::string& joined) {
   return lines;
 }
 
-Result<std::string> NewScratchDir(const std::string& parent) {
-  GM_RETURN_IF_ERROR(MakeDirs(parent));
-  std::string pattern = parent + "/gatemill-XXXXXX";
-  if (::mkdtemp(pattern.data()) == nullptr) return Internal("cannot create a directory like " + pattern);
-  return pattern;
-}
-
 }  // namespace
+
+Status CheckServers(const Config& config, const data::Schema& schema, bool make_dir) {
+  if (config.ps.memory_budget == 0) return Ok();
+  const auto budget = static_cast<std::uint64_t>(config.ps.memory_budget / config.ps.threads);
+  GM_RETURN_IF_ERROR(ps::TieredTables::CheckBudget({.memory_budget = budget}, schema.server_tables));
+  return config.ps.dir.empty() || !make_dir ? Ok() : CheckWritableDir(config.ps.dir).Annotate("ps.dir");
+}
 
 Result<std::string> ResolveDevice(const std::string& device, model::ModelLibrary* library) {
   if (device == "cpu") return device;
@@ -131,13 +131,12 @@ Status Session::StartServer() {
   const Config& config = *options_.config;
   const std::string transport = TransportOf(config, job);
   if (transport == "ipc") {
-    GM_ASSIGN_OR_RETURN(socket_dir_, NewScratchDir(std::filesystem::temp_directory_path().string()));
+    GM_ASSIGN_OR_RETURN(socket_dir_, NewScratchDir(""));
     job.RemoveAtAbort(socket_dir_);
   }
   store_dir_ = options_.store_dir;
   if (store_dir_.empty() && config.ps.memory_budget != 0) {  // rows that have no room in memory need some place
-    const std::string parent = config.ps.dir.empty() ? std::filesystem::temp_directory_path().string() : config.ps.dir;
-    GM_ASSIGN_OR_RETURN(store_dir_, NewScratchDir(parent));
+    GM_ASSIGN_OR_RETURN(store_dir_, NewScratchDir(config.ps.dir));
   }
   if (!store_dir_.empty()) job.RemoveAtAbort(store_dir_);
   const auto threads = static_cast<std::uint32_t>(config.ps.threads);

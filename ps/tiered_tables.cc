@@ -43,6 +43,18 @@ std::uint64_t SmallestBudget(std::uint64_t bytes) {
   }
 }
 
+// Rounded up, so that it suffices where it is followed.
+std::string InMiB(std::uint64_t bytes) { return std::to_string((bytes + (1ULL << 20) - 1) >> 20) + "MiB"; }
+
+Result<std::vector<std::unique_ptr<Table>>> MakeTables(const TieredOptions& options, const std::vector<TableSpec>& specs) {
+  std::vector<std::unique_ptr<Table>> tables;
+  for (const TableSpec& spec : specs) {
+    GM_ASSIGN_OR_RETURN(auto table, Table::Create(spec, options.seed, options.vshards, options.preparer));
+    tables.push_back(std::move(table));
+  }
+  return tables;
+}
+
 auto StoreOrder(const ColdRow& row) { return std::tuple(row.table, VshardOf(row.key), row.key); }
 
 }  // namespace
@@ -81,25 +93,29 @@ std::vector<TieredTables::OnDisk> TieredTables::NothingOnDisk() const {
 Result<std::unique_ptr<TieredTables>> TieredTables::Create(const TieredOptions& options,
                                                            const std::vector<TableSpec>& specs,
                                                            std::unique_ptr<RowStore> store) {
-  std::vector<std::unique_ptr<Table>> tables;
-  for (const TableSpec& spec : specs) {
-    GM_ASSIGN_OR_RETURN(auto table, Table::Create(spec, options.seed, options.vshards, options.preparer));
-    tables.push_back(std::move(table));
-  }
+  GM_ASSIGN_OR_RETURN(auto tables, MakeTables(options, specs));
   std::unique_ptr<TieredTables> made(new TieredTables(options, std::move(tables), std::move(store)));
   if (options.memory_budget == 0) return made;
-  const std::uint64_t taken = made->store_->memory_bytes() + made->CountersBytes() + Headroom(options.memory_budget);
-  std::uint64_t least = 0;  // one row of each table, with the pages that it touches
-  for (std::uint32_t t = 0; t < specs.size(); ++t) least += kMaxPagesOfOneRow + 4 * made->RowBytes(t);
-  if (options.memory_budget < taken + least) {
-    const std::uint64_t needed = SmallestBudget(
-        taken - Headroom(options.memory_budget) + least - std::min(taken, StoreCacheBytes(options.memory_budget)));
-    return InvalidInput("a memory budget of " + std::to_string(options.memory_budget) + " bytes a shard is too small: " +
-                        std::to_string(specs.size()) + " tables and the files of their rows need " + std::to_string(needed) +
-                        "; the shards of a server (ps.threads) share ps.memory_budget: raise it, or set it to 0 for no limit");
-  }
+  const std::uint64_t store_bytes = made->store_->memory_bytes();
+  GM_RETURN_IF_ERROR(made->CheckLeast(store_bytes - std::min(store_bytes, StoreCacheBytes(options.memory_budget))));
   made->limit_ = options.memory_budget - Headroom(options.memory_budget);
   return made;
+}
+
+Status TieredTables::CheckBudget(const TieredOptions& options, const std::vector<TableSpec>& specs) {
+  if (options.memory_budget == 0) return Ok();
+  GM_ASSIGN_OR_RETURN(auto tables, MakeTables(options, specs));
+  return TieredTables(options, std::move(tables), NewMemoryRowStore()).CheckLeast(kRowStoreWriterBytes);
+}
+
+Status TieredTables::CheckLeast(std::uint64_t store_bytes) const {
+  std::uint64_t rows = 0;  // one of each table, with the pages that it touches
+  for (std::uint32_t t = 0; t < tables_.size(); ++t) rows += kMaxPagesOfOneRow + 4 * RowBytes(t);
+  const std::uint64_t needed = SmallestBudget(store_bytes + CountersBytes() + rows);
+  if (options_.memory_budget >= needed) return Ok();
+  return InvalidInput("the memory budget (ps.memory_budget) is " + InMiB(options_.memory_budget) + " for each shard; tables " +
+                      "like these need at least " + InMiB(needed) + " to begin with, and about 3 bytes for each row on disk. " +
+                      "Raise it, or set it to 0 for no limit");
 }
 
 // ---- rows ---------------------------------------------------------------------------------------------------------------
@@ -419,9 +435,11 @@ Status TieredTables::MakeRoom(std::uint32_t table, std::uint64_t rows) {
   const std::uint64_t need = rows * RowBytes(table);
   const std::uint64_t limit = Limit(kUsedPercent);
   if (store_->memory_bytes() + need > limit_) {
-    return InvalidInput("ps.memory_budget: the caches, indexes and filters of the rows on disk take " +
-                        std::to_string(store_->memory_bytes()) + " of a shard's " +
-                        std::to_string(options_.memory_budget) + " bytes and leave no room; raise it, or use more servers");
+    const std::uint64_t known = store_->memory_bytes() - StoreCacheBytes(options_.memory_budget) + CountersBytes();
+    return InvalidInput("the memory budget (ps.memory_budget) is " + InMiB(options_.memory_budget) + " for each shard; what is " +
+                        "known of its rows on disk leaves no room for rows in memory. Raise it to " +
+                        InMiB(SmallestBudget(known + 4 * need)) +
+                        " or more (each further row on disk takes about 3 bytes), or use more servers");
   }
   // Wanted rows are passed over the first time round; where all of a table is wanted, the budget is overstepped for a while.
   const std::uint64_t vshards = options_.vshards.end - options_.vshards.first;

@@ -70,6 +70,10 @@ class TieredTables {
   // Of a budget, what the store's caches may take.
   static std::uint64_t StoreCacheBytes(std::uint64_t memory_budget) { return memory_budget / 64; }
 
+  // Whether tables like these could begin with a shard's budget over RocksDB: kInvalidInput says what they need. It is no
+  // promise: what is known of rows on disk, about 3 bytes of each, is to be had as well.
+  static Status CheckBudget(const TieredOptions& options, const std::vector<TableSpec>& specs);
+
   // kInvalidInput for impossible specs, and for a budget that leaves no room for rows.
   static Result<std::unique_ptr<TieredTables>> Create(const TieredOptions& options, const std::vector<TableSpec>& specs,
                                                       std::unique_ptr<RowStore> store);
@@ -140,6 +144,8 @@ class TieredTables {
   [[nodiscard]] bool limited() const { return limit_ != 0; }
   [[nodiscard]] std::size_t SliceOf(std::uint32_t table) const;
   [[nodiscard]] std::uint64_t RowBytes(std::uint32_t table) const;
+  // store_bytes: what the store takes beside its caches.
+  [[nodiscard]] Status CheckLeast(std::uint64_t store_bytes) const;
   [[nodiscard]] std::uint64_t TouchedBytes() const;
   [[nodiscard]] std::uint64_t FreeBytes() const;
   [[nodiscard]] std::uint64_t Limit(std::uint64_t share_percent) const;

@@ -36,7 +36,6 @@ constexpr std::size_t kLookups = 32;        // such calls whose rows are in memo
 constexpr std::uint64_t kMergedFileBytes = 64ULL << 20;
 constexpr int kFilesBeforeMerge = 16;
 constexpr std::size_t kMergeReadaheadBytes = 256U << 10;
-constexpr std::uint64_t kWriterBytes = 8ULL << 20;  // of files being written and merged, about
 constexpr std::size_t kScanReadaheadBytes = 2U << 20;
 constexpr std::uint32_t kVshardsPerFileGroup = 16;    // a file ends only where such a group (or a table) ends
 constexpr std::uint64_t kMinFileBytes = 16ULL << 20;  // smaller ones go on into the next group
@@ -286,7 +285,7 @@ class RocksRowStore final : public RowStore {
     return Open();
   }
 
-  [[nodiscard]] std::uint64_t memory_bytes() const override { return cache_bytes_ + kWriterBytes + database_.readers_bytes; }
+  [[nodiscard]] std::uint64_t memory_bytes() const override { return cache_bytes_ + kRowStoreWriterBytes + database_.readers_bytes; }
 
  private:
   [[nodiscard]] Status CheckWritable() const {

@@ -58,6 +58,9 @@ class RowStore {
   [[nodiscard]] virtual std::uint64_t memory_bytes() const = 0;
 };
 
+// What a store of RocksDB takes for files being written and merged, about, whatever is in it.
+inline constexpr std::uint64_t kRowStoreWriterBytes = 8ULL << 20;
+
 struct RowStoreOptions {
   std::uint64_t cache_bytes = 16ULL << 20;  // of blocks
   int read_threads = 1;                     // of a MultiGet, the caller's included

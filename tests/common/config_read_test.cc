@@ -96,6 +96,17 @@ TEST(ConfigReadTest, AWrongFileIsNotShownWhole) {
   EXPECT_LT(config.status().message().size(), 300U);
 }
 
+TEST(ConfigReadTest, BytesHaveUnits) {
+  EXPECT_EQ(ParseBytes("4096"), 4096);
+  EXPECT_EQ(ParseBytes("0"), 0);
+  EXPECT_EQ(ParseBytes("3KiB"), 3 << 10);
+  EXPECT_EQ(ParseBytes("512MiB"), 512 << 20);
+  EXPECT_EQ(ParseBytes("2TiB"), 2LL << 40);
+  for (const char* bad : {"", "MiB", "12MB", "1.5GiB", "-1", "-1MiB", "9999999TiB", "12 MiB"}) {
+    EXPECT_FALSE(ParseBytes(bad).has_value()) << bad;
+  }
+}
+
 TEST(ConfigReadTest, NullIsTheDefault) {
   const Config config = Parse(SmallYaml("model: {num_expert: null, gate_mlp: ~}\ntrain:\n"), {"data.valid="});
   EXPECT_EQ(config.model.num_expert, 8);

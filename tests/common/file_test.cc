@@ -74,6 +74,23 @@ TEST_F(FileTest, OutputFilesAreCheckedBeforeTheyAreWritten) {
   EXPECT_FALSE(FileExists(dir_ + "/new.csv"));
 }
 
+TEST_F(FileTest, ScratchDirectoriesAreNewAndPrivate) {
+  const std::string one = *NewScratchDir(dir_ + "/made");
+  const std::string two = *NewScratchDir(dir_ + "/made");
+  EXPECT_NE(one, two);
+  for (const std::string& path : {one, two}) {
+    EXPECT_TRUE(path.starts_with(dir_ + "/made/"));
+    EXPECT_EQ(std::filesystem::status(path).permissions(), std::filesystem::perms::owner_all);
+  }
+  const std::string of_system = *NewScratchDir("");
+  EXPECT_TRUE(of_system.starts_with(std::filesystem::temp_directory_path().string()));
+  EXPECT_TRUE(RemoveTree(of_system).ok());
+  ASSERT_TRUE(WriteFileAtomic(dir_ + "/file", "").ok());
+  const Status refused = NewScratchDir(dir_ + "/file/below").status();
+  EXPECT_EQ(refused.code(), Code::kInvalidInput);
+  EXPECT_NE(refused.message().find(dir_ + "/file/below"), std::string::npos) << refused.message();
+}
+
 TEST_F(FileTest, AFileIsNoWritableDirectory) {
   ASSERT_TRUE(WriteFileAtomic(dir_ + "/file", "").ok());
   EXPECT_EQ(CheckWritableDir(dir_ + "/file/run").code(), Code::kInvalidInput);

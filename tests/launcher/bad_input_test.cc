@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <ostream>
 
 #include "common/file.h"
 #include "tests/launcher/commands.h"
@@ -17,6 +18,8 @@ struct BadInput {
   std::vector<std::string> sets;                  // --set overrides that make the configuration bad
   std::vector<std::string> expected;              // each stands in the message; {dir} is the test's directory
 };
+
+void PrintTo(const BadInput& input, std::ostream* out) { *out << input.name; }
 
 std::string Replaced(std::string text, const std::string& from, const std::string& to) {
   for (std::size_t at = text.find(from); at != std::string::npos; at = text.find(from, at + to.size())) {
@@ -83,6 +86,12 @@ std::vector<BadInput> Cases() {
        [](const TempDir& dir) { (void)dir.Write("run", "a file stands where the run directory should be"); },
        {},
        {"{dir}/run"}},
+      {"BudgetTooSmall", nullptr, {"ps.memory_budget=4MiB"}, {"config.yaml", "ps.memory_budget", "4MiB", "need at least"}},
+      {"BudgetOfShardsTooSmall", nullptr, {"ps.memory_budget=32MiB", "ps.threads=4"}, {"ps.memory_budget", "8MiB for each shard"}},
+      {"ImpossiblePsDir",
+       [](const TempDir& dir) { (void)dir.Write("file", "no directory"); },
+       {"ps.memory_budget=64MiB", "ps.dir={dir}/file/rows"},
+       {"config.yaml", "ps.dir", "{dir}/file/rows"}},
   };
 }
 
@@ -96,7 +105,7 @@ TEST_P(BadInputTest, ExitsWithTwoAndSaysWhere) {
   std::vector<std::string> command{Binary(), "train", config, "--run-dir", dir.path() + "/run", "--json"};
   for (const std::string& set : GetParam().sets) {
     command.emplace_back("--set");
-    command.push_back(set);
+    command.push_back(Replaced(set, "{dir}", dir.path()));
   }
   const Finished done = RunProgram(command, 30);
   EXPECT_EQ(done.exit_code, 2) << done.err;
@@ -110,6 +119,14 @@ TEST_P(BadInputTest, ExitsWithTwoAndSaysWhere) {
 
 INSTANTIATE_TEST_SUITE_P(Train, BadInputTest, ::testing::ValuesIn(Cases()),
                          [](const auto& test) { return test.param.name; });
+
+TEST(BadInput, CheckSaysThatABudgetIsTooSmall) {
+  const TempDir dir;
+  const std::string config = WriteSmallJob(dir, 100);
+  const Finished done = RunProgram({Binary(), "check", config, "--set", "ps.memory_budget=4MiB"}, 30);
+  EXPECT_EQ(done.exit_code, 2) << done.err;
+  EXPECT_NE(done.err.find("need at least"), std::string::npos) << done.err;
+}
 
 TEST(BadInput, UnderMpirunTheMessageStandsOnce) {
   const TempDir dir;

@@ -312,22 +312,62 @@ TEST(TieredTables, ErasedRowsDoNotComeBackWhenTheDiskIsFull) {
   ExpectAllRows(model, tables.get());
 }
 
+// The number of MiB behind `before` in a message.
+std::uint64_t BudgetAfter(const std::string& message, const std::string& before) {
+  const std::size_t at = message.find(before);
+  EXPECT_NE(at, std::string::npos) << message;
+  return at == std::string::npos ? 0 : std::strtoull(message.c_str() + at + before.size(), nullptr, 10) << 20;
+}
+
+std::unique_ptr<RowStore> StoreFor(std::uint64_t budget, const std::string& dir) {
+  return CreateRowStore(dir, {.cache_bytes = TieredTables::StoreCacheBytes(budget)}).value();
+}
+
 TEST(TieredTables, ABudgetThatIsTooSmallIsRefusedWithOneThatIsNot) {
   const std::vector<TableSpec> specs = Specs("adam", 64);
   const TempDir scratch;
   const auto create = [&](std::uint64_t budget, const std::string& name) {
-    auto store = CreateRowStore(scratch.path() + "/" + name, {.cache_bytes = TieredTables::StoreCacheBytes(budget)}).value();
-    return TieredTables::Create({.seed = kSeed, .memory_budget = budget}, specs, std::move(store)).status();
+    const TieredOptions options{.seed = kSeed, .memory_budget = budget};
+    const Status created = TieredTables::Create(options, specs, StoreFor(budget, scratch.path() + "/" + name)).status();
+    EXPECT_EQ(TieredTables::CheckBudget(options, specs).message(), created.message());
+    return created;
   };
   const Status refused = create(1 << 20, "a");
   ASSERT_EQ(refused.code(), Code::kInvalidInput);
-  std::uint64_t needed = 0;
-  const std::size_t at = refused.message().find("need ");
-  ASSERT_NE(at, std::string::npos) << refused.message();
-  ASSERT_EQ(std::sscanf(refused.message().c_str() + at, "need %lu", &needed), 1);
-  EXPECT_LT(needed, 12ULL << 20);
+  const std::uint64_t needed = BudgetAfter(refused.message(), "need at least ");
+  EXPECT_LT(needed, 13ULL << 20);
   EXPECT_TRUE(create(needed, "b").ok()) << needed;
-  EXPECT_FALSE(create(needed - needed / 100, "c").ok());
+  EXPECT_FALSE(create(needed - (1 << 20), "c").ok());
+}
+
+// What is known of rows on disk grows with them; the budget that the failure names is enough for the call that failed.
+TEST(TieredTables, ABudgetThatBecomesTooSmallIsRefusedWithOneThatIsNot) {
+  const std::vector<TableSpec> specs = {Specs("sgd", 4)[0]};
+  const TempDir scratch;
+  constexpr std::uint64_t kCall = 8'192;
+  const std::vector<float> grads(kCall * 4, 0.5F);
+  // Pushes rows until a call fails or there are `most`.
+  const auto push = [&](std::uint64_t budget, const std::string& name, std::uint64_t most, std::uint64_t* pushed) -> Status {
+    GM_ASSIGN_OR_RETURN(const auto tables, TieredTables::Create({.seed = kSeed, .memory_budget = budget}, specs,
+                                                                StoreFor(budget, scratch.path() + "/" + name)));
+    std::vector<std::uint64_t> keys(kCall);
+    for (*pushed = 0; *pushed < most; *pushed += kCall) {
+      for (std::uint64_t i = 0; i < kCall; ++i) keys[i] = *pushed + i;
+      GM_RETURN_IF_ERROR(tables->Update(0, keys, grads, 1));
+    }
+    return Ok();
+  };
+  std::uint64_t pushed = 0;
+  const std::uint64_t least = BudgetAfter(push(1 << 20, "a", kCall, &pushed).message(), "need at least ");
+  const Status refused = push(least, "b", 5'000'000, &pushed);
+  ASSERT_EQ(refused.code(), Code::kInvalidInput) << pushed;
+  ASSERT_GT(pushed, 0U);
+  const std::uint64_t enough = BudgetAfter(refused.message(), "Raise it to ");
+  EXPECT_GT(enough, least);
+  EXPECT_LT(enough, 2 * least);
+  std::uint64_t again = 0;
+  const Status done = push(enough, "c", pushed + kCall, &again);
+  EXPECT_TRUE(done.ok()) << done.message();
 }
 
 // More erased keys than are kept in memory.

@@ -6,6 +6,7 @@
 
 #include <array>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <thread>
 #include <zmq.hpp>
 
@@ -14,6 +15,7 @@
 #include "common/random.h"
 #include "ps/checkpoint.h"
 #include "ps/client.h"
+#include "ps/table/pages.h"
 #include "ps/wire/codec.h"
 #include "tests/ps/wire/messages.h"
 #include "tests/temp_dir.h"
@@ -429,6 +431,32 @@ TEST_F(ServerStartTest, EachShardHasItsEndpointAndItsStore) {
   const auto stores = ListDir(options_.store_dir);
   ASSERT_TRUE(stores.ok());
   EXPECT_EQ(*stores, (std::vector<std::string>{ShardDirName(2, 4), ShardDirName(3, 4)}));
+}
+
+// Statistics count what is prepared beyond a table's rows: 138 MiB of rows are that and at least a huge page more.
+TEST_F(ServerStartTest, LargeTablesHaveTheirNextPagesHandedOutAhead) {
+  constexpr std::size_t kWide = 1024;
+  constexpr std::size_t kCall = 1024;
+  constexpr std::size_t kCalls = 138 * (1 << 20) / (kCall * kWide * sizeof(float)) + 1;  // 140 MiB
+  TableSpec spec = Specs()[0];
+  spec.dim = kWide;
+  const auto transport = Transport::Create({}).value();
+  const auto server = Server::Start({.shard = {.num_workers = 1}, .endpoint_pattern = "inproc:ahead-{}"}, {spec},
+                                    transport.get(), log_.get());
+  ASSERT_TRUE(server.ok()) << server.status().message();
+  const SystemClock clock;
+  const auto client = Client::Create({.num_shards = 1}, {spec}, 1, transport->Connect((*server)->endpoints(), {}).value(),
+                                     &clock).value();
+  const std::vector<float> grads(kCall * kWide, 1.0F);
+  const std::vector<std::uint64_t> all = SomeKeys(kCalls * kCall);
+  for (std::uint64_t step = 0; step < kCalls; ++step) {
+    const std::vector<PushPart> push{{.table = 0, .keys = std::span(all).subspan(step * kCall, kCall), .grads = grads}};
+    ASSERT_TRUE(client->Push(step, push).ok());
+  }
+  ASSERT_TRUE(client->Flush().ok());
+  const nlohmann::json stats = nlohmann::json::parse(client->Stats().value());
+  const auto bytes = stats.at(0).at("tables").at(0).at("memory_bytes").get<std::uint64_t>();
+  EXPECT_GE(bytes, kCalls * kCall * kWide * sizeof(float) + Pages::kHugeBytes);
 }
 
 TEST_F(ServerStartTest, WhatCannotStartSaysWhy) {
