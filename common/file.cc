@@ -186,12 +186,23 @@ Status CheckOutputFile(const std::string& path) {
   return Ok();
 }
 
+Status CheckDirCanBe(const std::string& path) {
+  std::error_code error;
+  fs::path there = fs::absolute(path, error);
+  while (!error && !fs::exists(fs::status(there, error)) && there.has_relative_path()) {
+    error.clear();  // it may be below a file, which the loop comes to
+    there = there.parent_path();
+  }
+  if (fs::is_directory(there, error) && ::access(there.c_str(), W_OK | X_OK) == 0) return Ok();
+  return InvalidInput("cannot make the directory " + path + ": " + there.string() +
+                      (fs::is_directory(there, error) ? " cannot be written to" : " is no directory"));
+}
+
 Result<std::string> NewScratchDir(const std::string& parent) {
   std::error_code error;
   const std::string dir = parent.empty() ? fs::temp_directory_path(error).string() : parent;
   if (error) return InvalidInput("there is no directory for temporary files: " + error.message() + "; set TMPDIR to one");
-  fs::create_directories(dir, error);
-  if (error) return InvalidInput("cannot create the directory " + dir + ": " + error.message());
+  GM_RETURN_IF_ERROR(CheckWritableDir(dir));
   std::string pattern = dir + "/gatemill-XXXXXX";
   if (::mkdtemp(pattern.data()) == nullptr) {
     return InvalidInput("cannot create a directory in " + dir + ": " + std::strerror(errno));

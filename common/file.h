@@ -34,6 +34,8 @@ bool MatchesPattern(const std::string& pattern, const std::string& name);
 // Could a file be written at `path`? kInvalidInput when its directory is missing or not writable, or it is a directory:
 // asked before the work whose result is to be written there.
 Status CheckOutputFile(const std::string& path);
+// Could a directory be made at `path`, or is there one that can be written to? kInvalidInput otherwise. Makes nothing.
+Status CheckDirCanBe(const std::string& path);
 // Creates `path` with its parents and proves by writing and removing a file that it can be written.
 Status CheckWritableDir(const std::string& path);
 

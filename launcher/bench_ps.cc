@@ -723,8 +723,7 @@ Status CheckArgs(const BenchPsArgs& args) {
   if (args.batch > args.rows) return InvalidInput(different + "--rows");
   if (args.keys != "uniform" && args.batch > args.rows / 2) return InvalidInput(different + "half of --rows with zipf");
   GM_ASSIGN_OR_RETURN(const auto table, ps::Table::Create(SpecOf(args), kSeed));
-  const ps::TieredOptions share{.memory_budget = args.memory / static_cast<std::uint64_t>(args.threads)};
-  return ps::TieredTables::CheckBudget(share, {SpecOf(args)}).Annotate("--memory " + args.memory_text);
+  return ps::CheckMemoryBudget(args.memory, static_cast<std::uint32_t>(args.threads), {SpecOf(args)}).Annotate("--memory");
 }
 
 Status RunBenchPs(BenchPsArgs args) {

@@ -110,7 +110,7 @@ Result<Plan> MakePlan(const CheckArgs& args) {
   }
   if (!mistakes.empty()) return InvalidInput(mistakes);
   plan.config = std::move(reading.config);
-  GM_RETURN_IF_ERROR(CheckServers(plan.config, plan.schema, false).Annotate(args.path));
+  GM_RETURN_IF_ERROR(CheckServers(plan.config, plan.schema).Annotate(args.path));
   model::ModelSpec spec;
   spec.x_dim = plan.schema.x_dim();
   spec.model = plan.config.model;

@@ -72,7 +72,7 @@ class TrainCommand {
                                                    job_->ranks_on_host() * config_.train.threads > cores}));
       GM_RETURN_IF_ERROR(ResolveDevice(config_.train.device, library).status());
     }
-    if (job_->is_server()) GM_RETURN_IF_ERROR(CheckServers(config_, schema_, true).Annotate(args_.config_path));
+    if (job_->is_server()) GM_RETURN_IF_ERROR(CheckServers(config_, schema_).Annotate(args_.config_path));
     if (args_.resume == "auto" && args_.run_dir.empty()) {
       return InvalidInput("--resume auto goes on with the newest checkpoint of a run: say which by --run-dir");
     }
@@ -350,7 +350,7 @@ class TrainCommand {
     if (spec.eviction.idle_steps > 0 || spec.eviction.idle_days > 0) {
       add("idle", SumOf(shards, number, "idle_rows"), " were idle and went");
     }
-    if (spec.eviction.max_rows > 0) add("excess", SumOf(shards, number, "excess_rows"), " went to keep max_rows (of which each of the table's 1,024 parts has its share)");
+    if (spec.eviction.max_rows > 0) add("excess", SumOf(shards, number, "excess_rows"), " went to keep max_rows (of which each of 1,024 vshards has its share)");
     table_report_["tables"].push_back(counts);
     if (said.empty()) return;
     log_->Info("table " + spec.name + ": " + std::to_string(counts["rows"].get<std::uint64_t>()) +

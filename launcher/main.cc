@@ -43,9 +43,9 @@ void RaiseOpenFiles() {
   (void)::setrlimit(RLIMIT_NOFILE, &limit);  // refused: the limit stays, and whoever meets it says so
 }
 
-// Messages and batches of some MiB come and go at every step. By default their memory goes back to the system with each of
-// them, and every page of the next one is a fault: 280 for a pull of 65,536 rows, a fifth of its time over tcp. (A thread's
-// arena of the C library is 64 MiB at most; 32 MiB is the largest threshold that it takes.)
+// Messages and batches of some MiB come and go at every step. By default much of their memory goes back to the system with each
+// of them, and pages of the next one are faults: 280 for a pull of 65,536 rows, a fifth of its time over tcp. (The C library's
+// heaps of a thread are 64 MiB at most; 32 MiB is the largest threshold that it takes.)
 void KeepFreedMemory() {
 #ifdef __GLIBC__
   (void)::mallopt(M_MMAP_THRESHOLD, 32 << 20);

@@ -7,7 +7,6 @@
 #include <utility>
 
 #include "common/file.h"
-#include "ps/tiered_tables.h"
 
 namespace gatemill::launcher {
 namespace {
@@ -49,11 +48,11 @@ std::vector<std::string> SplitLines(const std::string& joined) {
 
 }  // namespace
 
-Status CheckServers(const Config& config, const data::Schema& schema, bool make_dir) {
-  if (config.ps.memory_budget == 0) return Ok();
-  const auto budget = static_cast<std::uint64_t>(config.ps.memory_budget / config.ps.threads);
-  GM_RETURN_IF_ERROR(ps::TieredTables::CheckBudget({.memory_budget = budget}, schema.server_tables));
-  return config.ps.dir.empty() || !make_dir ? Ok() : CheckWritableDir(config.ps.dir).Annotate("ps.dir");
+Status CheckServers(const Config& config, const data::Schema& schema) {
+  GM_RETURN_IF_ERROR(ps::CheckMemoryBudget(static_cast<std::uint64_t>(config.ps.memory_budget),
+                                           static_cast<std::uint32_t>(config.ps.threads), schema.server_tables)
+                         .Annotate("ps.memory_budget"));
+  return config.ps.dir.empty() ? Ok() : CheckDirCanBe(config.ps.dir).Annotate("ps.dir");
 }
 
 Result<std::string> ResolveDevice(const std::string& device, model::ModelLibrary* library) {

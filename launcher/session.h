@@ -37,9 +37,9 @@ struct SessionOptions {
                           // memory, or with ps.memory_budget in a directory that the session makes
 };
 
-// Whether servers of these tables could begin with ps.memory_budget, and keep rows in ps.dir, which is made when `make_dir`
-// says so. kInvalidInput otherwise.
-Status CheckServers(const Config& config, const data::Schema& schema, bool make_dir);
+// Whether servers of these tables could begin with ps.memory_budget, and have their directories in ps.dir. kInvalidInput
+// otherwise. Writes nothing.
+Status CheckServers(const Config& config, const data::Schema& schema);
 
 class Session {
  public:

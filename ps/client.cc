@@ -21,11 +21,6 @@ constexpr int kWholeTablesDeadlineMs = 600'000;         // of a checkpoint or re
 constexpr int kSendsPerDeadline = 4;                    // the first and three again
 constexpr std::int64_t kUnsentRetryNs = 20 * kNsPerMs;  // when a queue was full or nobody listened yet
 
-// Where a shard's rows are in the caller's order.
-PlacedRows RowsOf(const KeySplit& split, std::uint32_t shard, std::size_t dim) {
-  return {.places = split.whole() ? nullptr : split.places(shard).data(), .count = split.count(shard), .dim = dim};
-}
-
 void ScatterFound(const KeySplit& split, std::uint32_t shard, const std::byte* from, std::span<std::uint8_t> to) {
   const std::span<const std::uint32_t> places = split.places(shard);
   for (std::uint32_t j = 0; j < split.count(shard); ++j) {
@@ -70,7 +65,9 @@ struct Pending {
 struct OpenPull {
   std::uint64_t number = 0;
   std::span<PullPart> parts;
-  std::vector<KeySplit> splits;                         // [parts]
+  std::vector<KeySplit> splits;                      // [parts]
+  std::vector<Frame> rows;                           // [parts, shards] of those that have answered, until all have
+  std::uint32_t unanswered = 0;                      // shards
   std::vector<std::shared_ptr<RowTarget>> targets;   // in process: all of its requests'
   Status failure;                                    // of a shard's reply, which another call may have taken
 };
@@ -123,8 +120,11 @@ class ClientImpl final : public Client {
     pull.number = next_pull_++;
     pull.parts = parts;
     SplitParts(parts, &pull.splits);
+    pull.rows.resize(parts.size() * options_.num_shards);
     std::vector<Request> requests = KeyRequests(Op::kPull, step, parts, pull.splits);
     if (channel_->in_process() && dtype_ == FloatType::kFloat32) AddTargets(&pull, &requests);
+    pull.unanswered = static_cast<std::uint32_t>(
+        std::count_if(requests.begin(), requests.end(), [](const Request& request) { return !request.parts.empty(); }));
     for (std::uint32_t shard = 0; shard < requests.size(); ++shard) {
       requests[shard].mode = mode;
       if (requests[shard].parts.empty()) continue;
@@ -281,6 +281,7 @@ class ClientImpl final : public Client {
     const std::shared_ptr<std::byte> buffer = pool_.Take(total * BytesOf(dtype_));
     std::byte* grads = buffer.get();
     const HalfKernels& half = BestHalfKernels();
+    std::vector<std::byte*> streams(options_.num_shards);
     std::vector<std::size_t> next_part(options_.num_shards, 0);
     for (std::size_t i = 0; i < parts.size(); ++i) {
       const auto dim = static_cast<std::size_t>(specs_[parts[i].table].dim);
@@ -290,11 +291,16 @@ class ClientImpl final : public Client {
         }
         continue;
       }
+      const std::size_t row_bytes = dim * BytesOf(dtype_);
+      if (splits[i].whole()) {
+        half.pack(dtype_, parts[i].grads, grads);
+      } else {
+        for (std::uint32_t s = 0; s < options_.num_shards; ++s) streams[s] = grads + splits[i].begin(s) * row_bytes;
+        half.deal_rows(dtype_, parts[i].grads.data(), dim, splits[i].shards(), streams.data());
+      }
       for (std::uint32_t shard = 0; shard < options_.num_shards; ++shard) {
         const std::uint32_t n = splits[i].count(shard);
         if (n == 0) continue;
-        const std::size_t row_bytes = dim * BytesOf(dtype_);
-        half.pack_rows(dtype_, parts[i].grads.data(), RowsOf(splits[i], shard, dim), grads + splits[i].begin(shard) * row_bytes);
         const std::span<const std::byte> mine(grads + splits[i].begin(shard) * row_bytes, n * row_bytes);
         requests[shard].parts[next_part[shard]++].rows = Frame::Own(buffer, mine);
       }
@@ -467,10 +473,11 @@ class ClientImpl final : public Client {
     return Ok();
   }
 
-  // Puts a shard's rows where the caller wants them: the one copy from frame to tensor.
+  // Puts rows where the caller wants them: the one copy from frame to tensor. Of several shards when the last has answered:
+  // then the caller's memory is written once, from its beginning to its end.
   Status TakeRows(const Pending& pending, const Reply& reply) {
     if (reply.parts.size() != pending.request.parts.size()) return Internal("answered with other parts than asked for");
-    const OpenPull* pull = FindPull(pending.pull);
+    OpenPull* pull = FindPull(pending.pull);
     if (pull == nullptr) return Ok();
     std::size_t answered = 0;
     for (std::size_t i = 0; i < pull->parts.size(); ++i) {
@@ -484,10 +491,29 @@ class ClientImpl final : public Client {
           rows.rows.size() != n * dim * BytesOf(dtype_) || rows.found.size() != (part.found.empty() ? 0 : n)) {
         return Internal("answered with rows of another size than asked for, table " + specs_[part.table].name);
       }
-      BestHalfKernels().unpack_rows(dtype_, rows.rows.data(), RowsOf(pull->splits[i], pending.shard, dim), part.rows.data());
+      if (pull->splits[i].whole()) {
+        BestHalfKernels().unpack(dtype_, rows.rows.data(), part.rows);
+      } else {
+        pull->rows[i * options_.num_shards + pending.shard] = rows.rows;
+      }
       if (!part.found.empty()) ScatterFound(pull->splits[i], pending.shard, rows.found.data(), part.found);
     }
+    if (--pull->unanswered == 0) CollectRows(pull);
     return Ok();
+  }
+
+  // Parts that the shards delivered themselves have no frames here.
+  void CollectRows(OpenPull* pull) const {
+    std::vector<const std::byte*> streams(options_.num_shards);
+    for (std::size_t i = 0; i < pull->parts.size(); ++i) {
+      const std::span<Frame> frames = std::span(pull->rows).subspan(i * options_.num_shards, options_.num_shards);
+      if (std::all_of(frames.begin(), frames.end(), [](const Frame& frame) { return frame.size() == 0; })) continue;
+      for (std::uint32_t shard = 0; shard < options_.num_shards; ++shard) streams[shard] = frames[shard].data();
+      const PullPart& part = pull->parts[i];
+      BestHalfKernels().collect_rows(dtype_, streams.data(), static_cast<std::size_t>(specs_[part.table].dim),
+                                     pull->splits[i].shards(), part.rows.data());
+    }
+    pull->rows.clear();
   }
 
   [[nodiscard]] OpenPull* FindPull(std::uint64_t number) const {

@@ -39,6 +39,7 @@ void KeySplit::Assign(std::span<const std::uint64_t> keys, std::uint32_t num_sha
   if (num_shards == 1) {
     begin_[1] = n;
     order_.clear();
+    shards_.clear();
     return;
   }
   order_.resize(n);

@@ -1,5 +1,5 @@
-// Which shard gets which keys of a request (common/keys.h: ShardOf), and whether keys are a shard's. Every key of every
-// request goes through here twice, so the loops are compiled once per instruction set.
+// Which shard gets which keys of a request (common/keys.h: ShardOf), and whether keys are a shard's. With several shards every
+// key of every request goes through here at the client and at its shard, so the loops are compiled once per instruction set.
 //
 //   KeySplit split;
 //   split.Assign(keys, num_shards);
@@ -30,6 +30,8 @@ class KeySplit {
 
   // With one shard the caller's order is the shard's, and places() is empty.
   [[nodiscard]] bool whole() const { return begin_.size() == 2; }
+  // [n] The shard of each key, in the caller's order; empty with one shard.
+  [[nodiscard]] std::span<const std::uint16_t> shards() const { return shards_; }
   // [n] Place in the caller's order of each key in the split's. A shard's keys keep the caller's order among themselves.
   [[nodiscard]] std::span<const std::uint32_t> places() const { return order_; }
   // [count(shard)] The same of one shard's.
@@ -43,7 +45,7 @@ class KeySplit {
  private:
   std::vector<std::uint32_t> begin_;   // [num_shards + 1]
   std::vector<std::uint32_t> order_;   // [n], empty with one shard
-  std::vector<std::uint16_t> shards_;  // [n] of each key; scratch
+  std::vector<std::uint16_t> shards_;  // [n], empty with one shard
 };
 
 // Whether every key is `shard`'s among `num_shards`.

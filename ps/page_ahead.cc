@@ -11,6 +11,7 @@ namespace {
 
 constexpr std::size_t kPieceBytes = 2U << 20;  // a huge page at a time: Forget waits for one
 constexpr std::size_t kMaxPieces = 4096;       // a thread that is so far behind helps no one
+constexpr int kMadvCollapse = 25;              // MADV_COLLAPSE, which the C library's headers may lack
 constexpr auto kLook = std::chrono::seconds(1);
 
 // They share a byte.
@@ -22,7 +23,7 @@ bool Meet(const std::byte* a, std::size_t a_bytes, const std::byte* b, std::size
 
 }  // namespace
 
-PageAhead::PageAhead() : thread_([this] { Run(); }) {}
+PageAhead::PageAhead(bool prepares) : prepares_(prepares), thread_([this] { Run(); }) {}
 
 PageAhead::~PageAhead() {
   {
@@ -33,11 +34,15 @@ PageAhead::~PageAhead() {
   thread_.join();
 }
 
-void PageAhead::Prepare(std::byte* begin, std::size_t bytes) {
+void PageAhead::Prepare(std::byte* begin, std::size_t bytes) { Add(begin, bytes, MADV_POPULATE_WRITE); }
+
+void PageAhead::MakeHuge(std::byte* begin, std::size_t bytes) { Add(begin, bytes, kMadvCollapse); }
+
+void PageAhead::Add(std::byte* begin, std::size_t bytes, int advice) {
   {
     const std::lock_guard lock(mutex_);
     for (std::size_t at = 0; at < bytes && pieces_.size() < kMaxPieces; at += kPieceBytes) {
-      pieces_.push_back({begin + at, std::min(kPieceBytes, bytes - at)});
+      pieces_.push_back({begin + at, std::min(kPieceBytes, bytes - at), advice});
     }
   }
   changed_.notify_all();
@@ -59,8 +64,8 @@ void PageAhead::Run() {
     current_ = pieces_.front();
     pieces_.pop_front();
     lock.unlock();
-    // A failure leaves the pages to be touched one by one.
-    (void)::madvise(current_.begin, current_.bytes, MADV_POPULATE_WRITE);
+    // A failure leaves the pages to be touched one by one, or small.
+    (void)::madvise(current_.begin, current_.bytes, current_.advice);
     lock.lock();
     current_ = {};
     changed_.notify_all();

@@ -28,7 +28,7 @@ class ServerImpl final : public Server {
   ServerImpl(const ServerOptions& options, Logger* log)
       : log_(log),
         read_threads_(options.read_threads),
-        page_ahead_(options.shard.memory_budget == 0 ? std::make_unique<PageAhead>() : nullptr) {}
+        page_ahead_(options.shard.memory_budget == 0) {}
   ~ServerImpl() override {
     stop_ = true;
     for (ShardThread& thread : threads_) thread.listener->Wake();
@@ -54,7 +54,7 @@ class ServerImpl final : public Server {
     }
     ShardOptions clocked = options;
     clocked.cpu_clock = &cpu_clock_;
-    clocked.preparer = page_ahead_.get();
+    clocked.preparer = &page_ahead_;
     GM_ASSIGN_OR_RETURN(thread.shard, Shard::Create(clocked, specs, std::move(store)));
     GM_ASSIGN_OR_RETURN(thread.listener, transport->Listen(endpoint));
     endpoints_.push_back(thread.listener->endpoint());
@@ -112,7 +112,7 @@ class ServerImpl final : public Server {
   Logger* log_;
   int read_threads_;  // of each shard, for rows on disk
   ThreadCpuClock cpu_clock_;
-  std::unique_ptr<PageAhead> page_ahead_;  // outlives the shards; none with a budget, which what is ahead would exceed
+  PageAhead page_ahead_;  // outlives the shards
   std::vector<ShardThread> threads_;  // not resized once they run
   std::vector<std::string> endpoints_;
   std::atomic<bool> stop_{false};
@@ -127,6 +127,18 @@ int ReadThreads(int shards) {
   return std::clamp(static_cast<int>(std::thread::hardware_concurrency()) / std::max(shards, 1), 1, kMost);
 }
 
+Status CheckMemoryBudget(std::uint64_t memory_budget, std::uint32_t threads, const std::vector<TableSpec>& specs) {
+  if (memory_budget == 0) return Ok();
+  constexpr int kMiB = 20;
+  GM_ASSIGN_OR_RETURN(const std::uint64_t of_shard, TieredTables::SmallestBudget(specs));
+  const std::uint64_t needed = (of_shard >> kMiB) + 1;  // of each shard, whole MiB
+  if ((memory_budget >> kMiB) / threads >= needed) return Ok();
+  return InvalidInput("a memory budget of " + std::to_string(memory_budget >> kMiB) + "MiB is too small: such tables need at least " +
+                      std::to_string(needed * threads) + "MiB to begin with" +
+                      (threads == 1 ? "" : ", with " + std::to_string(threads) + " shards to a server") +
+                      ", and some bytes more for each row on disk; raise it, or set it to 0 for no limit");
+}
+
 Result<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, const std::vector<TableSpec>& specs,
                                               Transport* transport, Logger* log) {
   if (options.threads < 1) return InvalidInput("ps.threads must be at least 1");
@@ -134,7 +146,8 @@ Result<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, cons
   if (options.store_dir.empty() && options.shard.memory_budget != 0) {
     return InvalidInput("a memory budget without a directory for the rows that it has no room for");
   }
-  if (!options.store_dir.empty()) GM_RETURN_IF_ERROR(MakeDirs(options.store_dir));
+  GM_RETURN_IF_ERROR(CheckMemoryBudget(options.shard.memory_budget, options.threads, specs).Annotate("ps.memory_budget"));
+  if (!options.store_dir.empty()) GM_RETURN_IF_ERROR(CheckWritableDir(options.store_dir).Annotate("ps.dir"));
   auto server = std::make_unique<ServerImpl>(options, log);
   ShardOptions shard = options.shard;
   shard.memory_budget = options.shard.memory_budget / options.threads;

@@ -29,6 +29,11 @@ struct ServerOptions {
 // How many read_threads the cores of this host allow, when as many shards share them.
 int ReadThreads(int shards);
 
+// Whether servers of these tables could begin with ps.memory_budget (bytes, shared by `threads` shards; 0 = no limit).
+// kInvalidInput says what they need, without the name of the setting. It is no promise: what is known of rows on disk is to be
+// had as well.
+Status CheckMemoryBudget(std::uint64_t memory_budget, std::uint32_t threads, const std::vector<TableSpec>& specs);
+
 class Server {
  public:
   static Result<std::unique_ptr<Server>> Start(const ServerOptions& options, const std::vector<TableSpec>& specs,

@@ -34,7 +34,7 @@ std::uint64_t Headroom(std::uint64_t budget) {
 }
 
 // In which `bytes` are left beside the headroom and the store's caches.
-std::uint64_t SmallestBudget(std::uint64_t bytes) {
+std::uint64_t BudgetFor(std::uint64_t bytes) {
   std::uint64_t budget = 0;
   while (true) {
     const std::uint64_t needed = bytes + Headroom(budget) + TieredTables::StoreCacheBytes(budget);
@@ -97,25 +97,25 @@ Result<std::unique_ptr<TieredTables>> TieredTables::Create(const TieredOptions& 
   std::unique_ptr<TieredTables> made(new TieredTables(options, std::move(tables), std::move(store)));
   if (options.memory_budget == 0) return made;
   const std::uint64_t store_bytes = made->store_->memory_bytes();
-  GM_RETURN_IF_ERROR(made->CheckLeast(store_bytes - std::min(store_bytes, StoreCacheBytes(options.memory_budget))));
+  const std::uint64_t least = made->LeastBudget(store_bytes - std::min(store_bytes, StoreCacheBytes(options.memory_budget)));
+  if (options.memory_budget < least) {
+    return InvalidInput("a shard's memory budget of " + std::to_string(options.memory_budget) + " bytes is too small; it needs " +
+                        std::to_string(least));
+  }
   made->limit_ = options.memory_budget - Headroom(options.memory_budget);
   return made;
 }
 
-Status TieredTables::CheckBudget(const TieredOptions& options, const std::vector<TableSpec>& specs) {
-  if (options.memory_budget == 0) return Ok();
+Result<std::uint64_t> TieredTables::SmallestBudget(const std::vector<TableSpec>& specs) {
+  const TieredOptions options;
   GM_ASSIGN_OR_RETURN(auto tables, MakeTables(options, specs));
-  return TieredTables(options, std::move(tables), NewMemoryRowStore()).CheckLeast(kRowStoreWriterBytes);
+  return TieredTables(options, std::move(tables), NewMemoryRowStore()).LeastBudget(kRowStoreWriterBytes);
 }
 
-Status TieredTables::CheckLeast(std::uint64_t store_bytes) const {
+std::uint64_t TieredTables::LeastBudget(std::uint64_t store_bytes) const {
   std::uint64_t rows = 0;  // one of each table, with the pages that it touches
   for (std::uint32_t t = 0; t < tables_.size(); ++t) rows += kMaxPagesOfOneRow + 4 * RowBytes(t);
-  const std::uint64_t needed = SmallestBudget(store_bytes + CountersBytes() + rows);
-  if (options_.memory_budget >= needed) return Ok();
-  return InvalidInput("the memory budget (ps.memory_budget) is " + InMiB(options_.memory_budget) + " for each shard; tables " +
-                      "like these need at least " + InMiB(needed) + " to begin with, and about 3 bytes for each row on disk. " +
-                      "Raise it, or set it to 0 for no limit");
+  return BudgetFor(store_bytes + CountersBytes() + rows);
 }
 
 // ---- rows ---------------------------------------------------------------------------------------------------------------
@@ -436,10 +436,10 @@ Status TieredTables::MakeRoom(std::uint32_t table, std::uint64_t rows) {
   const std::uint64_t limit = Limit(kUsedPercent);
   if (store_->memory_bytes() + need > limit_) {
     const std::uint64_t known = store_->memory_bytes() - StoreCacheBytes(options_.memory_budget) + CountersBytes();
-    return InvalidInput("the memory budget (ps.memory_budget) is " + InMiB(options_.memory_budget) + " for each shard; what is " +
-                        "known of its rows on disk leaves no room for rows in memory. Raise it to " +
-                        InMiB(SmallestBudget(known + 4 * need)) +
-                        " or more (each further row on disk takes about 3 bytes), or use more servers");
+    return InvalidInput("a shard's memory budget of " + std::to_string(options_.memory_budget >> 20) +
+                        "MiB (its part of ps.memory_budget, which the ps.threads shards of a server share) leaves no room for rows " +
+                        "in memory beside what is known of those on disk. Raise it to " + InMiB(BudgetFor(known + 4 * need)) +
+                        " or more for each shard, or use more servers");
   }
   // Wanted rows are passed over the first time round; where all of a table is wanted, the budget is overstepped for a while.
   const std::uint64_t vshards = options_.vshards.end - options_.vshards.first;

@@ -70,9 +70,9 @@ class TieredTables {
   // Of a budget, what the store's caches may take.
   static std::uint64_t StoreCacheBytes(std::uint64_t memory_budget) { return memory_budget / 64; }
 
-  // Whether tables like these could begin with a shard's budget over RocksDB: kInvalidInput says what they need. It is no
-  // promise: what is known of rows on disk, about 3 bytes of each, is to be had as well.
-  static Status CheckBudget(const TieredOptions& options, const std::vector<TableSpec>& specs);
+  // The smallest budget of a shard, in bytes, with which tables like these can begin over RocksDB. What is known of rows on disk
+  // comes to it later. kInvalidInput for impossible specs.
+  static Result<std::uint64_t> SmallestBudget(const std::vector<TableSpec>& specs);
 
   // kInvalidInput for impossible specs, and for a budget that leaves no room for rows.
   static Result<std::unique_ptr<TieredTables>> Create(const TieredOptions& options, const std::vector<TableSpec>& specs,
@@ -145,7 +145,7 @@ class TieredTables {
   [[nodiscard]] std::size_t SliceOf(std::uint32_t table) const;
   [[nodiscard]] std::uint64_t RowBytes(std::uint32_t table) const;
   // store_bytes: what the store takes beside its caches.
-  [[nodiscard]] Status CheckLeast(std::uint64_t store_bytes) const;
+  [[nodiscard]] std::uint64_t LeastBudget(std::uint64_t store_bytes) const;
   [[nodiscard]] std::uint64_t TouchedBytes() const;
   [[nodiscard]] std::uint64_t FreeBytes() const;
   [[nodiscard]] std::uint64_t Limit(std::uint64_t share_percent) const;

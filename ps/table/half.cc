@@ -122,42 +122,49 @@ bool HasF16c() {
 }
 #endif
 
-// ---- rows at places ---------------------------------------------------------------------------------------------------
+// ---- rows of several shards -------------------------------------------------------------------------------------------
 
-// kDim: the dimension where it is a common one, so that a copy is a few instructions; 0 = rows.dim.
+// kDim: the dimension where it is a common one, so that a copy is a few instructions; 0 = dim.
 template <std::size_t kDim>
-GM_LOOP void PackPlacedLoop(const float* in, const PlacedRows& rows, std::byte* out) {
-  const std::size_t dim = kDim == 0 ? rows.dim : kDim;
-  for (std::size_t j = 0; j < rows.count; ++j) {
-    std::memcpy(out + j * dim * sizeof(float), in + rows.places[j] * dim, dim * sizeof(float));
+GM_LOOP void DealLoop(const float* rows, std::size_t dim, std::span<const std::uint16_t> shards, std::byte** streams) {
+  const std::size_t bytes = (kDim == 0 ? dim : kDim) * sizeof(float);
+  const auto* from = reinterpret_cast<const std::byte*>(rows);
+  for (const std::uint16_t shard : shards) {
+    std::memcpy(streams[shard], from, bytes);
+    streams[shard] += bytes;
+    from += bytes;
   }
 }
 
 template <std::size_t kDim>
-GM_LOOP void UnpackPlacedLoop(const std::byte* in, const PlacedRows& rows, float* out) {
-  const std::size_t dim = kDim == 0 ? rows.dim : kDim;
-  for (std::size_t j = 0; j < rows.count; ++j) {
-    std::memcpy(out + rows.places[j] * dim, in + j * dim * sizeof(float), dim * sizeof(float));
+GM_LOOP void CollectLoop(const std::byte** streams, std::size_t dim, std::span<const std::uint16_t> shards, float* rows) {
+  const std::size_t bytes = (kDim == 0 ? dim : kDim) * sizeof(float);
+  auto* to = reinterpret_cast<std::byte*>(rows);
+  for (const std::uint16_t shard : shards) {
+    std::memcpy(to, streams[shard], bytes);
+    streams[shard] += bytes;
+    to += bytes;
   }
 }
 
-GM_LOOP void PackFloatRowsLoop(const float* in, const PlacedRows& rows, std::byte* out) {
-  switch (rows.dim) {
-    case 8: return PackPlacedLoop<8>(in, rows, out);
-    case 16: return PackPlacedLoop<16>(in, rows, out);
-    case 32: return PackPlacedLoop<32>(in, rows, out);
-    case 64: return PackPlacedLoop<64>(in, rows, out);
-    default: return PackPlacedLoop<0>(in, rows, out);
+GM_LOOP void DealFloatsLoop(const float* rows, std::size_t dim, std::span<const std::uint16_t> shards, std::byte** streams) {
+  switch (dim) {
+    case 8: return DealLoop<8>(rows, dim, shards, streams);
+    case 16: return DealLoop<16>(rows, dim, shards, streams);
+    case 32: return DealLoop<32>(rows, dim, shards, streams);
+    case 64: return DealLoop<64>(rows, dim, shards, streams);
+    default: return DealLoop<0>(rows, dim, shards, streams);
   }
 }
 
-GM_LOOP void UnpackFloatRowsLoop(const std::byte* in, const PlacedRows& rows, float* out) {
-  switch (rows.dim) {
-    case 8: return UnpackPlacedLoop<8>(in, rows, out);
-    case 16: return UnpackPlacedLoop<16>(in, rows, out);
-    case 32: return UnpackPlacedLoop<32>(in, rows, out);
-    case 64: return UnpackPlacedLoop<64>(in, rows, out);
-    default: return UnpackPlacedLoop<0>(in, rows, out);
+GM_LOOP void CollectFloatsLoop(const std::byte** streams, std::size_t dim, std::span<const std::uint16_t> shards,
+                               float* rows) {
+  switch (dim) {
+    case 8: return CollectLoop<8>(streams, dim, shards, rows);
+    case 16: return CollectLoop<16>(streams, dim, shards, rows);
+    case 32: return CollectLoop<32>(streams, dim, shards, rows);
+    case 64: return CollectLoop<64>(streams, dim, shards, rows);
+    default: return CollectLoop<0>(streams, dim, shards, rows);
   }
 }
 
@@ -183,26 +190,28 @@ GM_LOOP void UnpackFloatRowsLoop(const std::byte* in, const PlacedRows& rows, fl
     if (type == FloatType::kFloat16) PackStochasticLoop<FloatType::kFloat16, lanes>(in.data(), in.size(), stream, out);   \
     if (type == FloatType::kBfloat16) PackStochasticLoop<FloatType::kBfloat16, lanes>(in.data(), in.size(), stream, out); \
   }                                                                                                                       \
-  attribute void PackRows##suffix(FloatType type, const float* in, const PlacedRows& rows, std::byte* out) {              \
-    if (rows.places == nullptr) return Pack##suffix(type, {in, rows.count * rows.dim}, out);                              \
-    if (type == FloatType::kFloat32) return PackFloatRowsLoop(in, rows, out);                                             \
-    for (std::size_t j = 0; j < rows.count; ++j) {                                                                        \
-      Pack##suffix(type, {in + rows.places[j] * rows.dim, rows.dim}, out + j * rows.dim * BytesOf(type));                 \
+  attribute void DealRows##suffix(FloatType type, const float* rows, std::size_t dim,                                     \
+                                  std::span<const std::uint16_t> shards, std::byte** streams) {                           \
+    if (type == FloatType::kFloat32) return DealFloatsLoop(rows, dim, shards, streams);                                   \
+    for (std::size_t i = 0; i < shards.size(); ++i) {                                                                     \
+      Pack##suffix(type, {rows + i * dim, dim}, streams[shards[i]]);                                                      \
+      streams[shards[i]] += dim * BytesOf(type);                                                                          \
     }                                                                                                                     \
   }                                                                                                                       \
-  attribute void UnpackRows##suffix(FloatType type, const std::byte* in, const PlacedRows& rows, float* out) {            \
-    if (rows.places == nullptr) return Unpack##suffix(type, in, {out, rows.count * rows.dim});                            \
-    if (type == FloatType::kFloat32) return UnpackFloatRowsLoop(in, rows, out);                                           \
-    for (std::size_t j = 0; j < rows.count; ++j) {                                                                        \
-      Unpack##suffix(type, in + j * rows.dim * BytesOf(type), {out + rows.places[j] * rows.dim, rows.dim});               \
+  attribute void CollectRows##suffix(FloatType type, const std::byte** streams, std::size_t dim,                          \
+                                     std::span<const std::uint16_t> shards, float* rows) {                                \
+    if (type == FloatType::kFloat32) return CollectFloatsLoop(streams, dim, shards, rows);                                \
+    for (std::size_t i = 0; i < shards.size(); ++i) {                                                                     \
+      Unpack##suffix(type, streams[shards[i]], {rows + i * dim, dim});                                                    \
+      streams[shards[i]] += dim * BytesOf(type);                                                                          \
     }                                                                                                                     \
   }                                                                                                                       \
   constexpr HalfKernels k##suffix = {                                                                                     \
       .pack = Pack##suffix,                                                                                               \
       .unpack = Unpack##suffix,                                                                                           \
       .pack_stochastic = PackStochastic##suffix,                                                                          \
-      .pack_rows = PackRows##suffix,                                                                                      \
-      .unpack_rows = UnpackRows##suffix,                                                                                  \
+      .deal_rows = DealRows##suffix,                                                                                      \
+      .collect_rows = CollectRows##suffix,                                                                                  \
   };
 
 // NOLINTEND(bugprone-macro-parentheses)

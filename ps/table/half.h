@@ -38,13 +38,6 @@ inline FloatType FloatTypeOf(std::string_view name) {
   return name == "fp16" ? FloatType::kFloat16 : (name == "bf16" ? FloatType::kBfloat16 : FloatType::kFloat32);
 }
 
-// Rows of floats that lie anywhere in an array: row j at base + places[j] * dim, or at base + j * dim without places.
-struct PlacedRows {
-  const std::uint32_t* places = nullptr;  // [count] or null
-  std::size_t count = 0;
-  std::size_t dim = 0;
-};
-
 struct HalfKernels {
   // out[i] = in[i] in `type`, rounded to nearest, ties to even. kFloat32 copies.
   void (*pack)(FloatType type, std::span<const float> in, std::byte* out);
@@ -57,9 +50,12 @@ struct HalfKernels {
   // The probability is exact, except for magnitudes below 2^-14 in binary16, where it is rounded down to a multiple of
   // 2^-24. Past the largest finite number the upper neighbour is infinity, at the place of the next power of two.
   void (*pack_stochastic)(FloatType type, std::span<const float> in, std::uint64_t stream, std::byte* out);
-  // pack and unpack of rows that are packed one after the other: of those at `in`, and to those at `out`.
-  void (*pack_rows)(FloatType type, const float* in, const PlacedRows& rows, std::byte* out);
-  void (*unpack_rows)(FloatType type, const std::byte* in, const PlacedRows& rows, float* out);
+  // pack and unpack of rows that go to several shards and come from them, in one pass: row i of rows [count, dim] is the next
+  // one of streams[shards[i]], which moves on behind it.
+  void (*deal_rows)(FloatType type, const float* rows, std::size_t dim, std::span<const std::uint16_t> shards,
+                    std::byte** streams);
+  void (*collect_rows)(FloatType type, const std::byte** streams, std::size_t dim, std::span<const std::uint16_t> shards,
+                       float* rows);
 };
 
 // Null when this CPU lacks the instructions. kAvx2 also needs F16C.

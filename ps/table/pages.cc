@@ -16,7 +16,6 @@ constexpr std::size_t kMinMapBytes = 64U << 20;
 // Of an array, prepared beyond its end: 1/64, and no more than a bound. (A host that gives 0.5 GB/s gives the most in 32 ms.)
 constexpr std::size_t kPreparedShare = 64;
 constexpr std::size_t kMostPrepared = 16U << 20;
-constexpr int kMadvCollapse = 25;  // MADV_COLLAPSE, which the C library's headers may lack
 constexpr std::size_t kMapAhead = 64;  // address space is set aside for so many times what is asked for, if there is so much
 
 std::size_t RoundUp(std::size_t bytes, std::size_t to) { return (bytes + to - 1) / to * to; }
@@ -36,13 +35,13 @@ std::byte* MapAligned(std::size_t bytes) {
 }  // namespace
 
 void Pages::Grow(std::size_t bytes) {
-  CollapseFull();
   if (bytes > mapped_) Map(bytes);
   usable_ = std::min(mapped_, RoundUp(bytes, kGrowBytes));
   AdviseHuge();
 }
 
 void Pages::GrowAhead(std::size_t bytes) {
+  Filled(usable_);
   Grow(bytes);
   if (!prepares(bytes)) return;
   const std::size_t next = RoundUp(bytes, kHugeBytes);
@@ -52,6 +51,13 @@ void Pages::GrowAhead(std::size_t bytes) {
   if (from >= to) return;
   Prepare(from, to);
   ahead_ = to;
+}
+
+void Pages::Filled(std::size_t bytes) {
+  const std::size_t full = std::min(bytes, kHugeFromBytes) / kHugeBytes * kHugeBytes;
+  if (preparer_ == nullptr || full <= huge_) return;
+  preparer_->MakeHuge(data_ + huge_, full - huge_);
+  huge_ = full;
 }
 
 void Pages::Prepare(std::size_t from, std::size_t to) {
@@ -82,6 +88,7 @@ void Pages::Map(std::size_t bytes) {
   data_ = larger;
   mapped_ = size;
   ahead_ = 0;
+  huge_ = 0;  // what was asked for and did not come before the move is asked for again
   advised_ = false;
 }
 
@@ -93,16 +100,6 @@ void Pages::AdviseHuge() {
   advised_ = true;
 }
 
-// An array that grows has been written to up to its end. A huge page in place of small ones that are all in use takes no more
-// memory, and random accesses need 512 times fewer page table entries.
-void Pages::CollapseFull() {
-  const std::size_t full = std::min(usable_, kHugeFromBytes) / kHugeBytes * kHugeBytes;
-  if (full <= collapsed_) return;
-  // Refused before Linux 6.1, and where no huge page is free.
-  (void)::madvise(data_ + collapsed_, full - collapsed_, kMadvCollapse);
-  collapsed_ = full;
-}
-
 void Pages::Clear() {
   if (preparer_ != nullptr && data_ != nullptr) preparer_->Forget(data_, mapped_);
   if (data_ != nullptr) ::munmap(data_, mapped_);
@@ -110,7 +107,7 @@ void Pages::Clear() {
   usable_ = 0;
   mapped_ = 0;
   ahead_ = 0;
-  collapsed_ = 0;
+  huge_ = 0;
   advised_ = false;
   borders_.clear();
 }
@@ -122,7 +119,7 @@ void Pages::Shrink(std::size_t bytes) {
   if (preparer_ != nullptr) preparer_->Forget(data_ + keep, mapped_ - keep);
   (void)::madvise(data_ + keep, end - keep, MADV_DONTNEED);
   usable_ = std::min(usable_, keep);
-  collapsed_ = std::min(collapsed_, keep / kHugeBytes * kHugeBytes);
+  huge_ = std::min(huge_, keep / kHugeBytes * kHugeBytes);
   ahead_ = 0;
 }
 

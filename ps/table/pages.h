@@ -5,7 +5,7 @@
 //   pages.Reserve(bytes);                 // [0, bytes) may be used; what is new is zero
 //   std::byte* data = pages.data();       // valid until the next Reserve: it may move, without a copy
 //
-// With a PagePreparer the pages of large arrays come a little before they are touched.
+// With a PagePreparer the pages of large arrays come a little before they are touched, and small pages that are full become huge.
 //
 // Throws std::bad_alloc when the system gives no address space, as operator new does. Thread safety: none.
 #pragma once
@@ -16,21 +16,26 @@
 
 namespace gatemill::ps {
 
-// Has the system hand out pages before they are written to, on another thread (ps/page_ahead.h).
+// Does on another thread what the system takes long for (ps/page_ahead.h). What it is given is mapped and stays so until it is
+// forgotten; it does it soon, or never.
 class PagePreparer {
  public:
   virtual ~PagePreparer() = default;
-  // Soon, or never. [begin, begin + bytes) is mapped and stays so until it is forgotten.
+  // Whether pages are to be handed out before they are written to: with a memory budget that would exceed it.
+  [[nodiscard]] virtual bool prepares() const = 0;
+  // Has pages handed out before they are written to.
   virtual void Prepare(std::byte* begin, std::size_t bytes) = 0;
-  // Nothing of it is prepared any more when this returns.
+  // Exchanges small pages, all of them in use, for huge ones. Whole huge pages, which take no more memory.
+  virtual void MakeHuge(std::byte* begin, std::size_t bytes) = 0;
+  // Nothing is done to it any more when this returns.
   virtual void Forget(const std::byte* begin, std::size_t bytes) = 0;
 };
 
 class Pages {
  public:
   static constexpr std::size_t kHugeBytes = 2U << 20;
-  // Below it an array is written to in small pages, and each 2 MiB of them becomes a huge page once it is full: one of which
-  // little is used would cost small tables much.
+  // Below it an array begins in small pages: a huge page of which little is used would cost small tables much. (Not where the
+  // system gives huge pages to everything: transparent_hugepage/enabled is "always".)
   static constexpr std::size_t kHugeFromBytes = 32U << 20;
   static constexpr std::size_t kPreparedFromBytes = 128U << 20;
 
@@ -49,11 +54,14 @@ class Pages {
     if (bytes > usable_) GrowAhead(bytes);
   }
   // Whether pages of an array of so many bytes are prepared: a page ahead is much of a small one.
-  [[nodiscard]] bool prepares(std::size_t reserved) const { return preparer_ != nullptr && reserved >= kPreparedFromBytes; }
+  [[nodiscard]] bool prepares(std::size_t reserved) const { return preparer_ != nullptr && preparer_->prepares() && reserved >= kPreparedFromBytes; }
   // Has [from, to), which was reserved, prepared; ask `prepares` first.
   void Prepare(std::size_t from, std::size_t to);
+  // All of [0, bytes), which was reserved, has been written to. ReserveNext knows by itself.
+  void Filled(std::size_t bytes);
   void Clear();
-  // Returns the whole pages beyond `bytes` to the system; they are zeros when they are used again.
+  // Returns the whole pages beyond `bytes` to the system (of a huge page that is cut, when memory is short); they are zeros when
+  // they are used again.
   void Shrink(std::size_t bytes);
   // What [0, bytes) takes once it was touched, in whole pages.
   static std::size_t Touched(std::size_t bytes);
@@ -65,13 +73,12 @@ class Pages {
   void GrowAhead(std::size_t bytes);
   void Map(std::size_t bytes);  // moves to a larger piece of address space
   void AdviseHuge();
-  void CollapseFull();
 
   std::byte* data_ = nullptr;   // starts on a huge page
   std::size_t usable_ = 0;
   std::size_t mapped_ = 0;      // address space from data_ on
   std::size_t ahead_ = 0;       // ReserveNext has had it prepared up to here
-  std::size_t collapsed_ = 0;   // up to here the system was asked for huge pages in place of small ones
+  std::size_t huge_ = 0;        // up to here small pages were to become huge
   bool advised_ = false;
   PagePreparer* preparer_;
   // Where the system may see one mapping end and another begin: a move goes piece by piece between them.

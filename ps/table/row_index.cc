@@ -262,6 +262,7 @@ void RowIndex::MoveLastBucket() {
   capacity_ = grown_;
   homes_.old_scale = homes_.new_scale;
   homes_.border = Homes::kPlaces;
+  pages_.Filled(capacity_ * sizeof(Bucket));
 }
 
 // The new array is touched from its end down, to where the old one ends.

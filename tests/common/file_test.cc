@@ -91,6 +91,16 @@ TEST_F(FileTest, ScratchDirectoriesAreNewAndPrivate) {
   EXPECT_NE(refused.message().find(dir_ + "/file/below"), std::string::npos) << refused.message();
 }
 
+TEST_F(FileTest, DirectoriesThatCouldBeMade) {
+  ASSERT_TRUE(WriteFileAtomic(dir_ + "/file", "").ok());
+  EXPECT_TRUE(CheckDirCanBe(dir_).ok());
+  EXPECT_TRUE(CheckDirCanBe(dir_ + "/new/run").ok());
+  EXPECT_FALSE(FileExists(dir_ + "/new"));
+  for (const std::string& bad : {dir_ + "/file", dir_ + "/file/run", dir_ + "/file/a/b"}) {
+    EXPECT_EQ(CheckDirCanBe(bad).code(), Code::kInvalidInput) << bad;
+  }
+}
+
 TEST_F(FileTest, AFileIsNoWritableDirectory) {
   ASSERT_TRUE(WriteFileAtomic(dir_ + "/file", "").ok());
   EXPECT_EQ(CheckWritableDir(dir_ + "/file/run").code(), Code::kInvalidInput);

@@ -86,12 +86,13 @@ std::vector<BadInput> Cases() {
        [](const TempDir& dir) { (void)dir.Write("run", "a file stands where the run directory should be"); },
        {},
        {"{dir}/run"}},
-      {"BudgetTooSmall", nullptr, {"ps.memory_budget=4MiB"}, {"config.yaml", "ps.memory_budget", "4MiB", "need at least"}},
-      {"BudgetOfShardsTooSmall", nullptr, {"ps.memory_budget=32MiB", "ps.threads=4"}, {"ps.memory_budget", "8MiB for each shard"}},
+      {"BudgetTooSmall", nullptr, {"ps.memory_budget=4MiB"}, {"config.yaml", "ps.memory_budget", "4MiB", "need at least 1"}},
+      {"BudgetOfShardsTooSmall", nullptr, {"ps.memory_budget=32MiB", "ps.threads=4"}, {"ps.memory_budget", "32MiB", "4 shards"}},
       {"ImpossiblePsDir",
        [](const TempDir& dir) { (void)dir.Write("file", "no directory"); },
-       {"ps.memory_budget=64MiB", "ps.dir={dir}/file/rows"},
-       {"config.yaml", "ps.dir", "{dir}/file/rows"}},
+       {"ps.dir={dir}/file/rows"},
+       {"config.yaml", "ps.dir", "{dir}/file/rows", "{dir}/file is no directory"}},
+      {"BudgetBelowThreads", nullptr, {"ps.memory_budget=2", "ps.threads=4"}, {"ps.memory_budget", "too small"}},
   };
 }
 

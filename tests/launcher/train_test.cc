@@ -250,7 +250,7 @@ TEST(Bench, PsSaysWhatItCannotMeasure) {
       {{"--transport", "pigeon"}, "pigeon"},
       {{"--keys", "zipf:10"}, "hardly ever drawn"},
       {{"--dim", "0"}, "--dim"},
-      {{"--memory", "1MiB"}, "--memory 1MiB: the memory budget"},
+      {{"--memory", "1MiB"}, "--memory: a memory budget of 1MiB is too small"},
       {{"--memory", "1MiB", "--transport", "tcp"}, "need at least"},
       {{"--memory", "16MB"}, "--memory 16MB: give a number of bytes such as 512MiB"},
       {{"--memory", "12XB"}, "--memory"},

@@ -364,29 +364,38 @@ TEST_P(HalfVariants, Float32IsCopied) {
   }
 }
 
-// Of common dimensions and others, as pack and unpack of one row after the other; rows that no place names stay as they are.
-TEST_P(HalfVariants, RowsGoToTheirPlaces) {
-  const std::vector<std::uint32_t> places = {6, 0, 3, 8, 1};
-  constexpr std::size_t kRows = 9;
+// Of common dimensions and others, as pack and unpack of one row after the other.
+TEST_P(HalfVariants, RowsGoToShardsAndComeBack) {
+  const std::vector<std::uint16_t> shards = {2, 0, 0, 2, 1, 0, 2};
+  constexpr std::size_t kShards = 4;  // the last one has none
   for (const FloatType type : {FloatType::kFloat32, FloatType::kFloat16, FloatType::kBfloat16}) {
     for (const std::size_t dim : {1U, 7U, 8U, 16U, 17U, 32U, 33U, 64U, 100U}) {
       const std::size_t row_bytes = dim * BytesOf(type);
-      const std::vector<float> values = RandomFloats(dim, kRows * dim);
-      for (const bool placed : {true, false}) {
-        const PlacedRows rows{.places = placed ? places.data() : nullptr, .count = places.size(), .dim = dim};
-        const auto row_at = [&](std::size_t j) { return (placed ? places[j] : j) * dim; };
-        std::vector<std::byte> expected(places.size() * row_bytes);
-        std::vector<float> expected_back(values.size(), -1.0F);
-        for (std::size_t j = 0; j < places.size(); ++j) {
-          kernels_->pack(type, std::span(values).subspan(row_at(j), dim), expected.data() + j * row_bytes);
-          kernels_->unpack(type, expected.data() + j * row_bytes, std::span(expected_back).subspan(row_at(j), dim));
-        }
-        std::vector<std::byte> packed(expected.size() + 1);  // at an odd address, as rows of a message may be
-        kernels_->pack_rows(type, values.data(), rows, packed.data() + 1);
-        EXPECT_TRUE(std::equal(expected.begin(), expected.end(), packed.begin() + 1)) << NameOf(type) << " " << dim;
-        std::vector<float> back(values.size(), -1.0F);
-        kernels_->unpack_rows(type, packed.data() + 1, rows, back.data());
-        EXPECT_TRUE(SameBits(back, expected_back)) << NameOf(type) << " " << dim;
+      const std::vector<float> values = RandomFloats(dim, shards.size() * dim);
+      std::vector<std::vector<std::byte>> expected(kShards);
+      std::vector<float> expected_back(values.size());
+      for (std::size_t i = 0; i < shards.size(); ++i) {
+        std::vector<std::byte>& packed = expected[shards[i]];
+        packed.resize(packed.size() + row_bytes);
+        kernels_->pack(type, std::span(values).subspan(i * dim, dim), packed.data() + packed.size() - row_bytes);
+        kernels_->unpack(type, packed.data() + packed.size() - row_bytes, std::span(expected_back).subspan(i * dim, dim));
+      }
+      std::vector<std::vector<std::byte>> dealt(kShards);
+      std::vector<std::byte*> to(kShards);
+      std::vector<const std::byte*> from(kShards);
+      for (std::size_t s = 0; s < kShards; ++s) {
+        dealt[s].resize(expected[s].size() + 1);  // at an odd address, as rows of a message may be
+        to[s] = dealt[s].data() + 1;
+        from[s] = dealt[s].data() + 1;
+      }
+      kernels_->deal_rows(type, values.data(), dim, shards, to.data());
+      std::vector<float> back(values.size());
+      kernels_->collect_rows(type, from.data(), dim, shards, back.data());
+      EXPECT_TRUE(SameBits(back, expected_back)) << NameOf(type) << " " << dim;
+      for (std::size_t s = 0; s < kShards; ++s) {
+        EXPECT_TRUE(std::equal(expected[s].begin(), expected[s].end(), dealt[s].begin() + 1)) << NameOf(type) << " " << dim;
+        EXPECT_EQ(to[s], dealt[s].data() + dealt[s].size());
+        EXPECT_EQ(from[s], to[s]);
       }
     }
   }

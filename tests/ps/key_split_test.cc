@@ -36,6 +36,8 @@ TEST_P(EveryIsa, EachShardGetsItsKeysInTheCallersOrder) {
       EXPECT_EQ(split.whole(), num_shards == 1);
       std::vector<std::uint64_t> gathered(n);
       split.Gather(keys, gathered.data());
+      ASSERT_EQ(split.shards().size(), num_shards == 1 ? 0 : n);
+      for (std::size_t i = 0; i < split.shards().size(); ++i) ASSERT_EQ(split.shards()[i], ShardOf(keys[i], num_shards));
       std::vector<std::uint32_t> all;
       for (std::uint32_t shard = 0; shard < num_shards; ++shard) {
         std::vector<std::uint32_t> expected;

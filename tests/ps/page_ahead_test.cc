@@ -5,12 +5,16 @@
 
 #include <chrono>
 #include <cstdint>
+#include <cstdio>
+#include <fstream>
 #include <memory>
+#include <string>
 #include <thread>
 #include <vector>
 
 #include "common/random.h"
 #include "ps/store/row_store.h"
+#include "ps/table/pages.h"
 #include "ps/table/table.h"
 #include "ps/tiered_tables.h"
 #include "tests/ps/pages_asked.h"
@@ -52,7 +56,7 @@ TEST(PageAhead, BringsPagesAndLeavesWhatIsInThem) {
   const Mapping mapping = Map(kBytes);
   ASSERT_NE(mapping, nullptr);
   mapping.get()[5 * kPage] = std::byte{7};
-  PageAhead ahead;
+  PageAhead ahead(true);
   ahead.Prepare(mapping.get(), kBytes);
   const auto until = std::chrono::steady_clock::now() + kDeadline;
   while (Resident(mapping.get(), kBytes) < kBytes / kPage && std::chrono::steady_clock::now() < until) {
@@ -68,7 +72,7 @@ TEST(PageAhead, ForgetsWhatIsUnderWay) {
   constexpr std::size_t kBytes = 32U << 20;
   const Mapping mapping = Map(kBytes);
   ASSERT_NE(mapping, nullptr);
-  PageAhead ahead;
+  PageAhead ahead(true);
   int under_way = 0;  // rounds in which some had come, and not all
   for (int round = 0; round < 20; ++round) {
     ahead.Prepare(mapping.get(), kBytes);
@@ -82,6 +86,40 @@ TEST(PageAhead, ForgetsWhatIsUnderWay) {
     ASSERT_EQ(Resident(mapping.get(), kBytes), 0U) << "round " << round;
   }
   EXPECT_GT(under_way, 0);
+}
+
+// Of the mapping that `address` lies in, by the system.
+std::size_t HugeBytesAt(const std::byte* address) {
+  const auto at = reinterpret_cast<std::uintptr_t>(address);
+  std::ifstream maps("/proc/self/smaps");
+  bool inside = false;
+  for (std::string line; std::getline(maps, line);) {
+    unsigned long long begin = 0;
+    unsigned long long end = 0;
+    unsigned long long kib = 0;
+    if (std::sscanf(line.c_str(), "%llx-%llx ", &begin, &end) == 2) inside = begin <= at && at < end;
+    if (inside && std::sscanf(line.c_str(), "AnonHugePages: %llu", &kib) == 1) return kib * 1024;
+  }
+  return 0;
+}
+
+// Where this system can do it at all; what was in the pages stays.
+TEST(PageAhead, MakesSmallPagesHuge) {
+  constexpr std::size_t kBytes = 8U << 20;
+  Pages pages;
+  pages.Reserve(kBytes);
+  for (std::size_t at = 0; at < kBytes; ++at) pages.data()[at] = static_cast<std::byte>(at % 251);
+  if (HugeBytesAt(pages.data()) != 0) GTEST_SKIP() << "this system gives huge pages to everything";
+  constexpr int kCollapse = 25;
+  if (::madvise(pages.data(), Pages::kHugeBytes, kCollapse) != 0) GTEST_SKIP() << "this system cannot exchange pages";
+  PageAhead ahead(false);
+  ahead.MakeHuge(pages.data(), kBytes);
+  const auto until = std::chrono::steady_clock::now() + kDeadline;
+  while (HugeBytesAt(pages.data()) < kBytes && std::chrono::steady_clock::now() < until) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  EXPECT_EQ(HugeBytesAt(pages.data()), kBytes);
+  for (std::size_t at = 0; at < kBytes; ++at) ASSERT_EQ(pages.data()[at], static_cast<std::byte>(at % 251)) << at;
 }
 
 TableSpec LargeRows() {
@@ -111,7 +149,7 @@ void UpdateRows(const Update& update) {
 
 // The rows are those of a table that has its memory when it touches it.
 TEST(PageAhead, ChangesNoRow) {
-  PageAhead ahead;
+  PageAhead ahead(true);
   const auto plain = Table::Create(LargeRows(), 3).value();
   const auto prepared = Table::Create(LargeRows(), 3, {}, &ahead).value();
   UpdateRows([&](const std::vector<std::uint64_t>& keys, const std::vector<float>& grads, std::uint64_t step) {

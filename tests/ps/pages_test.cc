@@ -1,14 +1,10 @@
 #include "ps/table/pages.h"
 
 #include <gtest/gtest.h>
-#include <sys/mman.h>
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdio>
 #include <cstring>
-#include <fstream>
-#include <string>
 #include <vector>
 
 #include "tests/ps/pages_asked.h"
@@ -100,58 +96,38 @@ TEST(Pages, AskForWhatComesNext) {
   EXPECT_TRUE(asked.pieces.empty()) << "the array is gone";
 }
 
-struct Resident {
-  std::size_t bytes = 0;
-  std::size_t huge_bytes = 0;
-};
-
-// Of the mapping that `address` lies in, by the system.
-Resident ResidentAt(const std::byte* address) {
-  const auto at = reinterpret_cast<std::uintptr_t>(address);
-  std::ifstream maps("/proc/self/smaps");
-  Resident resident;
-  bool inside = false;
-  for (std::string line; std::getline(maps, line);) {
-    unsigned long long begin = 0;
-    unsigned long long end = 0;
-    unsigned long long kib = 0;
-    if (std::sscanf(line.c_str(), "%llx-%llx ", &begin, &end) == 2) inside = begin <= at && at < end;
-    if (inside && std::sscanf(line.c_str(), "Rss: %llu", &kib) == 1) resident.bytes = kib * 1024;
-    if (inside && std::sscanf(line.c_str(), "AnonHugePages: %llu", &kib) == 1) resident.huge_bytes = kib * 1024;
-  }
-  return resident;
-}
-
-// Linux 6.1 and later, where huge pages are free.
-bool GivesHugePages() {
-  Pages pages;
-  pages.Reserve(Pages::kHugeBytes);
-  std::memset(pages.data(), 1, Pages::kHugeBytes);
-  constexpr int kCollapse = 25;
-  return ::madvise(pages.data(), Pages::kHugeBytes, kCollapse) == 0;
-}
-
-// What is full is in huge pages, and they take no more memory than small ones; of what was shrunk too.
-TEST(Pages, OfSmallArraysAreHugeOnceTheyAreFull) {
-  if (!GivesHugePages()) GTEST_SKIP() << "the system makes no huge pages of small ones";
-  Pages pages;
-  constexpr std::size_t kBytes = (9U << 20) + 12'345;
-  constexpr std::size_t kStep = 10'000;
-  const auto fill = [&](std::size_t from, std::byte value) {
-    for (std::size_t at = from; at < kBytes; at += kStep) {
-      const std::size_t end = std::min(at + kStep, kBytes);
-      pages.Reserve(end);
-      std::memset(pages.data() + at, static_cast<int>(value), end - at);
+// Whole huge pages of what is full, of the first 32 MiB, each once; again after the array has moved or shrunk.
+TEST(Pages, SmallPagesThatAreFullAreToBecomeHuge) {
+  PagesAsked asked;
+  Pages pages(&asked);
+  const auto huge_to = [&] {
+    std::size_t end = 0;
+    for (const PagesAsked::Piece& piece : asked.huge) {
+      EXPECT_EQ(piece.begin, pages.data() + end) << "asked for twice, or left out";
+      end = static_cast<std::size_t>(piece.end - pages.data());
     }
+    return end;
   };
-  fill(0, std::byte{1});
-  EXPECT_EQ(ResidentAt(pages.data()).huge_bytes, 8U << 20);
-  EXPECT_EQ(ResidentAt(pages.data()).bytes, Pages::Touched(kBytes));
-  pages.Shrink(4U << 20);
-  EXPECT_EQ(ResidentAt(pages.data()).bytes, 4U << 20);
-  fill(4U << 20, std::byte{2});
-  EXPECT_EQ(ResidentAt(pages.data()).huge_bytes, 8U << 20);
-  for (std::size_t at = 0; at < kBytes; ++at) ASSERT_EQ(pages.data()[at], at < (4U << 20) ? std::byte{1} : std::byte{2}) << at;
+  constexpr std::size_t kStep = 100'000;
+  for (std::size_t bytes = kStep; bytes < (40U << 20); bytes += kStep) {
+    pages.ReserveNext(bytes);
+    const std::size_t full = std::min(bytes - kStep, Pages::kHugeFromBytes) / Pages::kHugeBytes * Pages::kHugeBytes;
+    ASSERT_GE(huge_to() + (64U << 10), full);  // it grows by 64 KiB
+    ASSERT_LE(huge_to(), bytes);
+  }
+  EXPECT_EQ(huge_to(), Pages::kHugeFromBytes);
+  pages.Shrink(9U << 20);
+  pages.Filled(13U << 20);
+  EXPECT_EQ(huge_to(), 12U << 20);
+  pages.Reserve(5'000ULL << 20);  // the array moves
+  EXPECT_TRUE(asked.huge.empty());
+  pages.Filled(5U << 20);
+  EXPECT_EQ(huge_to(), 4U << 20);
+  pages.Clear();
+  EXPECT_TRUE(asked.huge.empty());
+  pages.Reserve(3U << 20);
+  pages.Filled(3U << 20);
+  EXPECT_EQ(huge_to(), 2U << 20);
 }
 
 TEST(Pages, TouchedRoundsToPages) {
