@@ -333,7 +333,7 @@ void Describe(V& v, TableConfig& c) {
                         .min = 0,
                         .below = 1,
                         .applies = c.oov_buckets > 0 && c.admission.min_count == 1,
-                        .when = "oov_buckets > 0 and no admission",
+                        .when = "oov_buckets > 0 beside it and no admission",
                         .foreign = {{"oov_share"}, {"oov_dropout"}},
                         .doc = "Share of the uses of a value that has no row yet which train a shared row instead, so that shared rows "
                                "learn what new values have in common. A value that has a row, as of the step's "

@@ -293,20 +293,41 @@ class ServerProcess {
   std::vector<std::string> endpoints;  // of its shards
 };
 
-// A private directory for sockets and the servers' files, removed at the end.
+// A private directory for sockets and the servers' files. A process of its own removes it when this one and the servers have
+// ended, however they ended; Make forks, so it comes before threads.
 class BenchDir {
  public:
+  BenchDir() = default;
+  BenchDir(const BenchDir&) = delete;
+  BenchDir& operator=(const BenchDir&) = delete;
   ~BenchDir() {
     if (!path_.empty()) (void)RemoveTree(path_);
+    if (alive_ >= 0) ::close(alive_);
   }
   Status Make(const std::string& parent) {
+    std::array<int, 2> alive{};  // closed when this process and its servers are gone
+    if (::pipe2(alive.data(), O_CLOEXEC) != 0) return Internal("cannot make a pipe");
     GM_ASSIGN_OR_RETURN(path_, NewScratchDir(parent));
-    return Ok();
+    std::fflush(nullptr);
+    const pid_t pid = ::fork();
+    if (pid == 0) {
+      ::close(alive[1]);
+      for (const int fd : {0, 1, 2}) ::close(fd);
+      ::setsid();  // what interrupts the benchmark does not reach it
+      char byte = 0;
+      while (::read(alive[0], &byte, 1) < 0 && errno == EINTR) {
+      }
+      ::_exit(RemoveTree(path_).ok() ? 0 : 1);
+    }
+    ::close(alive[0]);
+    alive_ = alive[1];
+    return pid < 0 ? Internal("cannot start a process") : Ok();
   }
   [[nodiscard]] const std::string& path() const { return path_; }
 
  private:
   std::string path_;
+  int alive_ = -1;
 };
 
 // ---- measuring ----------------------------------------------------------------------------------------------------------
@@ -711,6 +732,7 @@ void PrintReport(const BenchPsArgs& args, const Figures& figures) {
 
 Status CheckArgs(const BenchPsArgs& args) {
   if (args.curve && args.transport != "tcp") return InvalidInput("--curve encrypts tcp; give --transport tcp with it");
+  if (!args.dir.empty() && !args.spills()) return InvalidInput("--dir is for rows on disk: give --memory with it");
   if (!args.sockets() && args.servers != 1) {
     return InvalidInput("--servers " + std::to_string(args.servers) +
                         ": in process there is one; give --transport ipc or tcp, or more --threads");
@@ -729,11 +751,13 @@ Status CheckArgs(const BenchPsArgs& args) {
 Status RunBenchPs(BenchPsArgs args) {
   GM_ASSIGN_OR_RETURN(const double exponent, ExponentOf(args.keys));
   const std::optional<std::int64_t> memory = ParseBytes(args.memory_text);
-  if (!memory) return InvalidInput("--memory " + args.memory_text + ": give a number of bytes such as 512MiB");
+  if (!memory) return InvalidInput("--memory " + args.memory_text + ": give a number of bytes such as 512MiB (KiB, MiB, GiB or TiB, whole)");
   args.memory = static_cast<std::uint64_t>(*memory);
   GM_RETURN_IF_ERROR(CheckArgs(args));
   Bench bench(args, exponent);
-  GM_ASSIGN_OR_RETURN(const Figures figures, bench.Run());
+  Result<Figures> measured = bench.Run();
+  if (!measured.ok()) return args.spills() ? measured.status().Annotate("--memory " + args.memory_text) : measured.status();
+  const Figures& figures = *measured;
   PrintReport(args, figures);
   if (args.json) PrintJsonLine(ToJson(args, figures));
   return Ok();

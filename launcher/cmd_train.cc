@@ -235,11 +235,11 @@ class TrainCommand {
            (config_.train.max_steps > 0 && cursor.step >= static_cast<std::uint64_t>(config_.train.max_steps));
   }
 
-  // To a stop on request: what is kept and how to go on.
+  // To a stop on request and to what the user can mend: what is kept and how to go on.
   [[nodiscard]] Status WithPlace(const Status& status) const {
-    if (status.code() != Code::kCancelled) return status;
+    if (status.ok() || (status.code() != Code::kCancelled && status.code() != Code::kInvalidInput)) return status;
     const std::vector<std::string> kept = train::ListCheckpoints(run_dir_ + "/checkpoints");
-    return Cancelled(status.message() + "; " +
+    return Status(status.code(), status.message() + "; " +
                      (kept.empty() ? "there is no checkpoint yet" : kept.back() + " is kept") +
                      "; go on with --run-dir " + run_dir_ + " --resume auto");
   }
@@ -361,6 +361,7 @@ class TrainCommand {
     std::uint64_t rows = 0;
     std::uint64_t in_memory = 0;
     for (std::size_t t = 0; t < schema_.server_tables.size(); ++t) {
+      if (ps::HoldsSightings(schema_.server_tables[t])) continue;  // values that wait have no rows
       rows += SumOf(shards, t, "rows");
       in_memory += SumOf(shards, t, "rows_in_memory");
     }

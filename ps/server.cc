@@ -133,7 +133,9 @@ Status CheckMemoryBudget(std::uint64_t memory_budget, std::uint32_t threads, con
   GM_ASSIGN_OR_RETURN(const std::uint64_t of_shard, TieredTables::SmallestBudget(specs));
   const std::uint64_t needed = (of_shard >> kMiB) + 1;  // of each shard, whole MiB
   if ((memory_budget >> kMiB) / threads >= needed) return Ok();
-  return InvalidInput("a memory budget of " + std::to_string(memory_budget >> kMiB) + "MiB is too small: such tables need at least " +
+  const std::string text = memory_budget >> kMiB == 0 ? std::to_string(memory_budget) + " bytes"
+                                                      : std::to_string(memory_budget >> kMiB) + "MiB";
+  return InvalidInput("a memory budget of " + text + " is too small: such tables need at least " +
                       std::to_string(needed * threads) + "MiB to begin with" +
                       (threads == 1 ? "" : ", with " + std::to_string(threads) + " shards to a server") +
                       ", and some bytes more for each row on disk; raise it, or set it to 0 for no limit");
@@ -151,6 +153,7 @@ Result<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, cons
   auto server = std::make_unique<ServerImpl>(options, log);
   ShardOptions shard = options.shard;
   shard.memory_budget = options.shard.memory_budget / options.threads;
+  shard.budget_sharers = options.threads;
   for (std::uint32_t i = 0; i < options.threads; ++i, ++shard.shard) {
     const std::string endpoint = EndpointOf(options.endpoint_pattern, shard.shard);
     GM_RETURN_IF_ERROR(server->AddShard(shard, specs, options.store_dir, endpoint, transport));

@@ -674,6 +674,7 @@ Result<std::unique_ptr<Shard>> Shard::Create(const ShardOptions& options, std::v
         std::min(options.max_buffered_bytes, std::max(options.memory_budget / 2, kLeastBufferedBytes));
   }
   const TieredOptions tiered{.seed = options.seed, .vshards = Vshards(options), .memory_budget = options.memory_budget,
+                             .sharers = options.budget_sharers,
                              .preparer = options.preparer};
   GM_ASSIGN_OR_RETURN(auto tables, TieredTables::Create(tiered, specs, std::move(store)));
   GM_ASSIGN_OR_RETURN(Retention retention, Retention::Create(tables.get(), specs, tiered.vshards));

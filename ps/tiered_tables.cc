@@ -44,7 +44,8 @@ std::uint64_t BudgetFor(std::uint64_t bytes) {
 }
 
 // Rounded up, so that it suffices where it is followed.
-std::string InMiB(std::uint64_t bytes) { return std::to_string((bytes + (1ULL << 20) - 1) >> 20) + "MiB"; }
+std::uint64_t MiBUp(std::uint64_t bytes) { return (bytes + (1ULL << 20) - 1) >> 20; }
+std::string InMiB(std::uint64_t mib) { return std::to_string(mib) + "MiB"; }
 
 Result<std::vector<std::unique_ptr<Table>>> MakeTables(const TieredOptions& options, const std::vector<TableSpec>& specs) {
   std::vector<std::unique_ptr<Table>> tables;
@@ -436,10 +437,11 @@ Status TieredTables::MakeRoom(std::uint32_t table, std::uint64_t rows) {
   const std::uint64_t limit = Limit(kUsedPercent);
   if (store_->memory_bytes() + need > limit_) {
     const std::uint64_t known = store_->memory_bytes() - StoreCacheBytes(options_.memory_budget) + CountersBytes();
-    return InvalidInput("a shard's memory budget of " + std::to_string(options_.memory_budget >> 20) +
-                        "MiB (its part of ps.memory_budget, which the ps.threads shards of a server share) leaves no room for rows " +
-                        "in memory beside what is known of those on disk. Raise it to " + InMiB(BudgetFor(known + 4 * need)) +
-                        " or more for each shard, or use more servers");
+    return InvalidInput("the memory budget of a server (ps.memory_budget), " +
+                        std::to_string(options_.memory_budget * options_.sharers >> 20) + "MiB, leaves no room for " +
+                        std::to_string(rows) + " rows of table " + spec(table).name + " beside what is known of those on disk. " +
+                        "Raise it to " + InMiB(MiBUp(BudgetFor(known + 4 * need)) * options_.sharers) +
+                        " or more, or use more servers or a smaller batch");
   }
   // Wanted rows are passed over the first time round; where all of a table is wanted, the budget is overstepped for a while.
   const std::uint64_t vshards = options_.vshards.end - options_.vshards.first;

@@ -41,6 +41,7 @@ struct TieredOptions {
   std::uint64_t seed = 1;
   VshardRange vshards = {};
   std::uint64_t memory_budget = 0;  // bytes; 0 = no limit
+  std::uint32_t sharers = 1;        // shards with such a part of a server's budget, which messages name
   PagePreparer* preparer = nullptr;  // of the tables' memory (ps/table/pages.h), which it adds to; outlives them
 };
 

@@ -64,7 +64,7 @@ INSTANTIATE_TEST_SUITE_P(
         Contradiction{{"tables={user_id: {admission: {max_candidates: 20000}}}"},
                       "max_candidates: has no effect here, it is for min_count > 1"},
         Contradiction{{"tables={user_id: {oov_buckets: 2, oov_ratio: 0.5, admission: 3}}"},
-                      "oov_ratio: has no effect here, it is for oov_buckets > 0 and no admission"},
+                      "oov_ratio: has no effect here, it is for oov_buckets > 0 beside it and no admission"},
         Contradiction{{"features.0.hash_buckets=20", "features.0.table=ids"}, "there: tables.NAME.hash_buckets"},
         Contradiction{{"tasks.click.label_name=null"}, "tasks.click.label_name: is missing"},
         Contradiction{{"tasks.click.metrics=[auc, auc]"}, "auc stands here twice"},

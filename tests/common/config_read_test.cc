@@ -221,7 +221,7 @@ TEST(ConfigReadTest, WrongTypesAndImpossibleSizes) {
   says("train: {num_epochs: 0}\n", "must be 1 to 1000000, found 0");
   says("train: {consistency: fast}\n", "must be sync, async or {bounded: K}, found fast");
   says("train: {consistency: {bounded: 0}}\n", "train.consistency.bounded: must be 1 to 1000, found 0");
-  ExpectSays(Mistake(SmallYaml(), {"data.cache_bytes=4GB"}), "must be a number of bytes such as 512MiB, found 4GB");
+  ExpectSays(Mistake(SmallYaml(), {"data.cache_bytes=4GB"}), "must be a number of bytes such as 512MiB (KiB, MiB, GiB or TiB, whole), found 4GB");
   ExpectSays(Mistake(SmallYaml(), {"data.where=[a]"}), "unknown key; it belongs to data.train.where");
   ExpectSays(Mistake(SmallYaml(), {"data.sample_weight={a: b}"}), "must be text, found a map");
   ExpectSays(Mistake(SmallYaml(), {"tasks.click.metrics=[auc, {gauc: user_id}]"}),

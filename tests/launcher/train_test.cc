@@ -237,6 +237,24 @@ TEST(Bench, PsPrintsFiguresBesideTheirLimits) {
   EXPECT_GT(half.at("ratios").at("pull_to_transport").get<double>(), 0.0);
 }
 
+// Rows on disk are gigabytes: they go whatever ends the benchmark.
+TEST(Bench, PsLeavesNothingWhenItIsKilled) {
+  for (const char* transport : {"inproc", "tcp"}) {
+    const TempDir dir;
+    Process bench({Binary(), "bench", "ps", "--rows", "2000000", "--memory", "32MiB", "--dir", dir.path(), "--transport", transport});
+    const auto until = [&](bool empty) {
+      const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+      while (ListDir(dir.path())->empty() != empty && std::chrono::steady_clock::now() < deadline) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      }
+      return ListDir(dir.path())->empty() == empty;
+    };
+    ASSERT_TRUE(until(false)) << "it made no directory";
+    ASSERT_EQ(::kill(bench.pid(), SIGKILL), 0);
+    EXPECT_TRUE(until(true)) << transport;
+  }
+}
+
 TEST(Bench, PsSaysWhatItCannotMeasure) {
   const std::vector<std::pair<std::vector<std::string>, const char*>> cases = {
       {{"--keys", "zipf:x"}, "--keys zipf:x"},
@@ -252,6 +270,8 @@ TEST(Bench, PsSaysWhatItCannotMeasure) {
       {{"--dim", "0"}, "--dim"},
       {{"--memory", "1MiB"}, "--memory: a memory budget of 1MiB is too small"},
       {{"--memory", "1MiB", "--transport", "tcp"}, "need at least"},
+      {{"--dir", "/tmp"}, "give --memory"},
+      {{"--memory", "100"}, "100 bytes is too small"},
       {{"--memory", "16MB"}, "--memory 16MB: give a number of bytes such as 512MiB"},
       {{"--memory", "12XB"}, "--memory"},
   };
