@@ -59,7 +59,7 @@ Status Measure(const BenchStepArgs& args, StepFigures* figures) {
   GM_ASSIGN_OR_RETURN(const auto columns, data::ReadColumnNames(config.data));
   GM_ASSIGN_OR_RETURN(const data::Schema schema, data::ResolveSchema(config, columns));
   GM_ASSIGN_OR_RETURN(const std::unique_ptr<Job> job, Job::Start({}));
-  if (job->size() > 1) return InvalidInput("bench step runs in one process; start it without mpirun");
+  if (job->size() > 1) return job->Agree(InvalidInput("bench step runs in one process; start it without mpirun"));
   const std::unique_ptr<Logger> log = NewStderrLogger("", LogLevel::kWarn);
   data::Statistics statistics;
   GM_ASSIGN_OR_RETURN(const auto dataset,

@@ -458,19 +458,6 @@ class TrainCommand {
   std::uint64_t evaluated_step_ = 0;
 };
 
-// Every rank's status, at every rank: ok when all are, else the first failure, whose message only its first rank keeps, so
-// that it is printed once.
-Status Agree(const Status& mine, Job* job) {
-  const std::string message = std::string(1, static_cast<char>(mine.code())) + mine.message();
-  GM_ASSIGN_OR_RETURN(const std::vector<std::string> all, job->AllGather(message));
-  for (std::size_t rank = 0; rank < all.size(); ++rank) {
-    const auto code = static_cast<Code>(all[rank][0]);
-    if (code == Code::kOk) continue;
-    return {code, static_cast<int>(rank) == job->rank() ? mine.message() : std::string()};
-  }
-  return Ok();
-}
-
 Status RunTrain(const TrainArgs& args) {
   const SystemClock clock;
   const std::int64_t start_ns = clock.NowNs();
@@ -479,8 +466,8 @@ Status RunTrain(const TrainArgs& args) {
   TrainCommand command(args, job.get(), log.get());
   command.SetStart(start_ns);
   // What is wrong with the input is found by all ranks together, before anything is written or started.
-  GM_RETURN_IF_ERROR(Agree(WithoutExceptions([&] { return command.Prepare(); }), job.get()));
-  GM_RETURN_IF_ERROR(Agree(WithoutExceptions([&] { return command.ReadData(); }), job.get()));
+  GM_RETURN_IF_ERROR(job->Agree(WithoutExceptions([&] { return command.Prepare(); })));
+  GM_RETURN_IF_ERROR(job->Agree(WithoutExceptions([&] { return command.ReadData(); })));
   GM_RETURN_IF_ERROR(command.MakeRunDir());
   Status status = WithoutExceptions([&] { return command.Run(); });
   // From here on the others may be waiting for this rank: end them too, with the cause.

@@ -5,6 +5,7 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <cstdio>
@@ -197,6 +198,7 @@ class RankJob final : public Job {
   [[nodiscard]] const std::string& name() const override { return name_; }
   Result<std::vector<std::string>> AllGather(const std::string& bytes) override { return world_->AllGather(bytes); }
   Status Barrier() override { return world_->Barrier(); }
+  Status Agree(const Status& mine) override;
   Result<std::unique_ptr<collective::Collective>> WorkerCollective() override;
   Status WaitForWorkers(const std::function<Status()>& tick) override;
   Status Leave() override;
@@ -243,12 +245,12 @@ Status RankJob::Open(const JobOptions& options) {
   blocked_.emplace();
   if (AnnouncedSize() > 0) GM_RETURN_IF_ERROR(OpenMpi());
   roles_.servers = options.servers;
-  if (Status status = CheckRoles(options.servers, roles_.size); !status.ok()) {
+  if (!mpi_) world_ = collective::NewLocalCollective();
+  if (Status status = Agree(CheckRoles(options.servers, roles_.size)); !status.ok()) {
     if (mpi_) mpi_->Finalize();  // every rank finds the same mistake
     return status;
   }
   name_ = roles_.name();
-  if (!mpi_) world_ = collective::NewLocalCollective();
   GM_RETURN_IF_ERROR(MeetOthers());
   GM_RETURN_IF_ERROR(StartWatch());
   if (mpi_) {
@@ -324,6 +326,21 @@ Status RankJob::StartWatch() {
   }
   watch_->Start();
   return watch_->AwaitEverybody(options_.deadline_ms);
+}
+
+Status RankJob::Agree(const Status& mine) {
+  if (!mpi_) return mine;
+  GM_ASSIGN_OR_RETURN(const std::vector<std::string> all,
+                      world_->AllGather(std::string(1, static_cast<char>(mine.code())) + mine.message()));
+  const auto bad = [](const std::string& each) { return static_cast<Code>(each[0]) != Code::kOk; };
+  const auto first = std::find_if(all.begin(), all.end(), bad);
+  if (first == all.end()) return Ok();
+  if (first - all.begin() == rank()) {
+    const bool everywhere = std::all_of(all.begin(), all.end(), [&](const std::string& each) { return each == *first; });
+    std::fputs(("gatemill: " + (everywhere ? "" : "[" + name_ + "] ") + mine.message() + "\n").c_str(), stderr);
+  }
+  GM_RETURN_IF_ERROR(world_->Barrier());
+  return {static_cast<Code>((*first)[0]), ""};
 }
 
 RankJob::~RankJob() {
@@ -420,13 +437,6 @@ std::string MpiLibraryVersion() {
   MPI_Get_library_version(text.data(), &length);
   text.resize(static_cast<std::size_t>(length));
   return text.substr(0, text.find(','));
-}
-
-int RankFromEnvironment() {
-  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"}) {
-    if (const std::string rank = Environment(name); !rank.empty()) return std::atoi(rank.c_str());
-  }
-  return 0;
 }
 
 Result<std::unique_ptr<Job>> Job::Start(const JobOptions& options) {

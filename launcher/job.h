@@ -35,14 +35,12 @@ struct JobOptions {
   int deadline_ms = 60000;  // for every exchange over MPI
 };
 
-// The rank that mpirun gave this process, 0 without mpirun. Known before Start: what all ranks see alike (a mistake in
-// the configuration) is told by rank 0 alone.
-int RankFromEnvironment();
 // "Open MPI v4.1.4": the MPI that this program was built with. Needs no MPI job.
 std::string MpiLibraryVersion();
 
 class Job {
  public:
+  // kInvalidInput for `servers` that leave no worker; under mpirun it has been said then, as by Agree.
   static Result<std::unique_ptr<Job>> Start(const JobOptions& options);
   virtual ~Job() = default;  // finalizes MPI when the job ended well
 
@@ -62,6 +60,10 @@ class Job {
   // Everyone's bytes in rank order.
   virtual Result<std::vector<std::string>> AllGather(const std::string& bytes) = 0;
   virtual Status Barrier() = 0;
+  // For what may be wrong on some ranks or on all, before they work together: ok when every rank's status is. Else every
+  // rank gets the code of the first bad one, and no message: that one's rank has said it on standard error, once, before
+  // any rank returns, for mpirun kills the others as soon as one has ended with a code. Alone: `mine` as it is.
+  virtual Status Agree(const Status& mine) = 0;
   // Collective of the workers (a server-only rank gets null). Valid while the job lives.
   virtual Result<std::unique_ptr<collective::Collective>> WorkerCollective() = 0;
   // A server-only rank waits here until all workers called Leave (ok); a rank that is gone ends the process, see above.

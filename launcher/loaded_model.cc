@@ -19,7 +19,9 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::Open(const std::string& path,
   GM_ASSIGN_OR_RETURN(loaded->config_, ParseConfig(loaded->checkpoint_.config_yaml, dir + "/config.yaml", all));
   GM_ASSIGN_OR_RETURN(loaded->schema_, data::ResolveSchema(loaded->config_, loaded->checkpoint_.columns));
   GM_ASSIGN_OR_RETURN(loaded->job_, Job::Start({}));
-  if (loaded->job_->size() > 1) return InvalidInput("eval and predict run in one process; start them without mpirun");
+  if (loaded->job_->size() > 1) {
+    return loaded->job_->Agree(InvalidInput("eval and predict run in one process; start them without mpirun"));
+  }
   GM_ASSIGN_OR_RETURN(loaded->session_, Session::Start({.config = &loaded->config_,
                                                         .schema = &loaded->schema_,
                                                         .job = loaded->job_.get(),

@@ -6,8 +6,10 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 
 #include "launcher/job.h"
 
@@ -20,6 +22,13 @@ using gatemill::launcher::Job;
 void Print(const std::string& line) {
   std::fputs((line + "\n").c_str(), stdout);
   std::fflush(stdout);
+}
+
+constexpr int kSlowMs = 3000;  // longer than mpirun waits before it kills the others of a rank that failed
+
+int RankOfMpirun() {
+  const char* rank = std::getenv("OMPI_COMM_WORLD_RANK");
+  return rank == nullptr ? 0 : std::atoi(rank);
 }
 
 void Sleep(int ms) { std::this_thread::sleep_for(std::chrono::milliseconds(ms)); }
@@ -96,6 +105,18 @@ Status LeaveWithoutGoodbye(Job& job) {
   return WorkUntilStopped(job);
 }
 
+// Ranks 1 and 2 have found mistakes; rank 1 is slow to end, so that mpirun kills it when the others have.
+int Disagree(std::unique_ptr<Job> job) {
+  const int rank = job->rank();
+  const Status ok = job->Agree(Ok());
+  if (!ok.ok()) return 1;
+  Status status = job->Agree(rank == 0 ? Ok() : gatemill::InvalidInput("rank " + std::to_string(rank) + " lacks a file"));
+  job.reset();
+  if (rank == 1) Sleep(kSlowMs);
+  std::fputs(status.message().c_str(), stderr);
+  return status.exit_code();
+}
+
 Status Play(const std::string& scene, Job& job) {
   if (scene == "roles") return Roles(job);
   if (scene == "exchange") return ExchangeThings(job);
@@ -114,9 +135,11 @@ int main(int argc, char** argv) {
   if (argc < 3) return 2;
   auto job = Job::Start({.servers = std::atoi(argv[2]), .deadline_ms = 20000});
   if (!job.ok()) {
-    if (gatemill::launcher::RankFromEnvironment() == 0) std::fprintf(stderr, "%s\n", job.status().message().c_str());
+    if (RankOfMpirun() == 0) Sleep(kSlowMs);
+    std::fputs(job.status().message().c_str(), stderr);
     return job.status().exit_code();
   }
+  if (argv[1] == std::string("disagree")) return Disagree(std::move(*job));
   if (argc > 3) {
     std::string dir = std::string(argv[3]) + "/rank-XXXXXX";
     if (::mkdtemp(dir.data()) == nullptr) return 1;
