@@ -244,6 +244,12 @@ Result<json> PlanJson(const CheckArgs& args, const Plan& plan) {
               {"parameters", plan.numbers},
               {"shapes", std::move(shapes)},
               {"memory", std::move(memory)},
+              {"ps",
+               {{"transport", plan.config.ps.transport},
+                {"wire", plan.config.ps.wire},
+                {"threads", plan.config.ps.threads},
+                {"memory_budget", plan.config.ps.memory_budget},
+                {"dir", plan.config.ps.dir}}},
               {"warnings", json::array()}};
 }
 
@@ -288,6 +294,15 @@ std::string ShapesText(const std::vector<model::Parameter>& parameters) {
   return FormatTable(rows);
 }
 
+std::string ServersText(const PsConfig& ps) {
+  std::string text = "parameter servers: ";
+  text += ps.threads == 1 ? "a thread each" : std::to_string(ps.threads) + " threads each";
+  text += ", transport " + ps.transport + ", " + ps.wire + " on the wire; ";
+  if (ps.memory_budget == 0) return text + "all rows in memory (ps.memory_budget unset)\n";
+  return text + "at most " + BytesText(static_cast<double>(ps.memory_budget)) + " of memory each for rows, caches and buffers, " +
+         "further rows on disk in " + (ps.dir.empty() ? "ps/ of the run" : ps.dir) + "\n";
+}
+
 std::string PlanText(const Plan& plan, const json& said) {
   std::string text = said["config"].get<std::string>() + ": " + plan.config.model.type + ", " +
                      std::to_string(plan.config.tasks.size()) + " tasks, " + std::to_string(said["features"].size()) +
@@ -310,7 +325,7 @@ std::string PlanText(const Plan& plan, const json& said) {
   text += "memory: " + BytesText(memory["dense_bytes"]) + " for the dense part with gradients and optimizer, " +
           BytesText(memory["batch_bytes"]) + " for x and its gradient over a global batch, " +
           memory["row_bytes"][0].dump() + " to " + memory["row_bytes"][1].dump() + " bytes a row of a table\n";
-  return text;
+  return text + ServersText(plan.config.ps);
 }
 
 // ---- --data ---------------------------------------------------------------------------------------------------------

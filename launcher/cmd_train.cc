@@ -77,7 +77,9 @@ class TrainCommand {
       return InvalidInput("--resume auto goes on with the newest checkpoint of a run: say which by --run-dir");
     }
     if (args_.resume != "never" && args_.resume != "auto") {
-      GM_ASSIGN_OR_RETURN(resume_from_, train::ResolveCheckpoint(args_.resume));
+      Result<std::string> from = train::ResolveCheckpoint(args_.resume);
+      if (!from.ok()) return from.status().Annotate("--resume is auto, never or a checkpoint");
+      resume_from_ = *std::move(from);
     }
     return Ok();
   }
@@ -350,7 +352,7 @@ class TrainCommand {
     if (spec.eviction.idle_steps > 0 || spec.eviction.idle_days > 0) {
       add("idle", SumOf(shards, number, "idle_rows"), " were idle and went");
     }
-    if (spec.eviction.max_rows > 0) add("excess", SumOf(shards, number, "excess_rows"), " went to keep max_rows (of which each of 1,024 vshards has its share)");
+    if (spec.eviction.max_rows > 0) add("excess", SumOf(shards, number, "excess_rows"), " went to keep max_rows (held in each 1,024th of the keys by itself)");
     table_report_["tables"].push_back(counts);
     if (said.empty()) return;
     log_->Info("table " + spec.name + ": " + std::to_string(counts["rows"].get<std::uint64_t>()) +

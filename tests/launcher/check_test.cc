@@ -44,6 +44,8 @@ TEST(CheckTest, SaysWhatWouldBeTrained) {
   EXPECT_EQ(said["parameters"], 2 * (14 * 16 + 16 + 16 * 8 + 8) + 2 * (14 * 2 + 2) + 2 * (8 * 8 + 8 + 8 + 1));
   EXPECT_EQ(said["data"].size(), 3U);
   EXPECT_EQ(said["data"][0]["bytes"], *FileSize(dir.path() + "/train.csv"));
+  EXPECT_EQ(said["ps"],
+            (json{{"transport", "auto"}, {"wire", "fp32"}, {"threads", 1}, {"memory_budget", 0}, {"dir", ""}}));
   EXPECT_EQ(said["memory"]["dense_bytes"], said["parameters"].get<int>() * 4 * 4);  // value, gradient, two moments
 }
 
@@ -71,12 +73,17 @@ TEST(CheckTest, HalfTheBytesOfAnEmbeddingAreCounted) {
 
 TEST(CheckTest, TellsAPersonToo) {
   const TempDir dir;
-  const Finished done = Check({WriteSmallJob(dir)});
+  const std::string config = WriteSmallJob(dir);
+  const Finished done = Check({config});
   ASSERT_EQ(done.exit_code, 0) << done.err;
   EXPECT_EQ(done.err, "");
   ExpectSays(done, "mmoe, 2 tasks, 5 features, 4 tables");
   ExpectSays(done, "experts.*.0.weight");
   ExpectSays(done, "x: 14 columns, 13 of embeddings and 1 of numbers");
+  ExpectSays(done, "parameter servers: a thread each, transport auto, fp32 on the wire; all rows in memory");
+  const Finished bounded = Check({config, "--set", "ps.memory_budget=64MiB", "--set", "ps.threads=2"});
+  ExpectSays(bounded, "2 threads each, transport auto, fp32 on the wire; at most 64.0 MiB of memory each for rows");
+  ExpectSays(bounded, "further rows on disk in ps/ of the run");
 }
 
 TEST(CheckTest, ReportsConfigurationColumnsAndFilesTogether) {
