@@ -67,7 +67,7 @@ std::string PlainBytes(const std::string& text) {
 
 template <class Number>
 std::string ParseInteger(const YamlNode& node, const Key& key, Number* value) {
-  const std::string kind = key.bytes ? "a number of bytes such as 512MiB (KiB, MiB, GiB or TiB, whole)" : "a whole number";
+  const std::string kind = key.bytes ? kBytesForms : "a whole number";
   if (node.kind != Kind::kScalar || node.quoted) return "must be " + kind + ", found " + Found(node);
   const std::string text = key.bytes ? PlainBytes(node.text) : node.text;
   __int128 wide = 0;

@@ -293,41 +293,79 @@ class ServerProcess {
   std::vector<std::string> endpoints;  // of its shards
 };
 
-// A private directory for sockets and the servers' files. A process of its own removes it when this one and the servers have
-// ended, however they ended; Make forks, so it comes before threads.
+// A private directory for sockets and the servers' files. A process of its own, the guard, makes it and removes it when this one
+// and the servers have ended, however they ended. Make forks, so it comes before threads; servers that are started later must be
+// gone before this is destroyed.
 class BenchDir {
  public:
   BenchDir() = default;
   BenchDir(const BenchDir&) = delete;
   BenchDir& operator=(const BenchDir&) = delete;
   ~BenchDir() {
-    if (!path_.empty()) (void)RemoveTree(path_);
     if (alive_ >= 0) ::close(alive_);
+    if (guard_ > 0) ::waitpid(guard_, nullptr, 0);
   }
   Status Make(const std::string& parent) {
+    std::array<int, 2> told{};
     std::array<int, 2> alive{};  // closed when this process and its servers are gone
-    if (::pipe2(alive.data(), O_CLOEXEC) != 0) return Internal("cannot make a pipe");
-    GM_ASSIGN_OR_RETURN(path_, NewScratchDir(parent));
-    std::fflush(nullptr);
-    const pid_t pid = ::fork();
-    if (pid == 0) {
-      ::close(alive[1]);
-      for (const int fd : {0, 1, 2}) ::close(fd);
-      ::setsid();  // what interrupts the benchmark does not reach it
-      char byte = 0;
-      while (::read(alive[0], &byte, 1) < 0 && errno == EINTR) {
-      }
-      ::_exit(RemoveTree(path_).ok() ? 0 : 1);
+    if (::pipe2(told.data(), O_CLOEXEC) != 0) return Internal("cannot make a pipe");
+    if (::pipe2(alive.data(), O_CLOEXEC) != 0) {
+      for (const int fd : told) ::close(fd);
+      return Internal("cannot make a pipe");
     }
+    std::fflush(nullptr);
+    guard_ = ::fork();
+    if (guard_ == 0) Guard(parent, told[1], alive[0]);
+    ::close(told[1]);
     ::close(alive[0]);
     alive_ = alive[1];
-    return pid < 0 ? Internal("cannot start a process") : Ok();
+    std::string answer;
+    std::array<char, 4096> buffer{};
+    for (ssize_t got = 0; (got = ReadSome(told[0], buffer.data(), buffer.size())) > 0;) {
+      answer.append(buffer.data(), static_cast<std::size_t>(got));
+    }
+    ::close(told[0]);
+    if (answer.empty()) return Internal("the process that is to remove the benchmark's files did not start");
+    const auto code = static_cast<Code>(answer[0]);
+    if (code != Code::kOk) return {code, answer.substr(1)};
+    path_ = answer.substr(1);
+    return Ok();
   }
   [[nodiscard]] const std::string& path() const { return path_; }
 
  private:
+  static ssize_t ReadSome(int fd, char* bytes, std::size_t size) {
+    ssize_t got = 0;
+    do {
+      got = ::read(fd, bytes, size);
+    } while (got < 0 && errno == EINTR);
+    return got;
+  }
+
+  [[noreturn]] static void Guard(const std::string& parent, int told, int alive) {
+    ::setsid();  // what interrupts the benchmark does not reach it
+    ::signal(SIGPIPE, SIG_IGN);
+    // Above those of the standard streams, which are closed: whoever reads this process's output must not wait for the guard.
+    told = ::fcntl(told, F_DUPFD_CLOEXEC, 3);
+    alive = ::fcntl(alive, F_DUPFD_CLOEXEC, 3);
+    for (int fd = 0; fd < kMostInherited; ++fd) {
+      if (fd != told && fd != alive) ::close(fd);
+    }
+    const Result<std::string> made = NewScratchDir(parent);
+    const std::string answer = std::string(1, static_cast<char>(made.status().code())) + (made.ok() ? *made : made.status().message());
+    const bool heard = ::write(told, answer.data(), answer.size()) == static_cast<ssize_t>(answer.size());
+    ::close(told);
+    if (!made.ok()) ::_exit(0);
+    char byte = 0;
+    if (heard && ReadSome(alive, &byte, 1) != 0) ::_exit(1);  // not the end: nothing is known, so nothing is removed
+    ::_exit(RemoveTree(*made).ok() ? 0 : 1);
+  }
+
+  static constexpr int kMostInherited = 64;  // numbers of files that a process has which has just begun
+
   std::string path_;
   int alive_ = -1;
+  pid_t guard_ = -1;
 };
 
 // ---- measuring ----------------------------------------------------------------------------------------------------------
@@ -478,7 +516,7 @@ class Bench {
     pulled_ = step_rows_;
     for (std::vector<std::uint64_t>& batch : pulled_) ToKeys(&batch);
     figures_.memcpy_bytes_per_s = MemcpyBytesPerSecond(clock_);
-    GM_RETURN_IF_ERROR(Fill());
+    GM_RETURN_IF_ERROR(OfBudget(Fill()));
     std::vector<std::uint64_t> keys(static_cast<std::size_t>(args_.rows));
     for (std::size_t row = 0; row < keys.size(); ++row) keys[row] = KeyOfRow(row);
     GM_ASSIGN_OR_RETURN(const auto table, ps::Table::Create(SpecOf(args_), kSeed));
@@ -487,17 +525,22 @@ class Bench {
                                          static_cast<std::size_t>(args_.dim + table->state_dim()), std::move(keys)));
     grads_.assign(static_cast<std::size_t>(args_.batch) * static_cast<std::size_t>(args_.dim), 0.01F);
     rows_.assign(1, grads_);
-    GM_RETURN_IF_ERROR(SpillRound(args_.seconds / 2));  // not counted: popular rows come to stay in memory
+    GM_RETURN_IF_ERROR(OfBudget(SpillRound(args_.seconds / 2)));  // not counted: popular rows come to stay in memory
     figures_.rounds = {};
     figures_.multiget.clear();
     figures_.store_ratio.clear();
     figures_.faulted_share.clear();
-    for (int round = 0; round < kRounds; ++round) GM_RETURN_IF_ERROR(SpillRound(args_.seconds / kRounds));
+    for (int round = 0; round < kRounds; ++round) GM_RETURN_IF_ERROR(OfBudget(SpillRound(args_.seconds / kRounds)));
     figures_.peak_server_bytes = 0;
     for (const ServerProcess& process : processes_) {
       figures_.peak_server_bytes = std::max(figures_.peak_server_bytes, process.PeakBytes());
     }
     return figures_;
+  }
+
+  // What servers refuse there is theirs: the option that set the budget is said with it.
+  [[nodiscard]] Status OfBudget(const Status& status) const {
+    return status.code() == Code::kInvalidInput ? status.Annotate("--memory " + args_.memory_text) : status;
   }
 
   struct Spilled {
@@ -508,8 +551,9 @@ class Bench {
     GM_ASSIGN_OR_RETURN(const std::string text, client_->Stats());
     Spilled sum;
     for (const json& shard : json::parse(text)) {
-      sum.faulted += shard["faulted_rows"].get<std::uint64_t>();
-      sum.written += shard["spilled_rows_written"].get<std::uint64_t>();
+      const json& table = shard["tables"][0];
+      sum.faulted += table["faulted_rows"].get<std::uint64_t>();
+      sum.written += table["spilled_rows_written"].get<std::uint64_t>();
     }
     return sum;
   }
@@ -751,13 +795,11 @@ Status CheckArgs(const BenchPsArgs& args) {
 Status RunBenchPs(BenchPsArgs args) {
   GM_ASSIGN_OR_RETURN(const double exponent, ExponentOf(args.keys));
   const std::optional<std::int64_t> memory = ParseBytes(args.memory_text);
-  if (!memory) return InvalidInput("--memory " + args.memory_text + ": give a number of bytes such as 512MiB (KiB, MiB, GiB or TiB, whole)");
+  if (!memory) return InvalidInput("--memory " + args.memory_text + ": give " + kBytesForms);
   args.memory = static_cast<std::uint64_t>(*memory);
   GM_RETURN_IF_ERROR(CheckArgs(args));
   Bench bench(args, exponent);
-  Result<Figures> measured = bench.Run();
-  if (!measured.ok()) return args.spills() ? measured.status().Annotate("--memory " + args.memory_text) : measured.status();
-  const Figures& figures = *measured;
+  GM_ASSIGN_OR_RETURN(const Figures figures, bench.Run());
   PrintReport(args, figures);
   if (args.json) PrintJsonLine(ToJson(args, figures));
   return Ok();

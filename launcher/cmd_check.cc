@@ -298,9 +298,10 @@ std::string ServersText(const PsConfig& ps) {
   std::string text = "parameter servers: ";
   text += ps.threads == 1 ? "a thread each" : std::to_string(ps.threads) + " threads each";
   text += ", transport " + ps.transport + ", " + ps.wire + " on the wire; ";
-  if (ps.memory_budget == 0) return text + "all rows in memory (ps.memory_budget unset)\n";
-  return text + "at most " + BytesText(static_cast<double>(ps.memory_budget)) + " of memory each for rows, caches and buffers, " +
-         "further rows on disk in " + (ps.dir.empty() ? "ps/ of the run" : ps.dir) + "\n";
+  text += ps.memory_budget == 0 ? "all rows in memory, "
+                                : "at most " + BytesText(static_cast<double>(ps.memory_budget)) +
+                                      " of memory each for rows, caches and buffers, further rows in ";
+  return text + "RocksDB's files in " + (ps.dir.empty() ? "ps-RANK/ of the run" : ps.dir) + "\n";
 }
 
 std::string PlanText(const Plan& plan, const json& said) {

@@ -78,7 +78,7 @@ class TrainCommand {
     }
     if (args_.resume != "never" && args_.resume != "auto") {
       Result<std::string> from = train::ResolveCheckpoint(args_.resume);
-      if (!from.ok()) return from.status().Annotate("--resume is auto, never or a checkpoint");
+      if (!from.ok()) return from.status().Annotate("--resume is auto, never, a run or a checkpoint");
       resume_from_ = *std::move(from);
     }
     return Ok();
@@ -105,18 +105,15 @@ class TrainCommand {
   // The run directory, chosen and made by rank 0, known to all.
   Status MakeRunDir() {
     std::string mine;
-    Status made;
-    if (job_->rank() == 0) {
-      made = ChooseRunDir(&mine);
-      if (made.ok()) made = CheckWritableDir(mine + "/checkpoints");
-      if (made.ok()) made = LockRun(mine);
-    }
-    const std::string message = std::string(1, static_cast<char>(made.code())) + (made.ok() ? mine : made.message());
-    GM_ASSIGN_OR_RETURN(const std::vector<std::string> all, job_->AllGather(message));
-    const auto code = static_cast<Code>(all[0][0]);
-    if (code != Code::kOk) return {code, job_->rank() == 0 ? all[0].substr(1) : std::string()};
-    run_dir_ = all[0].substr(1);
+    GM_RETURN_IF_ERROR(job_->Agree(WithoutExceptions([&] { return job_->rank() == 0 ? TakeRunDir(&mine) : Ok(); })));
+    GM_ASSIGN_OR_RETURN(const std::vector<std::string> all, job_->AllGather(mine));
+    run_dir_ = all[0];
     return Ok();
+  }
+  Status TakeRunDir(std::string* dir) {
+    GM_RETURN_IF_ERROR(ChooseRunDir(dir));
+    GM_RETURN_IF_ERROR(CheckWritableDir(*dir + "/checkpoints"));
+    return LockRun(*dir);
   }
 
   Status Run() {
@@ -243,7 +240,8 @@ class TrainCommand {
     const std::vector<std::string> kept = train::ListCheckpoints(run_dir_ + "/checkpoints");
     return Status(status.code(), status.message() + "; " +
                      (kept.empty() ? "there is no checkpoint yet" : kept.back() + " is kept") +
-                     "; go on with --run-dir " + run_dir_ + " --resume auto");
+                     (status.code() == Code::kInvalidInput ? "; once that is mended, go on" : "; go on") +
+                     " with --run-dir " + run_dir_ + " --resume auto");
   }
 
   // Does the training part, of another configuration too, come from its files batch by batch?
@@ -352,7 +350,7 @@ class TrainCommand {
     if (spec.eviction.idle_steps > 0 || spec.eviction.idle_days > 0) {
       add("idle", SumOf(shards, number, "idle_rows"), " were idle and went");
     }
-    if (spec.eviction.max_rows > 0) add("excess", SumOf(shards, number, "excess_rows"), " went to keep max_rows (held in each 1,024th of the keys by itself)");
+    if (spec.eviction.max_rows > 0) add("excess", SumOf(shards, number, "excess_rows"), " went to keep max_rows (each of 1,024 parts of the keys by hash has its share)");
     table_report_["tables"].push_back(counts);
     if (said.empty()) return;
     log_->Info("table " + spec.name + ": " + std::to_string(counts["rows"].get<std::uint64_t>()) +
@@ -362,16 +360,14 @@ class TrainCommand {
   void ReportMemory(const json& shards) {
     std::uint64_t rows = 0;
     std::uint64_t in_memory = 0;
+    std::uint64_t came_back = 0;
+    std::uint64_t written = 0;
     for (std::size_t t = 0; t < schema_.server_tables.size(); ++t) {
       if (ps::HoldsSightings(schema_.server_tables[t])) continue;  // values that wait have no rows
       rows += SumOf(shards, t, "rows");
       in_memory += SumOf(shards, t, "rows_in_memory");
-    }
-    std::uint64_t came_back = 0;
-    std::uint64_t written = 0;
-    for (const json& shard : shards) {
-      came_back += shard.value("faulted_rows", std::uint64_t{0});
-      written += shard.value("spilled_rows_written", std::uint64_t{0});
+      came_back += SumOf(shards, t, "faulted_rows");
+      written += SumOf(shards, t, "spilled_rows_written");
     }
     table_report_["memory"] = {
         {"rows", rows}, {"rows_in_memory", in_memory}, {"rows_written", written}, {"rows_read_back", came_back}};
@@ -485,7 +481,7 @@ RunCommand AddTrain(CLI::App* app) {
   app->add_option("--set", args->overrides, "replace a value: train.seed=2, tasks.income.weight=2")
       ->allow_extra_args(false);
   app->add_option("--run-dir", args->run_dir, "where the run is kept; default runs/NAME-TIME");
-  app->add_option("--resume", args->resume, "auto: from the newest checkpoint of --run-dir; never; or a checkpoint");
+  app->add_option("--resume", args->resume, "auto: from the newest checkpoint of --run-dir; never; or a run or a checkpoint");
   app->add_option("--servers", args->servers, "under mpirun: the first M ranks are servers only")
       ->check(CLI::NonNegativeNumber);
   app->add_option("--limit", args->limit, "only the first N rows of each part")

@@ -215,7 +215,7 @@ class RankJob final : public Job {
   void OnEnd(int exit_code, const std::string& why, bool told);
   bool StartEnding(int exit_code);
   void RemoveScratch();
-  void Say(const std::string& what) const;
+  static void Say(const std::string& what, const std::string& name);
 
   JobOptions options_;
   std::optional<BlockSignals> blocked_;
@@ -245,12 +245,12 @@ Status RankJob::Open(const JobOptions& options) {
   blocked_.emplace();
   if (AnnouncedSize() > 0) GM_RETURN_IF_ERROR(OpenMpi());
   roles_.servers = options.servers;
+  name_ = roles_.name();
   if (!mpi_) world_ = collective::NewLocalCollective();
   if (Status status = Agree(CheckRoles(options.servers, roles_.size)); !status.ok()) {
-    if (mpi_) mpi_->Finalize();  // every rank finds the same mistake
+    if (mpi_ && status.code() == Code::kInvalidInput) mpi_->Finalize();  // every rank has agreed on it and comes here
     return status;
   }
-  name_ = roles_.name();
   GM_RETURN_IF_ERROR(MeetOthers());
   GM_RETURN_IF_ERROR(StartWatch());
   if (mpi_) {
@@ -337,7 +337,7 @@ Status RankJob::Agree(const Status& mine) {
   if (first == all.end()) return Ok();
   if (first - all.begin() == rank()) {
     const bool everywhere = std::all_of(all.begin(), all.end(), [&](const std::string& each) { return each == *first; });
-    std::fputs(("gatemill: " + (everywhere ? "" : "[" + name_ + "] ") + mine.message() + "\n").c_str(), stderr);
+    Say(mine.message(), everywhere ? "" : name_);
   }
   GM_RETURN_IF_ERROR(world_->Barrier());
   return {static_cast<Code>((*first)[0]), ""};
@@ -374,8 +374,8 @@ Status RankJob::Leave() {
   return Ok();
 }
 
-void RankJob::Say(const std::string& what) const {
-  const std::string line = "gatemill: " + (name_.empty() ? "" : "[" + name_ + "] ") + what + "\n";
+void RankJob::Say(const std::string& what, const std::string& name) {
+  const std::string line = "gatemill: " + (name.empty() ? "" : "[" + name + "] ") + what + "\n";
   std::fputs(line.c_str(), stderr);
 }
 
@@ -413,14 +413,14 @@ bool RankJob::StartEnding(int exit_code) {
 // is not told many times.
 void RankJob::OnEnd(int exit_code, const std::string& why, bool told) {
   if (!StartEnding(exit_code)) return;
-  if (!told) Say(why);
+  if (!told) Say(why, name_);
   RemoveScratch();
   if (!told && mpi_) mpi_->Abort(exit_code);
 }
 
 void RankJob::Abort(int exit_code, const std::string& why) {
   if (StartEnding(exit_code)) {
-    Say(why);
+    Say(why, name_);
     watch_->TellEnd(exit_code, name_ + ": " + why);
     RemoveScratch();
     if (!mpi_) ::_exit(exit_code);

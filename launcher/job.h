@@ -40,7 +40,8 @@ std::string MpiLibraryVersion();
 
 class Job {
  public:
-  // kInvalidInput for `servers` that leave no worker; under mpirun it has been said then, as by Agree.
+  // kInvalidInput for `servers` that leave no worker and under the mpirun of another MPI. A status without a message has been
+  // said on standard error, as by Agree; one with a message has not.
   static Result<std::unique_ptr<Job>> Start(const JobOptions& options);
   virtual ~Job() = default;  // finalizes MPI when the job ended well
 
@@ -62,7 +63,8 @@ class Job {
   virtual Status Barrier() = 0;
   // For what may be wrong on some ranks or on all, before they work together: ok when every rank's status is. Else every
   // rank gets the code of the first bad one, and no message: that one's rank has said it on standard error, once, before
-  // any rank returns, for mpirun kills the others as soon as one has ended with a code. Alone: `mine` as it is.
+  // any rank returns, for mpirun kills the others as soon as one has ended with a code. Alone: `mine` as it is. When the
+  // exchange itself fails: why, with a message.
   virtual Status Agree(const Status& mine) = 0;
   // Collective of the workers (a server-only rank gets null). Valid while the job lives.
   virtual Result<std::unique_ptr<collective::Collective>> WorkerCollective() = 0;

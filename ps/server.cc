@@ -153,7 +153,7 @@ Result<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, cons
   auto server = std::make_unique<ServerImpl>(options, log);
   ShardOptions shard = options.shard;
   shard.memory_budget = options.shard.memory_budget / options.threads;
-  shard.budget_sharers = options.threads;
+  shard.shards_of_server = options.threads;
   for (std::uint32_t i = 0; i < options.threads; ++i, ++shard.shard) {
     const std::string endpoint = EndpointOf(options.endpoint_pattern, shard.shard);
     GM_RETURN_IF_ERROR(server->AddShard(shard, specs, options.store_dir, endpoint, transport));

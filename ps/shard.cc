@@ -526,16 +526,19 @@ class StepShard final : public Shard {
     for (std::uint32_t t = 0; t < specs_.size(); ++t) {
       const TieredTableStats stats = tables_->stats(t);
       const RetentionStats& retention = retention_.stats(t);
+      const SpillStats& spill = tables_->spill_stats(t);
       tables.push_back({{"name", specs_[t].name},
                         {"rows", stats.rows},
                         {"rows_in_memory", stats.memory.rows},
                         {"dirty_rows", stats.memory.dirty_rows},
                         {"memory_bytes", stats.memory.memory_bytes},
+                        {"faulted_rows", spill.faulted_rows},
+                        {"spilled_rows", spill.dropped_rows},
+                        {"spilled_rows_written", spill.written_rows},
                         {"admitted_rows", retention.admitted_rows},
                         {"idle_rows", retention.idle_rows},
                         {"excess_rows", retention.excess_rows}});
     }
-    const SpillStats& spill = tables_->spill_stats();
     nlohmann::ordered_json longest;  // null when it is not measured
     if (options_.cpu_clock != nullptr) longest = static_cast<double>(longest_call_ns_) * 1e-6;
     const nlohmann::ordered_json json = {{"shard", options_.shard},
@@ -545,9 +548,6 @@ class StepShard final : public Shard {
                                          {"waiting_requests", waiting_.size()},
                                          {"memory_budget", options_.memory_budget},
                                          {"memory_bytes", tables_->memory_bytes()},
-                                         {"faulted_rows", spill.faulted_rows},
-                                         {"spilled_rows", spill.dropped_rows},
-                                         {"spilled_rows_written", spill.written_rows},
                                          {"tables", std::move(tables)}};
     // A table name that is not UTF-8 is shown as well as it can be.
     return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
@@ -674,8 +674,7 @@ Result<std::unique_ptr<Shard>> Shard::Create(const ShardOptions& options, std::v
         std::min(options.max_buffered_bytes, std::max(options.memory_budget / 2, kLeastBufferedBytes));
   }
   const TieredOptions tiered{.seed = options.seed, .vshards = Vshards(options), .memory_budget = options.memory_budget,
-                             .sharers = options.budget_sharers,
-                             .preparer = options.preparer};
+                             .shards_of_server = options.shards_of_server, .preparer = options.preparer};
   GM_ASSIGN_OR_RETURN(auto tables, TieredTables::Create(tiered, specs, std::move(store)));
   GM_ASSIGN_OR_RETURN(Retention retention, Retention::Create(tables.get(), specs, tiered.vshards));
   std::vector<RequestChecker::TableShape> shapes;

@@ -52,7 +52,7 @@ struct ShardOptions {
   Consistency consistency = Consistency::kSync;
   std::uint32_t staleness = 0;
   std::uint64_t memory_budget = 0;  // bytes, see ps/tiered_tables.h; 0 = no limit
-  std::uint32_t budget_sharers = 1;  // see TieredOptions
+  std::uint32_t shards_of_server = 1;  // see TieredOptions
   PagePreparer* preparer = nullptr;  // see TieredOptions
   // CPU time of the thread that calls the shard, for "longest_call_ms" in its statistics; null = not measured.
   const Clock* cpu_clock = nullptr;

@@ -43,7 +43,7 @@ std::uint64_t BudgetFor(std::uint64_t bytes) {
   }
 }
 
-// Rounded up, so that it suffices where it is followed.
+// Rounded up: what a message asks for suffices, and what it names is what was asked for, though shards divide it.
 std::uint64_t MiBUp(std::uint64_t bytes) { return (bytes + (1ULL << 20) - 1) >> 20; }
 std::string InMiB(std::uint64_t mib) { return std::to_string(mib) + "MiB"; }
 
@@ -66,7 +66,8 @@ TieredTables::TieredTables(const TieredOptions& options, std::vector<std::unique
       tables_(std::move(tables)),
       store_(std::move(store)),
       on_disk_(NothingOnDisk()),
-      next_vshard_(options.vshards.first) {}
+      next_vshard_(options.vshards.first),
+      spill_stats_(tables_.size()) {}
 
 void TieredTables::OnDisk::Add(std::uint64_t key, const RowHeader& header) {
   ++rows;
@@ -256,7 +257,7 @@ Status TieredTables::FaultIn(std::uint32_t table, std::span<const std::uint64_t>
     last = keys[at];
     tables_[table]->PutStored(keys[at], values, header, true);
     on_disk_[table].Take(keys[at]);
-    ++spill_stats_.faulted_rows;
+    ++spill_stats_[table].faulted_rows;
   });
 }
 
@@ -438,10 +439,9 @@ Status TieredTables::MakeRoom(std::uint32_t table, std::uint64_t rows) {
   if (store_->memory_bytes() + need > limit_) {
     const std::uint64_t known = store_->memory_bytes() - StoreCacheBytes(options_.memory_budget) + CountersBytes();
     return InvalidInput("the memory budget of a server (ps.memory_budget), " +
-                        std::to_string(options_.memory_budget * options_.sharers >> 20) + "MiB, leaves no room for " +
-                        std::to_string(rows) + " rows of table " + spec(table).name + " beside what is known of those on disk. " +
-                        "Raise it to " + InMiB(MiBUp(BudgetFor(known + 4 * need)) * options_.sharers) +
-                        " or more, or use more servers or a smaller batch");
+                        InMiB(MiBUp(options_.memory_budget * options_.shards_of_server)) +
+                        ", leaves no room for rows in memory beside what is known of those on disk. Raise it to " +
+                        InMiB(MiBUp(BudgetFor(known + 4 * need)) * options_.shards_of_server) + " or more, or use more servers");
   }
   // Wanted rows are passed over the first time round; where all of a table is wanted, the budget is overstepped for a while.
   const std::uint64_t vshards = options_.vshards.end - options_.vshards.first;
@@ -517,7 +517,7 @@ Status TieredTables::WriteDirty(std::span<const ColdRow> rows) {
   GM_ASSIGN_OR_RETURN(const auto writer, store_->NewBulkWriter());
   ErasedKeys::Feed erased(erased_, writer.get());
   RowHeader header;
-  std::uint64_t written = 0;
+  std::vector<std::uint64_t> written(tables_.size(), 0);
   for (std::size_t i = 0; i < rows.size(); ++i) {
     if (i + kRowsAhead < rows.size()) tables_[rows[i + kRowsAhead].table]->PrefetchRow(rows[i + kRowsAhead].row);
     if (!rows[i].dirty) continue;
@@ -527,23 +527,23 @@ Status TieredTables::WriteDirty(std::span<const ColdRow> rows) {
     values_.resize(static_cast<std::size_t>(table.spec().dim + table.state_dim()));
     table.CopyRow(rows[i].row, values_, &header);
     GM_RETURN_IF_ERROR(writer->Add(key, values_, header));
-    ++written;
+    ++written[rows[i].table];
   }
   GM_RETURN_IF_ERROR(erased.Rest());
   GM_RETURN_IF_ERROR(writer->Finish());
   erased_.Clear();
-  spill_stats_.written_rows += written;
+  for (std::size_t t = 0; t < written.size(); ++t) spill_stats_[t].written_rows += written[t];
   return Ok();
 }
 
 // `rows` are sorted by table.
 void TieredTables::Drop(std::span<const ColdRow> rows) {
-  spill_stats_.dropped_rows += rows.size();
   while (!rows.empty()) {
     const std::uint32_t t = rows[0].table;
     const auto end = std::find_if(rows.begin(), rows.end(), [t](const ColdRow& row) { return row.table != t; });
     const auto count = static_cast<std::size_t>(end - rows.begin());
     tables_[t]->Drop(rows.first(count));
+    spill_stats_[t].dropped_rows += count;
     for (const ColdRow& row : rows.first(count)) {
       on_disk_[t].Add(row.key, {.updates = 0, .last_step = row.last_step});
     }
@@ -645,6 +645,16 @@ Status TieredTables::Clear() {
   on_disk_ = NothingOnDisk();
   last_step_ = 0;
   return dropped;
+}
+
+SpillStats TieredTables::spill_stats() const {
+  SpillStats sum;
+  for (const SpillStats& table : spill_stats_) {
+    sum.faulted_rows += table.faulted_rows;
+    sum.written_rows += table.written_rows;
+    sum.dropped_rows += table.dropped_rows;
+  }
+  return sum;
 }
 
 TieredTableStats TieredTables::stats(std::uint32_t table) const {

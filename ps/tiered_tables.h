@@ -41,7 +41,7 @@ struct TieredOptions {
   std::uint64_t seed = 1;
   VshardRange vshards = {};
   std::uint64_t memory_budget = 0;  // bytes; 0 = no limit
-  std::uint32_t sharers = 1;        // shards with such a part of a server's budget, which messages name
+  std::uint32_t shards_of_server = 1;  // that have such a part of its budget each; messages name the whole
   PagePreparer* preparer = nullptr;  // of the tables' memory (ps/table/pages.h), which it adds to; outlives them
 };
 
@@ -57,7 +57,7 @@ enum class EvictionOrder : std::uint8_t {
   kLeastOften,   // trained least often; of equal ones the least recent
 };
 
-// Of all tables since they were made.
+// Of a table since it was made.
 struct SpillStats {
   std::uint64_t faulted_rows = 0;  // came back from the store
   std::uint64_t written_rows = 0;  // went to the store to make room
@@ -125,7 +125,8 @@ class TieredTables {
   Status Clear();
 
   [[nodiscard]] TieredTableStats stats(std::uint32_t table) const;
-  [[nodiscard]] const SpillStats& spill_stats() const { return spill_stats_; }
+  [[nodiscard]] const SpillStats& spill_stats(std::uint32_t table) const { return spill_stats_[table]; }
+  [[nodiscard]] SpillStats spill_stats() const;  // of all tables
   // Of both the tables and the store, as counted against the budget.
   [[nodiscard]] std::uint64_t memory_bytes() const;
 
@@ -178,7 +179,7 @@ class TieredTables {
   std::uint64_t last_step_ = 0;
   Status lost_;                                 // why there are no rows any more
   std::uint32_t next_vshard_ = 0;               // where the next batch of cold rows is looked for
-  SpillStats spill_stats_;
+  std::vector<SpillStats> spill_stats_;         // by number
 
   // Scratch.
   struct Lookup {

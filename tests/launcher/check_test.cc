@@ -80,10 +80,10 @@ TEST(CheckTest, TellsAPersonToo) {
   ExpectSays(done, "mmoe, 2 tasks, 5 features, 4 tables");
   ExpectSays(done, "experts.*.0.weight");
   ExpectSays(done, "x: 14 columns, 13 of embeddings and 1 of numbers");
-  ExpectSays(done, "parameter servers: a thread each, transport auto, fp32 on the wire; all rows in memory");
-  const Finished bounded = Check({config, "--set", "ps.memory_budget=64MiB", "--set", "ps.threads=2"});
+  ExpectSays(done, "parameter servers: a thread each, transport auto, fp32 on the wire; all rows in memory, RocksDB's files in ps-RANK/ of the run");
+  const Finished bounded = Check({config, "--set", "ps.memory_budget=64MiB", "--set", "ps.threads=2", "--set", "ps.dir=" + dir.path()});
   ExpectSays(bounded, "2 threads each, transport auto, fp32 on the wire; at most 64.0 MiB of memory each for rows");
-  ExpectSays(bounded, "further rows on disk in ps/ of the run");
+  ExpectSays(bounded, "further rows in RocksDB's files in " + dir.path());
 }
 
 TEST(CheckTest, ReportsConfigurationColumnsAndFilesTogether) {

@@ -48,12 +48,6 @@ class JobTest : public testing::Test {
     return pids;
   }
 
-  static int Times(const std::string& text, const std::string& what) {
-    int times = 0;
-    for (std::size_t at = text.find(what); at != std::string::npos; at = text.find(what, at + what.size())) ++times;
-    return times;
-  }
-
   // A zombie has ended: in a container nobody may collect it.
   static bool Ended(pid_t pid) {
     const auto stat = ReadFile("/proc/" + std::to_string(pid) + "/stat");
@@ -126,7 +120,7 @@ TEST_F(JobTest, ServersNeedMoreRanks) {
   Process mpirun = Mpirun(2, {"roles", "2"});
   ASSERT_TRUE(mpirun.WaitForExit(kDeadlineMs));
   EXPECT_EQ(mpirun.exit_code(), 2);
-  EXPECT_EQ(Times(mpirun.err(), "--servers 2 leaves no worker among 2 ranks"), 1) << mpirun.err();
+  EXPECT_EQ(Process::Count(mpirun.err(), "gatemill: --servers 2 leaves no worker among 2 ranks"), 1) << mpirun.err();
 }
 
 // However slow a rank is to end, what it found has been said before mpirun can kill it.
@@ -134,8 +128,8 @@ TEST_F(JobTest, AMistakeIsSaidOnceBeforeAnyRankEnds) {
   Process mpirun = Mpirun(3, {"disagree", "0"});
   ASSERT_TRUE(mpirun.WaitForExit(kDeadlineMs));
   EXPECT_EQ(mpirun.exit_code(), 2);
-  EXPECT_EQ(Times(mpirun.err(), "gatemill: [rank 1] rank 1 lacks a file\n"), 1) << mpirun.err();
-  EXPECT_EQ(Times(mpirun.err(), "lacks a file"), 1) << mpirun.err();
+  EXPECT_EQ(Process::Count(mpirun.err(), "gatemill: [rank 1] rank 1 lacks a file\n"), 1) << mpirun.err();
+  EXPECT_EQ(Process::Count(mpirun.err(), "lacks a file"), 1) << mpirun.err();
 }
 
 TEST_F(JobTest, EveryRankIsBothByDefault) {

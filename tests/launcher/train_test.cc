@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
@@ -238,21 +239,22 @@ TEST(Bench, PsPrintsFiguresBesideTheirLimits) {
   EXPECT_GT(half.at("ratios").at("pull_to_transport").get<double>(), 0.0);
 }
 
-// Rows on disk are gigabytes: they go whatever ends the benchmark.
+// Rows on disk are gigabytes: they go whatever ends the benchmark, its servers' too.
 TEST(Bench, PsLeavesNothingWhenItIsKilled) {
   for (const char* transport : {"inproc", "tcp"}) {
     const TempDir dir;
     Process bench({Binary(), "bench", "ps", "--rows", "2000000", "--memory", "32MiB", "--dir", dir.path(), "--transport", transport});
-    const auto until = [&](bool empty) {
-      const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
-      while (ListDir(dir.path())->empty() != empty && std::chrono::steady_clock::now() < deadline) {
-        std::this_thread::sleep_for(std::chrono::milliseconds(10));
-      }
-      return ListDir(dir.path())->empty() == empty;
-    };
-    ASSERT_TRUE(until(false)) << "it made no directory";
+    ASSERT_TRUE(bench.WaitFor(60000, [&](const Process& process) {
+      const auto files = ListTree(dir.path());
+      const auto on_disk = [](const std::string& file) { return file.find("/db/") != std::string::npos && file.ends_with(".sst"); };
+      return !process.running() || (files.ok() && std::any_of(files->begin(), files->end(), on_disk));
+    })) << bench.err();
+    ASSERT_TRUE(bench.running()) << bench.err();
     ASSERT_EQ(::kill(bench.pid(), SIGKILL), 0);
-    EXPECT_TRUE(until(true)) << transport;
+    EXPECT_TRUE(bench.WaitFor(30000, [&](const Process&) {
+      const auto left = ListDir(dir.path());
+      return left.ok() && left->empty();
+    })) << transport;
   }
 }
 
@@ -350,17 +352,20 @@ TEST(Predict, NeverOverwritesWhatItReads) {
   EXPECT_EQ(*ReadFile(dir.path() + "/test.csv"), input);
 }
 
-TEST(Eval, IsRefusedUnderMpirunAtOnce) {
+TEST(Mpirun, WhatIsRefusedIsSaidOnce) {
   const TempDir dir;
   const std::string config = WriteSmallJob(dir, 300);
   const std::string run = dir.path() + "/run";
   ASSERT_EQ(Train({}, config, run, {"--set", "train.num_epochs=1"}).done.exit_code, 0);
   const Finished done = RunProgram(Mpirun(2, {Binary(), "eval", run, "--data", dir.path() + "/test.csv"}), 60);
   EXPECT_NE(done.exit_code, 0);
-  EXPECT_NE(done.err.find("start them without mpirun"), std::string::npos) << done.err;
+  EXPECT_EQ(Process::Count(done.err, "start them without mpirun"), 1) << done.err;
   const Finished bench = RunProgram(Mpirun(2, {Binary(), "bench", "step", config}), 60);
   EXPECT_NE(bench.exit_code, 0);
-  EXPECT_NE(bench.err.find("start it without mpirun"), std::string::npos) << bench.err;
+  EXPECT_EQ(Process::Count(bench.err, "start it without mpirun"), 1) << bench.err;
+  const Trained again = Train(MpirunPrefix(2), config, run);
+  EXPECT_EQ(again.done.exit_code, 2);
+  EXPECT_EQ(Process::Count(again.done.err, "holds a run already"), 1) << again.done.err;
 }
 
 TEST(Train, AsyncStopsInTheMiddleOfAnEpoch) {
@@ -370,6 +375,30 @@ TEST(Train, AsyncStopsInTheMiddleOfAnEpoch) {
                                 {"--set", "train.consistency=async", "--set", "train.max_steps=45"});
   ASSERT_EQ(trained.done.exit_code, 0) << trained.done.err;
   EXPECT_EQ(trained.result.at("steps"), 45);
+}
+
+// Files that are streamed are read as training goes on.
+TEST(Train, BadInputInTheMiddleSaysHowToGoOn) {
+  const TempDir dir;
+  const std::string config = WriteSmallJob(dir, 3000);
+  std::string text = *ReadFile(dir.path() + "/train.csv");
+  const std::string good = text;
+  std::size_t line = 0;
+  for (int n = 1; n < 2000; ++n) line = text.find('\n', line) + 1;
+  text.insert(text.find('\n', line), "x");  // the last column is a label
+  dir.Write("train.csv", text);
+  const std::vector<std::string> streamed = {"--set", "data.cache_bytes=1", "--set", "data.shuffle_rows=64", "--set",
+                                             "train.checkpoint={every_steps: 10}", "--set", "train.num_epochs=1"};
+  const std::string run = dir.path() + "/run";
+  const Trained bad = Train({}, config, run, streamed);
+  EXPECT_EQ(bad.done.exit_code, 2) << bad.done.err;
+  EXPECT_NE(bad.done.err.find("train.csv:2000"), std::string::npos) << bad.done.err;
+  EXPECT_NE(bad.done.err.find(" is kept; once that is mended, go on with --run-dir " + run + " --resume auto"), std::string::npos)
+      << bad.done.err;
+  dir.Write("train.csv", good);
+  std::vector<std::string> resumed = streamed;
+  resumed.insert(resumed.end(), {"--resume", "auto"});
+  EXPECT_EQ(Train({}, config, run, resumed).done.exit_code, 0);
 }
 
 TEST(Train, TwoProcessesDoNotTrainInOneRunDirectory) {
@@ -564,6 +593,13 @@ train: {num_epochs: 2, threads: 1, global_batch_size: 500, sparse_optimizer: {ty
   EXPECT_EQ(limits, alone_limits);
   EXPECT_EQ(memory.find("; 0 times a row was written"), std::string::npos) << memory;
   EXPECT_NE(memory.find("times a row was written"), std::string::npos) << memory;
+  std::uint64_t users_and_items = 0;
+  const std::size_t of = memory.find(" rows are in memory");
+  ASSERT_NE(of, std::string::npos) << memory;
+  ASSERT_EQ(std::sscanf(memory.c_str() + memory.rfind("of ", of), "of %lu rows", &users_and_items), 1) << memory;
+  std::uint64_t items = 0;
+  ASSERT_EQ(std::sscanf(limits.c_str() + limits.find('\n'), "\ntable item_id: %lu rows", &items), 1) << limits;
+  EXPECT_LT(users_and_items, rows + items + 50) << "of devices and shared rows there are few; values that wait have none";
   const std::string half = dir.path() + "/half";
   ASSERT_EQ(Train({}, config, half, {"--set", "train.num_epochs=1"}).done.exit_code, 0);
   const Trained resumed = Train(MpirunPrefix(3), config, half, {"--servers", "2", "--resume", "auto"});

@@ -343,8 +343,9 @@ TEST(TieredTables, ABudgetThatBecomesTooSmallIsRefusedWithOneThatIsNot) {
   constexpr std::uint64_t kCall = 8'192;
   const std::vector<float> grads(kCall * 4, 0.5F);
   // Pushes rows until a call fails or there are `most`.
-  const auto push = [&](std::uint64_t budget, const std::string& name, std::uint64_t most, std::uint64_t* pushed) -> Status {
-    GM_ASSIGN_OR_RETURN(const auto tables, TieredTables::Create({.seed = kSeed, .memory_budget = budget}, specs,
+  const auto push = [&](std::uint64_t budget, std::uint32_t shards, const std::string& name, std::uint64_t most,
+                        std::uint64_t* pushed) -> Status {
+    GM_ASSIGN_OR_RETURN(const auto tables, TieredTables::Create({.seed = kSeed, .memory_budget = budget, .shards_of_server = shards}, specs,
                                                                 StoreFor(budget, scratch.path() + "/" + name)));
     std::vector<std::uint64_t> keys(kCall);
     for (*pushed = 0; *pushed < most; *pushed += kCall) {
@@ -353,17 +354,22 @@ TEST(TieredTables, ABudgetThatBecomesTooSmallIsRefusedWithOneThatIsNot) {
     }
     return Ok();
   };
-  std::uint64_t pushed = 0;
   const std::uint64_t least = TieredTables::SmallestBudget(specs).value() + (1 << 20);
-  const Status refused = push(least, "b", 5'000'000, &pushed);
-  ASSERT_EQ(refused.code(), Code::kInvalidInput) << pushed;
-  ASSERT_GT(pushed, 0U);
-  const std::uint64_t enough = BudgetAfter(refused.message(), "Raise it to ");
-  EXPECT_GT(enough, least);
-  EXPECT_LT(enough, 2 * least);
-  std::uint64_t again = 0;
-  const Status done = push(enough, "c", pushed + kCall, &again);
-  EXPECT_TRUE(done.ok()) << done.message();
+  for (const std::uint32_t shards : {1U, 3U}) {
+    const std::string name = std::to_string(shards);
+    const std::uint64_t server_mib = (least * shards >> 20) + 1;
+    std::uint64_t pushed = 0;
+    const Status refused = push((server_mib << 20) / shards, shards, "a" + name, 5'000'000, &pushed);
+    ASSERT_EQ(refused.code(), Code::kInvalidInput) << pushed;
+    ASSERT_GT(pushed, 0U);
+    EXPECT_EQ(BudgetAfter(refused.message(), "(ps.memory_budget), "), server_mib << 20) << refused.message();
+    const std::uint64_t enough = BudgetAfter(refused.message(), "Raise it to ");
+    EXPECT_GT(enough, server_mib << 20);
+    EXPECT_LT(enough, server_mib << 21);
+    std::uint64_t again = 0;
+    const Status done = push(enough / shards, shards, "b" + name, pushed + kCall, &again);
+    EXPECT_TRUE(done.ok()) << done.message();
+  }
 }
 
 // More erased keys than are kept in memory.
