@@ -26,6 +26,7 @@ constexpr std::uint64_t kRefillPercent = 80;
 constexpr std::uint64_t kHeadroomPart = 16;
 constexpr std::uint64_t kProcessBytes = 64ULL << 20;
 constexpr std::uint64_t kProcessPart = 7;       // no more than such a part of a budget
+constexpr std::uint32_t kSampledVshards = 16;
 constexpr std::size_t kRowsAhead = 8;
 constexpr std::size_t kMaxErased = 1 << 15;     // keys that the store is not told of yet
 
@@ -54,6 +55,20 @@ Result<std::vector<std::unique_ptr<Table>>> MakeTables(const TieredOptions& opti
     tables.push_back(std::move(table));
   }
   return tables;
+}
+
+// How many rows of a table a checkpoint has in a range of vshards, or a little more, from the first of them: keys are spread evenly.
+Result<std::uint64_t> EstimateRows(CheckpointReader* reader, std::uint32_t table, VshardRange vshards) {
+  const std::uint32_t all = vshards.end - vshards.first;
+  const std::uint32_t sampled = std::min(all, kSampledVshards);
+  std::uint64_t rows = 0;
+  GM_RETURN_IF_ERROR(reader->Scan(table, vshards.first, vshards.first + sampled,
+                                  [&](std::uint64_t, std::span<const float>, const RowHeader&) {
+                                    ++rows;
+                                    return Ok();
+                                  }));
+  const double deviation = std::sqrt(static_cast<double>(rows));
+  return static_cast<std::uint64_t>((static_cast<double>(rows) + 3.0 * deviation) * all / sampled);
 }
 
 auto StoreOrder(const ColdRow& row) { return std::tuple(row.table, VshardOf(row.key), row.key); }
@@ -588,6 +603,10 @@ Status TieredTables::Restore(CheckpointReader* reader, std::span<const std::uint
       return writer->Add({.table = number, .key = key}, values, header);
     };
     if (numbers[number] != kNotSaved) {
+      if (!limited()) {
+        GM_ASSIGN_OR_RETURN(const std::uint64_t expected, EstimateRows(reader, numbers[number], options_.vshards));
+        table->Reserve(expected);
+      }
       GM_RETURN_IF_ERROR(reader->Scan(numbers[number], options_.vshards.first, options_.vshards.end, take));
     }
     restored.push_back(std::move(table));
@@ -615,6 +634,12 @@ Status TieredTables::Refill() {
   const std::uint64_t vshards = options_.vshards.end - options_.vshards.first;
   const std::uint64_t parts = vshards * tables_.size();
   std::uint64_t part = 0;
+  std::uint64_t bytes = 1;
+  for (std::uint32_t t = 0; t < tables_.size(); ++t) bytes += on_disk_[t].rows * RowBytes(t);
+  const double share = std::min(1.0, static_cast<double>(Limit(kRefillPercent)) / static_cast<double>(bytes));
+  for (std::uint32_t t = 0; t < tables_.size(); ++t) {
+    tables_[t]->Reserve(static_cast<std::uint64_t>(share * static_cast<double>(on_disk_[t].rows)));
+  }
   for (std::uint32_t vshard = options_.vshards.first; vshard < options_.vshards.end; ++vshard) {
     for (std::uint32_t t = 0; t < tables_.size(); ++t) {
       ++part;

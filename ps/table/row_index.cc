@@ -198,12 +198,22 @@ void RowIndex::Renumber(const std::function<std::uint32_t(std::uint32_t)>& new_r
   slots.reserve(size);
   for (std::uint32_t vshard = vshards_.first; vshard < vshards_.end; ++vshard) Collect(vshard, &slots);
   Clear();
-  // Of its full size at once: keys that come in the order of their hashes would crowd the low buckets of a growing one.
-  usable_ = std::max<std::uint64_t>(1, size * kRoomWhenMade / 4 * 32 / 25 / kSlots) + kSlackBuckets;
+  Make(size * kRoomWhenMade / 4);
+  for (const Slot& slot : slots) Insert(slot.key, slot.row);
+}
+
+void RowIndex::Reserve(std::uint64_t keys) {
+  if (size_ != 0 || keys <= MaxKeys(capacity_)) return;
+  Clear();
+  Make(keys);
+}
+
+// Of its full size at once.
+void RowIndex::Make(std::uint64_t keys) {
+  usable_ = keys * 32 / 25 / kSlots + 1 + kSlackBuckets;
   capacity_ = grown_ = usable_ - kSlackBuckets;
   pages_.Reserve(usable_ * sizeof(Bucket));
   homes_.old_scale = homes_.new_scale = ScaleOf(capacity_);
-  for (const Slot& slot : slots) Insert(slot.key, slot.row);
 }
 
 std::uint64_t RowIndex::memory_bytes() const {

@@ -63,6 +63,9 @@ class RowIndex {
   GM_LOOP void PrefetchHome(std::uint64_t key) const { __builtin_prefetch(buckets() + homes_.Of(key), 1); }
   void Erase(std::uint64_t key);                      // `key` must be present
   void Clear();
+  // Makes room for so many keys at once, in an index that has none. Keys that come in the order of their hashes, as a store has
+  // them, need it: they would all crowd the low buckets of an index that grows with them.
+  void Reserve(std::uint64_t keys);
 
   // The keys of one vshard with their rows, appended in no particular order.
   void Collect(std::uint32_t vshard, std::vector<Slot>* slots) const;
@@ -99,6 +102,7 @@ class RowIndex {
  private:
   [[nodiscard]] Bucket* buckets() const { return reinterpret_cast<Bucket*>(pages_.data()); }
   [[nodiscard]] std::uint64_t ScaleOf(std::uint64_t buckets) const;
+  void Make(std::uint64_t keys);
   void BeginGrowth();
   void MoveLastBucket();
   void PrepareDownTo(std::uint64_t bucket);

@@ -92,6 +92,8 @@ class PagedTable final : public Table {
     dirty_rows_ += keys.size();
   }
 
+  void Reserve(std::uint64_t rows) override { index_.Reserve(rows); }
+
   bool ReadStored(std::uint64_t key, std::span<float> values, RowHeader* header) const override {
     const std::uint32_t row = index_.Find(key);
     if (row == RowIndex::kNoRow) return false;

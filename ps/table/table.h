@@ -109,6 +109,8 @@ class Table {
   // Makes rows with their first values, of keys that have none and are all different.
   virtual void Make(std::span<const std::uint64_t> keys, const RowHeader& header) = 0;
 
+  // Of a table without rows: how many are to come by PutStored in the order of a store. Without it that takes quadratic time.
+  virtual void Reserve(std::uint64_t rows) = 0;
   // One row as stored: embedding and state ([dim + state_dim]) and header. False when there is none.
   virtual bool ReadStored(std::uint64_t key, std::span<float> values, RowHeader* header) const = 0;
   // Puts a row in place that the store has (restore, or back from disk): replaces the row of that key. Not dirty afterwards. An embedding

@@ -56,6 +56,28 @@ TEST_P(RowIndexOn, BehavesAsAnUnorderedMap) {
   }
 }
 
+// As a store hands them out. An index that has room from the beginning stays as it is.
+TEST_P(RowIndexOn, TakesKeysInTheOrderOfTheirHashes) {
+  if (!IsaSupported(GetParam())) GTEST_SKIP() << "this CPU lacks the instruction set";
+  constexpr std::uint64_t kKeys = 100'000;
+  std::vector<std::uint64_t> keys(kKeys);
+  for (std::uint64_t i = 0; i < kKeys; ++i) keys[i] = i * 77;
+  std::sort(keys.begin(), keys.end(), [](std::uint64_t a, std::uint64_t b) { return Mix64(a) < Mix64(b); });
+  RowIndex index({}, GetParam());
+  index.Reserve(kKeys);
+  const std::uint64_t bytes = index.memory_bytes();
+  EXPECT_LE(bytes, kKeys * 18);
+  Model model;
+  for (std::uint32_t row = 0; row < kKeys; ++row) {
+    index.Insert(keys[row], row);
+    model.emplace(keys[row], row);
+  }
+  EXPECT_LE(index.memory_bytes(), bytes + 64) << "it did not grow";
+  index.Reserve(10 * kKeys);  // has keys: nothing happens
+  keys.push_back(1);
+  ExpectFinds(index, model, keys);
+}
+
 // The homes of one vshard's keys lie together: most have to go on to buckets far from home.
 TEST_P(RowIndexOn, FindsKeysThatCrowd) {
   if (!IsaSupported(GetParam())) GTEST_SKIP() << "this CPU lacks the instruction set";
