@@ -261,8 +261,9 @@ struct ConfigReading {
 ConfigReading ReadConfig(const std::string& path, const std::vector<std::string>& overrides);
 // The same from text; `path` is only named in messages.
 Result<Config> ParseConfig(const std::string& yaml, const std::string& path, const std::vector<std::string>& overrides);
-// "4096", "512MiB" (KiB, MiB, GiB, TiB), as every number of bytes is written; nothing for another text or a negative number.
+// For messages about what ParseBytes does not take.
 inline constexpr const char* kBytesForms = "a number of bytes such as 512MiB (KiB, MiB, GiB or TiB, whole)";
+// "4096", "512MiB" (KiB, MiB, GiB, TiB), as every number of bytes is written; nothing for another text or a negative number.
 std::optional<std::int64_t> ParseBytes(const std::string& text);
 // The whole configuration with every default written out; ParseConfig of it gives an equal Config.
 std::string ResolvedYaml(const Config& config);

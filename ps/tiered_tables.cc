@@ -640,11 +640,13 @@ Status TieredTables::Refill() {
   for (std::uint32_t t = 0; t < tables_.size(); ++t) {
     tables_[t]->Reserve(static_cast<std::uint64_t>(share * static_cast<double>(on_disk_[t].rows)));
   }
+  const std::uint64_t indexes = TouchedBytes();
   for (std::uint32_t vshard = options_.vshards.first; vshard < options_.vshards.end; ++vshard) {
     for (std::uint32_t t = 0; t < tables_.size(); ++t) {
       ++part;
       if (on_disk_[t].rows == 0) continue;
-      const std::uint64_t limit = Limit(kRefillPercent) / parts * part;
+      const std::uint64_t all = Limit(kRefillPercent);
+      const std::uint64_t limit = indexes + (all - std::min(all, indexes)) / parts * part;
       std::uint64_t room = (limit - std::min(limit, TouchedBytes())) / RowBytes(t);
       const auto put = [&](std::uint64_t key, std::span<const float> values, const RowHeader& header) {
         if (room == 0) return Cancelled("enough");

@@ -450,7 +450,7 @@ TEST(TieredTables, ARestoreTakesTimeInProportionToItsRows) {
   ASSERT_TRUE(tables->WriteCheckpoint(ps_dir + "/" + ShardDirName(0, 1), &written).ok());
   const double made = seconds_since(begun);
   ASSERT_TRUE(WriteCheckpointTables(ps_dir, {.specs = specs, .seed = kSeed, .num_shards = 1}).ok());
-  for (const std::uint64_t budget : {std::uint64_t{0}, std::uint64_t{24} << 20}) {
+  for (const std::uint64_t budget : {std::uint64_t{0}, std::uint64_t{24} << 20, std::uint64_t{128} << 20}) {
     const auto restored = NewTables(specs, budget, Kind::kRocks, scratch.path() + "/store-" + std::to_string(budget));
     const auto reader = CheckpointReader::Open(ps_dir);
     ASSERT_TRUE(reader.ok());
@@ -460,6 +460,9 @@ TEST(TieredTables, ARestoreTakesTimeInProportionToItsRows) {
     EXPECT_LT(seconds_since(restoring), 5 * made) << "budget " << budget << ", the rows were made in " << made << " s";
     EXPECT_EQ(restored->stats(0).rows, kRows);
     EXPECT_LT(restored->stats(0).memory.memory_bytes, tables->stats(0).memory.memory_bytes * 5 / 4);
+    if (budget != std::uint64_t{24} << 20) {
+      EXPECT_EQ(restored->stats(0).memory.rows, kRows) << "there is room for all";
+    }
   }
 }
 
