@@ -4,6 +4,7 @@
 #include <cstring>
 #include <deque>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
 #include <utility>
@@ -18,6 +19,7 @@ namespace gatemill::ps {
 namespace {
 
 constexpr int kWholeTablesDeadlineMs = 600'000;         // of a checkpoint or restore, if options ask for less
+constexpr int kCheckpointLookMs = 10;                   // between two questions how far a checkpoint is
 constexpr int kSendsPerDeadline = 4;                    // the first and three again
 constexpr std::int64_t kUnsentRetryNs = 20 * kNsPerMs;  // when a queue was full or nobody listened yet
 
@@ -51,6 +53,12 @@ std::string WithoutShard(const std::string& error, std::uint32_t shard) {
 
 // A checkpoint, a restore or a clear that came again after the steps that followed it would undo them.
 bool MaySendAgain(Op op) { return op != Op::kCheckpoint && op != Op::kRestore && op != Op::kClear; }
+
+struct ShardCheckpoint {
+  bool done = false;
+  std::uint64_t rows_written = 0;
+  Status status;
+};
 
 // A request that waits for its reply.
 struct Pending {
@@ -182,12 +190,50 @@ class ClientImpl final : public Client {
     return Ok();
   }
 
-  Status Checkpoint(std::uint64_t next_step, const std::string& ps_dir) override {
+  Status BeginCheckpoint(std::uint64_t next_step, const std::string& ps_dir) override {
     GM_RETURN_IF_ERROR(Flush());
     GM_RETURN_IF_ERROR(MakeDirs(ps_dir));
     GM_RETURN_IF_ERROR(AskAll(Op::kCheckpoint, next_step, ps_dir).status());
-    return WriteCheckpointTables(
-        ps_dir, {.specs = specs_, .seed = seed_, .num_shards = options_.num_shards, .days = days_});
+    checkpoint_.ps_dir = ps_dir;
+    checkpoint_.days = days_;
+    return Ok();
+  }
+
+  Result<bool> CheckpointDone() override {
+    if (checkpoint_.ps_dir.empty()) return Internal("no checkpoint was begun");
+    GM_ASSIGN_OR_RETURN(const std::vector<Reply> replies, AskAll(Op::kStats, 0, ""));
+    bool done = true;
+    checkpoint_.rows_written = 0;
+    for (std::uint32_t shard = 0; shard < replies.size(); ++shard) {
+      GM_ASSIGN_OR_RETURN(const ShardCheckpoint part, ReadCheckpointStats(replies[shard].text, shard));
+      checkpoint_.rows_written += part.rows_written;
+      if (part.done && !part.status.ok()) return part.status.Annotate(ShardName(shard));
+      done = done && part.done;
+    }
+    if (!done) return false;
+    GM_RETURN_IF_ERROR(WriteCheckpointTables(checkpoint_.ps_dir, {.specs = specs_,
+                                                                  .seed = seed_,
+                                                                  .num_shards = options_.num_shards,
+                                                                  .days = checkpoint_.days}));
+    return true;
+  }
+
+  Status Checkpoint(std::uint64_t next_step, const std::string& ps_dir) override {
+    GM_RETURN_IF_ERROR(BeginCheckpoint(next_step, ps_dir));
+    std::uint64_t rows_before = 0;
+    std::int64_t progress_ns = clock_->NowNs();
+    while (true) {
+      GM_ASSIGN_OR_RETURN(const bool done, CheckpointDone());
+      if (done) return Ok();
+      const std::int64_t now = clock_->NowNs();
+      if (checkpoint_.rows_written != rows_before) progress_ns = now;
+      rows_before = checkpoint_.rows_written;
+      if (now - progress_ns > DeadlineMs(Op::kCheckpoint) * kNsPerMs) {
+        return DeadlineExceeded("the checkpoint " + ps_dir + " has not gone on for " +
+                                std::to_string(DeadlineMs(Op::kCheckpoint)) + " ms; are the servers' disks still there?");
+      }
+      GM_RETURN_IF_ERROR(TakeRepliesFor(kCheckpointLookMs));
+    }
   }
 
   Status Restore(std::uint64_t next_step, const std::string& ps_dir) override {
@@ -412,6 +458,11 @@ class ClientImpl final : public Client {
     }
   }
 
+  Status TakeRepliesFor(int wait_ms) {
+    GM_ASSIGN_OR_RETURN(const std::optional<Reply> reply, channel_->Receive(wait_ms));
+    return reply ? TakeReply(*reply) : Ok();
+  }
+
   [[nodiscard]] std::int64_t NextDue(std::int64_t latest) const {
     for (const auto& [id, pending] : pending_) {
       if (pending.sent && !MaySendAgain(pending.request.op)) continue;
@@ -439,6 +490,22 @@ class ClientImpl final : public Client {
     return DeadlineExceeded("no answer within " + std::to_string(DeadlineMs(op)) + " ms to the " + NameOf(op) +
                             " of step " + std::to_string(step) + " from " + silent +
                             "; see whether that server runs, or raise ps.deadline_ms");
+  }
+
+  // What a shard's statistics say of the checkpoint under way.
+  [[nodiscard]] Result<ShardCheckpoint> ReadCheckpointStats(const std::string& text, std::uint32_t shard) const {
+    const std::string dir = checkpoint_.ps_dir + "/" + ShardDirName(shard, options_.num_shards);
+    try {
+      const nlohmann::json stats = nlohmann::json::parse(text).at("checkpoint");
+      if (stats.is_null() || stats.at("dir").get<std::string>() != dir) {
+        return Internal(ShardName(shard) + " knows nothing of the checkpoint " + dir);
+      }
+      return ShardCheckpoint{.done = stats.at("done").get<bool>(),
+                             .rows_written = stats.at("rows_written").get<std::uint64_t>(),
+                             .status = {static_cast<Code>(stats.at("code").get<int>()), stats.at("error").get<std::string>()}};
+    } catch (const nlohmann::json::exception& error) {
+      return Internal(ShardName(shard) + " sent statistics that cannot be read: " + error.what());
+    }
   }
 
   // ---- replies -----------------------------------------------------------------------------------------------------
@@ -607,6 +674,11 @@ class ClientImpl final : public Client {
   FloatType dtype_;  // of rows and gradients on their way
   bool counts_days_;  // this is worker 0, and some table's rows go after days
   DayLog days_;       // of its pushes
+  struct {
+    std::string ps_dir;
+    DayLog days;  // when it was cut
+    std::uint64_t rows_written = 0;
+  } checkpoint_;  // the last that was begun
   BufferPool pool_;
   std::uint64_t next_id_ = 1;
   std::map<std::uint64_t, Pending> pending_;  // by request id, so in the order they were sent

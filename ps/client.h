@@ -13,7 +13,7 @@
 //
 // A push that a shard refused leaves its step incomplete: every later call fails with it, until Restore or Clear.
 //
-// Deadline (of Checkpoint, Restore and Clear at least ten minutes): a call that gets no answer within options.deadline_ms fails with kDeadline and names the shards and end
+// Deadline (of checkpoints, Restore and Clear at least ten minutes): a call that gets no answer within options.deadline_ms fails with kDeadline and names the shards and end
 // points that did not answer; a request is sent again a few times within it (requests are idempotent).
 // Thread safety: one thread.
 #pragma once
@@ -85,8 +85,13 @@ class Client {
   virtual Status Flush() = 0;  // every push acknowledged
   virtual Status Prefetch(std::uint64_t step, std::span<const PullPart> parts) = 0;
 
-  // To all shards, when every push of the steps before `next_step` is applied. ps_dir: the checkpoint's ps part,
-  // on a disk that all servers see; tables.json is written last.
+  // To all shards, when every push of the steps before `next_step` is applied: the checkpoint is cut when this returns, and
+  // later steps may go on while it is written. ps_dir: the checkpoint's ps part, on a disk that all servers see.
+  virtual Status BeginCheckpoint(std::uint64_t next_step, const std::string& ps_dir) = 0;
+  // Asks the shards how far they are. True when all are done and tables.json is written, which comes last. Why one failed, when
+  // one did.
+  virtual Result<bool> CheckpointDone() = 0;
+  // Both, and waits in between. kDeadline when a shard writes nothing for as long as the deadline is.
   virtual Status Checkpoint(std::uint64_t next_step, const std::string& ps_dir) = 0;
   virtual Status Restore(std::uint64_t next_step, const std::string& ps_dir) = 0;
   virtual Status Clear(std::uint64_t next_step) = 0;

@@ -21,6 +21,7 @@ namespace gatemill::ps {
 class ErasedKeys {
  public:
   void Insert(StoreKey key) { keys_.insert(key); }
+  void Add(const ErasedKeys& others) { keys_.insert(others.keys_.begin(), others.keys_.end()); }
   [[nodiscard]] bool Contains(StoreKey key) const { return !keys_.empty() && keys_.contains(key); }
   [[nodiscard]] std::size_t size() const { return keys_.size(); }
   [[nodiscard]] std::uint64_t memory_bytes() const { return keys_.size() * kBytesOfKey; }

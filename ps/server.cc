@@ -6,6 +6,7 @@
 #include <thread>
 #include <utility>
 
+#include "common/executor.h"
 #include "common/file.h"
 #include "ps/checkpoint.h"
 #include "ps/page_ahead.h"
@@ -52,11 +53,13 @@ class ServerImpl final : public Server {
       GM_ASSIGN_OR_RETURN(store, CreateRowStore(store_dir + "/" + ShardDirName(options.shard, options.num_shards),
                                                 store_options));
     }
-    ShardOptions clocked = options;
-    clocked.cpu_clock = &cpu_clock_;
-    clocked.preparer = &page_ahead_;
-    GM_ASSIGN_OR_RETURN(thread.shard, Shard::Create(clocked, specs, std::move(store)));
     GM_ASSIGN_OR_RETURN(thread.listener, transport->Listen(endpoint));
+    thread.executor = std::make_unique<ThreadExecutor>();
+    GM_ASSIGN_OR_RETURN(thread.shard, Shard::Create(options, specs, std::move(store),
+                                                    {.preparer = &page_ahead_,
+                                                     .cpu_clock = &cpu_clock_,
+                                                     .executor = thread.executor.get(),
+                                                     .on_progress = [listener = thread.listener.get()] { listener->Wake(); }}));
     endpoints_.push_back(thread.listener->endpoint());
     threads_.push_back(std::move(thread));
     return Ok();
@@ -78,15 +81,18 @@ class ServerImpl final : public Server {
  private:
   struct ShardThread {
     std::string name;
-    std::unique_ptr<Shard> shard;
     std::unique_ptr<Listener> listener;
+    std::unique_ptr<ThreadExecutor> executor;
+    std::unique_ptr<Shard> shard;  // goes before what it uses
     std::thread thread;
   };
 
   void Serve(ShardThread* self) {
     std::vector<OutgoingReply> replies;
     while (!stop_) {
-      Result<std::optional<Incoming>> received = self->listener->Receive(kReceiveMs);
+      // A piece of work after each request, so that neither waits for the other for long.
+      if (self->shard->has_work()) self->shard->Work();
+      Result<std::optional<Incoming>> received = self->listener->Receive(self->shard->has_work() ? 0 : kReceiveMs);
       if (!received.ok()) {
         Fail(received.status().Annotate(self->name));
         return;

@@ -81,12 +81,15 @@ void KeepFrames(std::vector<TablePart>* parts) {
 
 // Keys whose rows are converted together: few enough that the floats between stay in the cache.
 constexpr std::size_t kConvertBatch = 1024;
+// That a piece of a checkpoint looks at.
+constexpr std::uint64_t kRowsOfWork = 8192;
 
 class StepShard final : public Shard {
  public:
-  StepShard(const ShardOptions& options, std::vector<TableSpec> specs, std::unique_ptr<TieredTables> tables,
-            Retention retention, RequestChecker checker)
+  StepShard(const ShardOptions& options, const Clock* cpu_clock, std::vector<TableSpec> specs,
+            std::unique_ptr<TieredTables> tables, Retention retention, RequestChecker checker)
       : options_(options),
+        cpu_clock_(cpu_clock),
         specs_(std::move(specs)),
         tables_(std::move(tables)),
         retention_(std::move(retention)),
@@ -94,15 +97,25 @@ class StepShard final : public Shard {
         pushes_(options.num_workers) {}
 
   void Handle(const Peer& from, Request request, std::vector<OutgoingReply>* out) override {
-    if (options_.cpu_clock == nullptr) return Take(from, std::move(request), out);
-    const std::int64_t begun_ns = options_.cpu_clock->NowNs();
-    Take(from, std::move(request), out);
-    longest_call_ns_ = std::max(longest_call_ns_, options_.cpu_clock->NowNs() - begun_ns);
+    Timed([&] { Take(from, std::move(request), out); });
   }
+
+  void Work() override {
+    Timed([this] { tables_->ContinueCheckpoint(kRowsOfWork); });
+  }
+  bool has_work() const override { return tables_->CanContinueCheckpoint(); }
 
   std::uint64_t next_step() const override { return next_step_; }
 
  private:
+  template <typename Body>
+  void Timed(const Body& body) {
+    if (cpu_clock_ == nullptr) return body();
+    const std::int64_t begun_ns = cpu_clock_->NowNs();
+    body();
+    longest_call_ns_ = std::max(longest_call_ns_, cpu_clock_->NowNs() - begun_ns);
+  }
+
   void Take(const Peer& from, Request request, std::vector<OutgoingReply>* out) {
     Status status = checker_.Check(from, request);
     if (status.ok()) status = CheckStep(request);
@@ -433,7 +446,7 @@ class StepShard final : public Shard {
         reply.text = Stats();
         break;
       case Op::kCheckpoint:
-        status = WriteCheckpoint(request.text, &reply.text);
+        status = BeginCheckpoint(request.text);
         break;
       case Op::kRestore:
         status = Restore(request.text, request.stamp.step);
@@ -540,7 +553,7 @@ class StepShard final : public Shard {
                         {"excess_rows", retention.excess_rows}});
     }
     nlohmann::ordered_json longest;  // null when it is not measured
-    if (options_.cpu_clock != nullptr) longest = static_cast<double>(longest_call_ns_) * 1e-6;
+    if (cpu_clock_ != nullptr) longest = static_cast<double>(longest_call_ns_) * 1e-6;
     const nlohmann::ordered_json json = {{"shard", options_.shard},
                                          {"next_step", next_step_},
                                          {"longest_call_ms", longest},
@@ -548,21 +561,27 @@ class StepShard final : public Shard {
                                          {"waiting_requests", waiting_.size()},
                                          {"memory_budget", options_.memory_budget},
                                          {"memory_bytes", tables_->memory_bytes()},
+                                         {"checkpoint", CheckpointStats()},
                                          {"tables", std::move(tables)}};
     // A table name that is not UTF-8 is shown as well as it can be.
     return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
   }
 
   // ---- checkpoints -----------------------------------------------------------------------------------------------
-  Status WriteCheckpoint(const std::string& ps_dir, std::string* report) {
+  Status BeginCheckpoint(const std::string& ps_dir) {
     if (ps_dir.empty()) return InvalidInput("a checkpoint needs a directory; name one");
     GM_RETURN_IF_ERROR(MakeDirs(ps_dir));
-    std::uint64_t rows = 0;
-    const std::string dir = ps_dir + "/" + ShardDirName(options_.shard, options_.num_shards);
-    GM_RETURN_IF_ERROR(tables_->WriteCheckpoint(dir, &rows));
-    const nlohmann::ordered_json json = {{"shard", options_.shard}, {"rows_written", rows}};
-    *report = json.dump();
-    return Ok();
+    return tables_->BeginCheckpoint(ps_dir + "/" + ShardDirName(options_.shard, options_.num_shards));
+  }
+
+  [[nodiscard]] nlohmann::ordered_json CheckpointStats() const {
+    const CheckpointReport& report = tables_->checkpoint();
+    if (report.dir.empty()) return {};
+    return {{"dir", report.dir},
+            {"done", report.done},
+            {"rows_written", report.rows_written},
+            {"code", static_cast<int>(report.status.code())},
+            {"error", report.status.message()}};
   }
 
   Status Restore(const std::string& ps_dir, std::uint64_t step) {
@@ -623,6 +642,7 @@ class StepShard final : public Shard {
   }
 
   ShardOptions options_;
+  const Clock* cpu_clock_;
   std::vector<TableSpec> specs_;
   std::unique_ptr<TieredTables> tables_;
   Retention retention_;
@@ -666,7 +686,7 @@ Status CheckOptions(const ShardOptions& options, const std::vector<TableSpec>& s
 }  // namespace
 
 Result<std::unique_ptr<Shard>> Shard::Create(const ShardOptions& options, std::vector<TableSpec> specs,
-                                             std::unique_ptr<RowStore> store) {
+                                             std::unique_ptr<RowStore> store, const ShardSupport& support) {
   GM_RETURN_IF_ERROR(CheckOptions(options, specs));
   ShardOptions bounded = options;
   if (options.memory_budget != 0) {  // what waits shares it with the rows
@@ -674,7 +694,8 @@ Result<std::unique_ptr<Shard>> Shard::Create(const ShardOptions& options, std::v
         std::min(options.max_buffered_bytes, std::max(options.memory_budget / 2, kLeastBufferedBytes));
   }
   const TieredOptions tiered{.seed = options.seed, .vshards = Vshards(options), .memory_budget = options.memory_budget,
-                             .shards_of_server = options.shards_of_server, .preparer = options.preparer};
+                             .shards_of_server = options.shards_of_server, .preparer = support.preparer,
+                             .executor = support.executor, .on_progress = support.on_progress};
   GM_ASSIGN_OR_RETURN(auto tables, TieredTables::Create(tiered, specs, std::move(store)));
   GM_ASSIGN_OR_RETURN(Retention retention, Retention::Create(tables.get(), specs, tiered.vshards));
   std::vector<RequestChecker::TableShape> shapes;
@@ -686,7 +707,7 @@ Result<std::unique_ptr<Shard>> Shard::Create(const ShardOptions& options, std::v
                       .counts = HoldsSightings(specs[t])});
   }
   return std::unique_ptr<Shard>(std::make_unique<StepShard>(
-      bounded, std::move(specs), std::move(tables), std::move(retention), RequestChecker(options, std::move(shapes))));
+      bounded, support.cpu_clock, std::move(specs), std::move(tables), std::move(retention), RequestChecker(options, std::move(shapes))));
 }
 
 }  // namespace gatemill::ps

@@ -10,6 +10,10 @@
 // A pull with ReadMode::kEval is answered when no buffered push is older than its step, in every mode.
 // When every worker has pushed a step and it is applied, rows that are idle or too many go (ps/retention.h).
 //
+// A checkpoint request is answered as soon as the checkpoint is cut: what the tables hold then is what it will hold, and the
+// next steps may come. It is written by Work, between requests; "checkpoint" of the statistics says how far it is:
+//   {"dir", "done", "rows_written", "code": Code when done, "error"}, null before the first.
+//
 // Validation: version, job, incarnation, op, worker number, step (not older than applied, not absurdly new), table
 // numbers, counts against frame sizes, keys that belong to this shard. A request that fails is
 // answered with kInvalidInput and changes nothing.
@@ -18,11 +22,13 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
 #include "common/clock.h"
 #include "common/config.h"
+#include "common/executor.h"
 #include "common/status.h"
 #include "ps/store/row_store.h"
 #include "ps/table/table.h"
@@ -53,21 +59,31 @@ struct ShardOptions {
   std::uint32_t staleness = 0;
   std::uint64_t memory_budget = 0;  // bytes, see ps/tiered_tables.h; 0 = no limit
   std::uint32_t shards_of_server = 1;  // see TieredOptions
+  std::uint64_t max_buffered_bytes = 4ULL << 30;  // of pushes and other requests that wait, text included; more is an error, never a silent drop
+};
+
+// What a driver lends a shard; all of it outlives the shard.
+struct ShardSupport {
   PagePreparer* preparer = nullptr;  // see TieredOptions
   // CPU time of the thread that calls the shard, for "longest_call_ms" in its statistics; null = not measured.
   const Clock* cpu_clock = nullptr;
-  std::uint64_t max_buffered_bytes = 4ULL << 30;  // of pushes and other requests that wait, text included; more is an error, never a silent drop
+  Executor* executor = nullptr;           // writes checkpoints; null = Work does
+  std::function<void()> on_progress = {};  // has_work may have become true; called on the executor's thread
 };
 
 class Shard {
  public:
   // `specs`: every table of the job, companions included, in the job's order.
   static Result<std::unique_ptr<Shard>> Create(const ShardOptions& options, std::vector<TableSpec> specs,
-                                               std::unique_ptr<RowStore> store);
+                                               std::unique_ptr<RowStore> store, const ShardSupport& support = {});
   virtual ~Shard() = default;
 
   // Takes one request; appends every reply that is due now, to whomever, to `out`.
   virtual void Handle(const Peer& from, Request request, std::vector<OutgoingReply>* out) = 0;
+
+  // A piece of what is to be done beside requests, a few milliseconds long.
+  virtual void Work() = 0;
+  [[nodiscard]] virtual bool has_work() const = 0;
 
   // The step whose pushes are awaited: every older one is applied (sync), or pushed by every worker.
   [[nodiscard]] virtual std::uint64_t next_step() const = 0;

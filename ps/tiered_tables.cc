@@ -29,6 +29,8 @@ constexpr std::uint64_t kProcessPart = 7;       // no more than such a part of a
 constexpr std::uint32_t kSampledVshards = 16;
 constexpr std::size_t kRowsAhead = 8;
 constexpr std::size_t kMaxErased = 1 << 15;     // keys that the store is not told of yet
+constexpr std::size_t kCutPiece = 8192;         // rows of a cut that are handed over together
+constexpr std::uint64_t kCutPiecesInMemory = 128;  // they take at most such a part of the limit
 
 std::uint64_t Headroom(std::uint64_t budget) {
   return budget / kHeadroomPart + std::min(kProcessBytes, budget / kProcessPart);
@@ -212,7 +214,7 @@ template <typename Visit>
 Status TieredTables::FindOnDisk(std::uint32_t table, std::span<const std::uint64_t> keys, const Visit& visit) {
   lookups_.clear();
   for (const std::uint32_t at : absent_) {
-    if (erased_.Contains({.table = table, .key = keys[at]})) continue;
+    if (IsErased({.table = table, .key = keys[at]})) continue;
     lookups_.push_back({VshardOf(keys[at]), at, keys[at]});
   }
   std::sort(lookups_.begin(), lookups_.end(), [](const Lookup& a, const Lookup& b) {
@@ -331,7 +333,10 @@ Status TieredTables::ReadHeaders(std::uint32_t table, std::span<const std::uint6
 Status TieredTables::Erase(std::uint32_t table, std::span<const std::uint64_t> keys) {
   if (!lost_.ok()) return lost_;
   for (const std::uint64_t key : keys) {
-    if (erased_.size() >= kMaxErased) GM_RETURN_IF_ERROR(WriteDirty({}));
+    if (erased_.size() >= kMaxErased) {
+      FinishCheckpoint();
+      GM_RETURN_IF_ERROR(WriteDirty({}));
+    }
     const Table::Erased erased = tables_[table]->Erase(key);
     if (erased == Table::Erased::kRow) continue;
     if (erased == Table::Erased::kNothing) on_disk_[table].Take(key);
@@ -387,7 +392,7 @@ Status TieredTables::CollectHeaders(std::uint32_t table, std::uint32_t vshard, b
                       [&](std::uint64_t key, std::span<const float>, const RowHeader& header) {
                         while (next != in_memory_.end() && next->key < key) ++next;
                         if (next != in_memory_.end() && next->key == key) return Ok();
-                        if (erased_.Contains({.table = table, .key = key})) return Ok();
+                        if (IsErased({.table = table, .key = key})) return Ok();
                         headers_.push_back({.key = key, .header = header, .on_disk = true});
                         return Ok();
                       });
@@ -417,6 +422,10 @@ std::size_t TieredTables::SliceOf(std::uint32_t table) const {
   return std::clamp<std::uint64_t>(limit_ / kSlicesInMemory / RowBytes(table), 1, kMaxSlice);
 }
 
+std::size_t TieredTables::CutPieceOf(std::uint32_t table) const {
+  return limited() ? std::min<std::uint64_t>(kCutPiece, limit_ / kCutPiecesInMemory / RowBytes(table)) : kCutPiece;
+}
+
 std::uint64_t TieredTables::TouchedBytes() const {
   std::uint64_t bytes = 0;
   for (const auto& table : tables_) bytes += table->stats().memory_bytes;
@@ -433,9 +442,11 @@ std::uint64_t TieredTables::memory_bytes() const {
   return TouchedBytes() + store_->memory_bytes() + CountersBytes();
 }
 
-// Of what is known of rows that are not in memory.
+// Of what is known of rows that are not in memory, and of copies for a checkpoint.
 std::uint64_t TieredTables::CountersBytes() const {
-  std::uint64_t bytes = erased_.memory_bytes();
+  std::uint64_t bytes = erased_.memory_bytes() + cut_erased_.memory_bytes();
+  if (writer_ != nullptr) bytes += writer_->memory_bytes();
+  for (const auto& table : tables_) bytes += table->stats().cut_bytes;
   for (const OnDisk& disk : on_disk_) {
     bytes += (disk.vshard_rows.size() + disk.oldest_update.size()) * sizeof(std::uint32_t);
   }
@@ -449,8 +460,8 @@ std::uint64_t TieredTables::Limit(std::uint64_t percent) const {
 // Room for so many more rows of a table.
 Status TieredTables::MakeRoom(std::uint32_t table, std::uint64_t rows) {
   if (!limited()) return Ok();
-  const std::uint64_t need = rows * RowBytes(table);
-  const std::uint64_t limit = Limit(kUsedPercent);
+  // Each may have to be copied for the checkpoint under way.
+  const std::uint64_t need = rows * RowBytes(table) * (phase_ == Phase::kCopying ? 2 : 1);
   if (store_->memory_bytes() + need > limit_) {
     const std::uint64_t known = store_->memory_bytes() - StoreCacheBytes(options_.memory_budget) + CountersBytes();
     return InvalidInput("the memory budget of a server (ps.memory_budget), " +
@@ -462,8 +473,13 @@ Status TieredTables::MakeRoom(std::uint32_t table, std::uint64_t rows) {
   const std::uint64_t vshards = options_.vshards.end - options_.vshards.first;
   for (std::uint64_t looked_at = 0; looked_at < 2 * vshards;) {
     const std::uint64_t used = TouchedBytes() - FreeBytes() + need;
-    if (used <= limit) break;
-    GM_ASSIGN_OR_RETURN(const std::uint64_t range, SpillColdest(used - limit));
+    if (used <= Limit(kUsedPercent)) break;
+    if (phase_ != Phase::kNone && looked_at >= vshards) {
+      FinishCheckpoint();
+      looked_at = 0;
+      continue;
+    }
+    GM_ASSIGN_OR_RETURN(const std::uint64_t range, SpillColdest(used - Limit(kUsedPercent)));
     looked_at += range;
   }
   ReturnFreeMemory(table, rows);
@@ -488,7 +504,8 @@ void TieredTables::ReturnFreeMemory(std::uint32_t table, std::uint64_t rows) {
   }
 }
 
-// Takes at least `bytes` of rows out of memory, as far as a range of vshards has them. Returns how many vshards it has.
+// Takes at least `bytes` of rows out of memory, as far as a range of vshards has them (while a checkpoint is under way: such as
+// the store has). Returns how many vshards it has.
 Result<std::uint64_t> TieredTables::SpillColdest(std::uint64_t bytes) {
   const std::uint64_t goal = std::max(bytes, std::min(limit_ / kBatchesInMemory, kBatchBytes));
   const std::uint64_t vshards = options_.vshards.end - options_.vshards.first;
@@ -504,6 +521,10 @@ Result<std::uint64_t> TieredTables::SpillColdest(std::uint64_t bytes) {
     for (std::uint64_t i = 0; i < range; ++i) {
       tables_[t]->AddCold(vshard, last_step_, &cold_);
       if (++vshard == options_.vshards.end) vshard = options_.vshards.first;
+    }
+    if (phase_ != Phase::kNone) {
+      const auto dirty = [](const ColdRow& row) { return row.dirty; };
+      cold_.erase(std::remove_if(cold_.begin() + static_cast<std::ptrdiff_t>(before), cold_.end(), dirty), cold_.end());
     }
     for (std::size_t i = before; i < cold_.size(); ++i) cold_[i].table = t;
     cold_bytes += (cold_.size() - before) * RowBytes(t);
@@ -522,7 +543,7 @@ Result<std::uint64_t> TieredTables::SpillColdest(std::uint64_t bytes) {
   }
   std::sort(cold_.begin(), cold_.end(),
             [](const ColdRow& a, const ColdRow& b) { return StoreOrder(a) < StoreOrder(b); });
-  GM_RETURN_IF_ERROR(WriteDirty(cold_));
+  if (phase_ == Phase::kNone) GM_RETURN_IF_ERROR(WriteDirty(cold_));
   Drop(cold_);
   return range;
 }
@@ -568,26 +589,101 @@ void TieredTables::Drop(std::span<const ColdRow> rows) {
 
 // ---- checkpoints --------------------------------------------------------------------------------------------------------
 
-Status TieredTables::WriteCheckpoint(const std::string& dir, std::uint64_t* rows_written) {
+Status TieredTables::BeginCheckpoint(const std::string& dir) {
   if (!lost_.ok()) return lost_;
-  GM_ASSIGN_OR_RETURN(const auto writer, store_->NewBulkWriter());
-  ErasedKeys::Feed erased(erased_, writer.get());
-  *rows_written = 0;
-  for (std::uint32_t number = 0; number < tables_.size(); ++number) {
-    Status status;
-    tables_[number]->ForEach(true, [&](std::uint64_t key, std::span<const float> values, const RowHeader& header) {
-      if (status.ok()) status = erased.UpTo({.table = number, .key = key});
-      if (status.ok()) status = writer->Add({.table = number, .key = key}, values, header);
-      ++*rows_written;
-    });
-    GM_RETURN_IF_ERROR(status);
-  }
-  GM_RETURN_IF_ERROR(erased.Rest());
-  GM_RETURN_IF_ERROR(writer->Finish());
-  // Whatever becomes of the directory, the store has them now.
+  if (phase_ != Phase::kNone) return Unavailable("a checkpoint is being written to " + report_.dir + "; wait until it is done");
+  report_ = {.dir = dir};
+  cut_erased_ = std::move(erased_);
   erased_.Clear();
-  for (const auto& table : tables_) table->ClearDirty();
-  return store_->Checkpoint(dir);
+  for (const auto& table : tables_) table->BeginCut();
+  const auto on_progress = options_.on_progress ? options_.on_progress : [] {};
+  writer_ = std::make_unique<CutWriter>(store_.get(), options_.executor != nullptr ? options_.executor : &here_, &cut_erased_,
+                                        on_progress);
+  cut_table_ = 0;
+  cut_vshard_ = options_.vshards.first;
+  phase_ = Phase::kCopying;
+  return Ok();
+}
+
+bool TieredTables::CanContinueCheckpoint() const {
+  switch (phase_) {
+    case Phase::kNone: return false;
+    case Phase::kCopying: return writer_->CanTake();
+    case Phase::kWriting: return writer_->done();
+    case Phase::kEnding: return true;
+  }
+  return false;
+}
+
+void TieredTables::ContinueCheckpoint(std::uint64_t rows) {
+  if (!CanContinueCheckpoint()) return;
+  if (phase_ == Phase::kCopying) return CopyCut(rows);
+  if (phase_ == Phase::kWriting) {
+    report_.status = writer_->status();
+    report_.rows_written = writer_->rows_written();
+    // What is marked as stored from here on may leave memory and be asked of the store.
+    if (!writer_->stored()) erased_.Add(cut_erased_);
+    cut_erased_.Clear();
+    cut_table_ = 0;
+    phase_ = Phase::kEnding;
+  }
+  EndCut(rows);
+}
+
+// The rows of a piece at most, and about `rows` that are looked at for them.
+void TieredTables::CopyCut(std::uint64_t rows) {
+  std::uint64_t looked_at = 0;
+  const auto is_full = [this] {
+    return cut_table_ < tables_.size() && !cut_rows_.keys.empty() && cut_rows_.keys.size() >= CutPieceOf(cut_table_);
+  };
+  while (cut_table_ < tables_.size() && looked_at < rows && !is_full() && !writer_->failed()) {
+    looked_at += tables_[cut_table_]->VisitCut(cut_vshard_, &cut_rows_) + 1;
+    if (++cut_vshard_ < options_.vshards.end) continue;
+    if (!cut_rows_.keys.empty()) writer_->Write(cut_table_, &cut_rows_);
+    cut_vshard_ = options_.vshards.first;
+    ++cut_table_;
+    if (!writer_->CanTake()) break;
+  }
+  if (is_full()) writer_->Write(cut_table_, &cut_rows_);
+  report_.rows_written = writer_->rows_written();
+  if (cut_table_ < tables_.size() && !writer_->failed()) return;
+  cut_rows_ = {};
+  writer_->Finish(report_.dir);
+  phase_ = Phase::kWriting;
+}
+
+void TieredTables::EndCut(std::uint64_t rows) {
+  if (cut_table_ < tables_.size() && !tables_[cut_table_]->EndCut(writer_->stored(), rows)) return;
+  if (++cut_table_ < tables_.size()) return;
+  writer_.reset();
+  phase_ = Phase::kNone;
+  report_.done = true;
+}
+
+// The rest at once.
+void TieredTables::FinishCheckpoint() {
+  while (phase_ != Phase::kNone) {
+    if (!CanContinueCheckpoint() && options_.executor != nullptr) options_.executor->Drain();
+    ContinueCheckpoint(~0ULL);
+  }
+}
+
+// The tables of the cut are about to go.
+void TieredTables::AbandonCheckpoint() {
+  if (phase_ == Phase::kNone) return;
+  writer_.reset();
+  cut_rows_ = {};
+  cut_erased_.Clear();
+  phase_ = Phase::kNone;
+  report_.done = true;
+  if (report_.status.ok()) report_.status = Cancelled("the tables were replaced while the checkpoint " + report_.dir + " was written");
+}
+
+Status TieredTables::WriteCheckpoint(const std::string& dir, std::uint64_t* rows_written) {
+  GM_RETURN_IF_ERROR(BeginCheckpoint(dir));
+  FinishCheckpoint();
+  *rows_written = report_.rows_written;
+  return report_.status;
 }
 
 // Reads into new tables (with a budget: into the store alone) and a bulk write.
@@ -619,6 +715,7 @@ Status TieredTables::Restore(CheckpointReader* reader, std::span<const std::uint
 
 Status TieredTables::Replace(std::vector<std::unique_ptr<Table>> tables, std::vector<OnDisk> rows,
                              RowStore::BulkWriter* writer) {
+  AbandonCheckpoint();
   GM_RETURN_IF_ERROR(store_->DropAll());
   GM_RETURN_IF_ERROR(writer->Finish());
   tables_ = std::move(tables);
@@ -665,6 +762,7 @@ Status TieredTables::Refill() {
 }
 
 Status TieredTables::Clear() {
+  AbandonCheckpoint();
   const Status dropped = store_->DropAll();
   lost_ = dropped.ok() ? Ok() : Status(dropped.code(), "the rows were lost when they were cleared: " + dropped.message());
   for (const auto& table : tables_) table->Clear();

@@ -13,6 +13,10 @@
 // Which rows are coldest is decided among all tables for a range of vshards at a time, the next range the next time: the
 // files of one batch then overlap few others.
 //
+// A checkpoint is cut at once and written beside other calls: each ContinueCheckpoint does a piece of it. Until it is done nothing
+// newer enters the store: rows that changed since the cut stay in memory, and where a budget has no room for that the rest of the
+// checkpoint is done at once, by the call that needs the room.
+//
 // Budget: bytes of index, rows, erased keys, the store's caches and writers, scratch and `buffered` together. Without one (0) everything
 // stays in memory and the store holds what was checkpointed.
 //
@@ -23,12 +27,15 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "common/executor.h"
 #include "common/status.h"
+#include "ps/cut_writer.h"
 #include "ps/erased_keys.h"
 #include "ps/store/row_store.h"
 #include "ps/table/table.h"
@@ -43,6 +50,15 @@ struct TieredOptions {
   std::uint64_t memory_budget = 0;  // bytes; 0 = no limit
   std::uint32_t shards_of_server = 1;  // that have such a part of its budget each; messages name the whole
   PagePreparer* preparer = nullptr;  // of the tables' memory (ps/table/pages.h), which it adds to; outlives them
+  Executor* executor = nullptr;      // writes checkpoints; outlives the tables; null = the caller's thread does
+  std::function<void()> on_progress = {};  // there is more for ContinueCheckpoint to do; called on the executor's thread
+};
+
+struct CheckpointReport {
+  std::string dir;
+  bool done = false;
+  std::uint64_t rows_written = 0;  // so far: of those that had changed since the last
+  Status status = {};              // once it is done
 };
 
 // Of one table, rows of both tiers.
@@ -116,8 +132,18 @@ class TieredTables {
   // What waits or is on its way, and so takes from the budget, in bytes.
   void SetBuffered(std::uint64_t bytes) { buffered_bytes_ = bytes; }
 
-  // Writes every row to a checkpoint directory of the store. *rows_written: of those that had changed.
+  // Every row as it is now goes to a checkpoint directory of the store, which must not exist. kUnavailable while another is
+  // under way. What fails later is told by the report and changes nothing: what was to be written still is, by the next one.
+  Status BeginCheckpoint(const std::string& dir);
+  // Is there something for ContinueCheckpoint to do? Else it waits for the executor.
+  [[nodiscard]] bool CanContinueCheckpoint() const;
+  // Looks at about so many rows more.
+  void ContinueCheckpoint(std::uint64_t rows);
+  // The last that was begun; none: without a directory, done.
+  [[nodiscard]] const CheckpointReport& checkpoint() const { return report_; }
+  // The same at once. *rows_written: of those that had changed.
   Status WriteCheckpoint(const std::string& dir, std::uint64_t* rows_written);
+  // Both give up a checkpoint under way (kCancelled).
   // Replaces every row by the reader's; numbers[t] is the reader's number of table t or kNotSaved, `step` the next to be
   // updated. A
   // checkpoint that turns out damaged changes nothing.
@@ -145,6 +171,7 @@ class TieredTables {
 
   [[nodiscard]] bool limited() const { return limit_ != 0; }
   [[nodiscard]] std::size_t SliceOf(std::uint32_t table) const;
+  [[nodiscard]] std::size_t CutPieceOf(std::uint32_t table) const;
   [[nodiscard]] std::uint64_t RowBytes(std::uint32_t table) const;
   // store_bytes: what the store takes beside its caches.
   [[nodiscard]] std::uint64_t LeastBudget(std::uint64_t store_bytes) const;
@@ -168,18 +195,39 @@ class TieredTables {
   Status CollectHeaders(std::uint32_t table, std::uint32_t vshard, bool on_disk);
   Status EraseAfter(std::uint32_t table, std::uint32_t vshard, std::size_t kept, bool on_disk);
   Status Refill();
+  [[nodiscard]] bool IsErased(StoreKey key) const { return erased_.Contains(key) || cut_erased_.Contains(key); }
+  void CopyCut(std::uint64_t rows);
+  void EndCut(std::uint64_t rows);
+  void FinishCheckpoint();
+  void AbandonCheckpoint();
+
+  enum class Phase : std::uint8_t {
+    kNone,
+    kCopying,  // rows of the cut are read, from cut_table_ and cut_vshard_ on
+    kWriting,  // the writer is at work on them
+    kEnding,   // tables learn that the store has them, or not, from cut_table_ on
+  };
 
   TieredOptions options_;
+  InlineExecutor here_;
   std::vector<std::unique_ptr<Table>> tables_;  // by number
   std::unique_ptr<RowStore> store_;             // every row that is not dirty, and older versions of dirty ones
   std::vector<OnDisk> on_disk_;                 // by number
   ErasedKeys erased_;                           // of rows that the store may have
+  ErasedKeys cut_erased_;                       // those erased before the cut, while a checkpoint is under way
   std::uint64_t limit_ = 0;                     // for tables, store and buffers; 0 = none
   std::uint64_t buffered_bytes_ = 0;
   std::uint64_t last_step_ = 0;
   Status lost_;                                 // why there are no rows any more
   std::uint32_t next_vshard_ = 0;               // where the next batch of cold rows is looked for
   std::vector<SpillStats> spill_stats_;         // by number
+
+  Phase phase_ = Phase::kNone;
+  CheckpointReport report_;
+  std::uint32_t cut_table_ = 0;
+  std::uint32_t cut_vshard_ = 0;
+  StoredRows cut_rows_;                // of cut_table_, not handed over yet
+  std::unique_ptr<CutWriter> writer_;  // while a checkpoint is under way; goes before the store
 
   // Scratch.
   struct Lookup {

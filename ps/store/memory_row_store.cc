@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <tuple>
 #include <utility>
@@ -26,13 +27,14 @@ Order OrderOf(StoreKey key) { return {key.table, VshardOf(key.key), key.key}; }
 
 class MemoryBulkWriter final : public RowStore::BulkWriter {
  public:
-  explicit MemoryBulkWriter(Rows* rows) : rows_(rows) {}
+  MemoryBulkWriter(Rows* rows, std::mutex* mutex) : rows_(rows), mutex_(mutex) {}
 
   Status Add(StoreKey key, std::span<const float> values, const RowHeader& header) override {
     return Append(key, Row{{values.begin(), values.end()}, header});
   }
   Status Erase(StoreKey key) override { return Append(key, std::nullopt); }
   Status Finish() override {
+    const std::lock_guard lock(*mutex_);
     for (auto& [order, row] : added_) {
       if (row.has_value()) {
         (*rows_)[order] = std::move(*row);
@@ -54,17 +56,19 @@ class MemoryBulkWriter final : public RowStore::BulkWriter {
     return Ok();
   }
 
-  Rows* rows_;
+  Rows* rows_;  // the store's, as is the mutex that guards them
+  std::mutex* mutex_;
   std::map<Order, std::optional<Row>> added_;  // none = erased
 };
 
 class MemoryRowStore final : public RowStore {
  public:
   Result<std::unique_ptr<BulkWriter>> NewBulkWriter() override {
-    return std::unique_ptr<BulkWriter>(std::make_unique<MemoryBulkWriter>(&rows_));
+    return std::unique_ptr<BulkWriter>(std::make_unique<MemoryBulkWriter>(&rows_, &mutex_));
   }
 
   Status MultiGet(std::span<const StoreKey> keys, const VisitFound& visit) override {
+    const std::lock_guard lock(mutex_);
     for (std::size_t i = 0; i < keys.size(); ++i) {
       const auto found = rows_.find(OrderOf(keys[i]));
       if (found != rows_.end()) visit(i, found->second.values, found->second.header);
@@ -74,6 +78,7 @@ class MemoryRowStore final : public RowStore {
 
   Status Scan(std::uint32_t table, std::uint32_t first_vshard, std::uint32_t end_vshard,
               const VisitRow& visit) override {
+    const std::lock_guard lock(mutex_);
     const auto end = rows_.lower_bound({table, end_vshard, 0});
     for (auto at = rows_.lower_bound({table, first_vshard, 0}); at != end && first_vshard < end_vshard; ++at) {
       GM_RETURN_IF_ERROR(visit(std::get<2>(at->first), at->second.values, at->second.header));
@@ -90,6 +95,7 @@ class MemoryRowStore final : public RowStore {
   }
 
   Status DropAll() override {
+    const std::lock_guard lock(mutex_);
     rows_.clear();
     return Ok();
   }
@@ -100,6 +106,7 @@ class MemoryRowStore final : public RowStore {
   Status CheckpointThrough(const std::string& scratch, const std::string& dir) {
     GM_ASSIGN_OR_RETURN(auto store, CreateRowStore(scratch));
     GM_ASSIGN_OR_RETURN(auto writer, store->NewBulkWriter());
+    const std::lock_guard lock(mutex_);
     for (const auto& [order, row] : rows_) {
       GM_RETURN_IF_ERROR(writer->Add({.table = std::get<0>(order), .key = std::get<2>(order)}, row.values, row.header));
     }
@@ -107,7 +114,8 @@ class MemoryRowStore final : public RowStore {
     return store->Checkpoint(dir);
   }
 
-  Rows rows_;
+  std::mutex mutex_;
+  Rows rows_;  // guarded by mutex_
 };
 
 }  // namespace

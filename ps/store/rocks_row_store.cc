@@ -12,6 +12,7 @@
 #include <rocksdb/utilities/checkpoint.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <memory>
@@ -96,9 +97,12 @@ rocksdb::Slice SliceOf(const RecordKey& key) { return {key.data(), key.size()}; 
 // Owned by a store; replaced as a whole by DropAll, which writers must survive.
 struct Database {
   std::unique_ptr<rocksdb::DB> db;
-  std::uint64_t readers_bytes = 0;  // of the files' indexes and filters, when rows were last written
+  std::atomic<std::uint64_t> readers_bytes = 0;  // of the files' indexes and filters, when rows were last written
 
-  void ReadReadersBytes() { db->GetIntProperty(rocksdb::DB::Properties::kEstimateTableReadersMem, &readers_bytes); }
+  void ReadReadersBytes() {
+    std::uint64_t bytes = 0;
+    if (db->GetIntProperty(rocksdb::DB::Properties::kEstimateTableReadersMem, &bytes)) readers_bytes = bytes;
+  }
 };
 
 class RocksBulkWriter final : public RowStore::BulkWriter {
@@ -354,7 +358,7 @@ class RocksRowStore final : public RowStore {
   std::uint64_t cache_bytes_;
   rocksdb::Options options_;
   Database database_;
-  std::uint64_t next_writer_ = 0;
+  std::atomic<std::uint64_t> next_writer_ = 0;
   ThreadPool readers_;
   std::vector<Lookup> lookups_;  // scratch of MultiGet
 };

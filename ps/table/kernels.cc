@@ -227,9 +227,9 @@ GM_LOOP std::size_t UpdateRowsOf(const RowMemory& memory, const RowGrads& grads,
       const std::uint32_t row = grads.rows[i];
       auto* header = reinterpret_cast<PackedHeader*>(rows_of.states + row * state_bytes);
       const std::uint32_t flags = header->updates_and_flags;
-      newly_dirty += (flags & PackedHeader::kDirty) == 0 ? 1 : 0;
+      newly_dirty += (flags & rows_of.dirty) == 0 ? 1 : 0;
       header->updates_and_flags =
-          ((flags + PackedHeader::kOneUpdate) | PackedHeader::kDirty) & ~PackedHeader::kWanted;
+          ((flags + PackedHeader::kOneUpdate) | rows_of.dirty) & ~PackedHeader::kWanted;
       header->last_step = std::max(header->last_step, grads.step);  // pushes may come late where they are not in sync
       std::byte* embedding = rows_of.embeddings + row * bytes;
       auto* state = reinterpret_cast<float*>(header + 1);

@@ -16,16 +16,20 @@ namespace gatemill::ps {
 inline constexpr int kMaxDim = 4096;
 
 struct RowHeader {
-  std::uint32_t updates = 0;    // times the optimizer ran on the row, modulo 2^29
+  std::uint32_t updates = 0;    // times the optimizer ran on the row, modulo 2^28
   std::uint32_t last_step = 0;  // global step of the last update
 };
 
 // A header as it lies in memory, with what is known of the row beside it.
 struct PackedHeader {
-  static constexpr std::uint32_t kDirty = 1;   // changed since it was last written to the store
+  // Changed since it was last written to the store. There are two such marks: updates set one of them (RowMemory::dirty), and a
+  // cut (Table::BeginCut) goes over to the other, so that what the first is set on is what had changed by then.
+  static constexpr std::uint32_t kDirtyEven = 1;
+  static constexpr std::uint32_t kDirtyOdd = 8;
+  static constexpr std::uint32_t kDirty = kDirtyEven | kDirtyOdd;
   static constexpr std::uint32_t kWanted = 2;  // asked for and not updated since: Table::AddCold passes it over once
   static constexpr std::uint32_t kStored = 4;  // the store has it, if an older version
-  static constexpr std::uint32_t kOneUpdate = 8;
+  static constexpr std::uint32_t kOneUpdate = 16;
 
   std::uint32_t updates_and_flags = 0;
   std::uint32_t last_step = 0;
@@ -43,6 +47,7 @@ struct RowMemory {
   std::size_t dim = 0;          // numbers of an embedding, up to kMaxDim
   std::size_t state_bytes = 0;  // of a header and the optimizer's state
   FloatType dtype = FloatType::kFloat32;  // of embeddings
+  std::uint32_t dirty = PackedHeader::kDirtyEven;  // the mark that updates set
 
   [[nodiscard]] std::size_t embedding_bytes() const { return dim * BytesOf(dtype); }
   [[nodiscard]] std::byte* Embedding(std::uint32_t row) const { return embeddings + row * embedding_bytes(); }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -20,6 +21,7 @@ namespace {
 // numbers stay in the cache.
 constexpr std::size_t kBatch = 2048;
 constexpr std::size_t kHeadersAhead = 16;
+constexpr std::size_t kRowsAhead = 8;
 constexpr std::size_t kCreateAhead = 8;  // keys whose places in the index are asked for before they are created
 constexpr std::size_t kAskedForBytes = 256U << 20;  // of embeddings: lookups ask for rows of no larger tables
 constexpr const char* kSightingsSuffix = "#seen";
@@ -70,6 +72,7 @@ class PagedTable final : public Table {
       const std::span<const std::uint64_t> batch = keys.subspan(begin, std::min(kBatch, keys.size() - begin));
       index_.Find(batch, rows.data(), EmbeddingPlaces());
       CreateMissing(batch, rows.data());
+      if (cut_rows_ != 0) KeepForCut(batch, rows.data());
       dirty_rows_ += optimizer_->Apply(memory_, {.rows = rows.data(),
                                                  .grads = grads.data() + begin * dim_,
                                                  .count = batch.size(),
@@ -86,7 +89,7 @@ class PagedTable final : public Table {
       std::fill_n(rows.begin(), batch.size(), RowIndex::kNoRow);
       CreateMissing(batch, rows.data());
       for (std::size_t i = 0; i < batch.size(); ++i) {
-        *memory_.Header(rows[i]) = PackedHeader::Pack(header, PackedHeader::kDirty);
+        *memory_.Header(rows[i]) = PackedHeader::Pack(header, memory_.dirty);
       }
     }
     dirty_rows_ += keys.size();
@@ -106,7 +109,7 @@ class PagedTable final : public Table {
     bool created = false;
     const std::uint32_t row = index_.FindOrInsert(key, NextRow(), &created);
     if (created) TakeNextRow(key);
-    if (!created && IsDirty(row)) --dirty_rows_;
+    if (!created) Discount(row);
     half_.pack(spec_.dtype, values.first(dim_), memory_.Embedding(row));
     if (state_dim_ != 0) std::memcpy(memory_.State(row), values.data() + dim_, state_dim_ * sizeof(float));
     *memory_.Header(row) = PackedHeader::Pack(header, PackedHeader::kStored | (wanted ? PackedHeader::kWanted : 0));
@@ -174,6 +177,7 @@ class PagedTable final : public Table {
   Erased Erase(std::uint64_t key) override {
     const std::uint32_t row = index_.Find(key);
     if (row == RowIndex::kNoRow) return Erased::kNothing;
+    if (cut_rows_ != 0) KeepForCut({&key, 1}, &row);
     const bool stored = (memory_.Header(row)->updates_and_flags & PackedHeader::kStored) != 0;
     Forget(key, row);
     return stored ? Erased::kStoredRow : Erased::kRow;
@@ -209,34 +213,75 @@ class PagedTable final : public Table {
     };
     index_.Renumber(move);
     rows_ = kept;
+    unmarked_ = 0;
     std::vector<std::uint32_t>().swap(free_rows_);
     embeddings_.Shrink(rows_ * memory_.embedding_bytes());
     states_.Shrink(rows_ * memory_.state_bytes);
   }
 
-  void ForEach(bool dirty_only, const Visit& visit) const override {
-    const std::vector<bool> dirty = dirty_only ? DirtyRows() : std::vector<bool>();
-    std::vector<RowIndex::Slot> slots;
-    std::vector<float> values(dim_ + state_dim_);
-    for (std::uint32_t vshard = vshards_.first; vshard < vshards_.end; ++vshard) {
-      slots.clear();
-      index_.Collect(vshard, &slots);
-      if (dirty_only) std::erase_if(slots, [&](const RowIndex::Slot& slot) { return !dirty[slot.row]; });
-      std::sort(slots.begin(), slots.end(),
-                [](const RowIndex::Slot& a, const RowIndex::Slot& b) { return a.key < b.key; });
-      for (const RowIndex::Slot& slot : slots) {
-        CopyStored(slot.row, values);
-        visit(slot.key, values, memory_.Header(slot.row)->Unpack());
-      }
-    }
+  void BeginCut() override {
+    memory_.dirty ^= PackedHeader::kDirty;
+    cut_rows_ = dirty_rows_;
+    dirty_rows_ = 0;
+    unvisited_ = vshards_.first;
+    unmarked_ = 0;
   }
 
-  void ClearDirty() override {
-    for (std::uint32_t row = 0; row < rows_; ++row) {
-      std::uint32_t& flags = memory_.Header(row)->updates_and_flags;
-      flags = (flags & ~PackedHeader::kDirty) | PackedHeader::kStored;
+  std::uint64_t VisitCut(std::uint32_t vshard, StoredRows* rows) override {
+    unvisited_ = vshard + 1;
+    const auto kept = kept_.find(vshard);
+    if (cut_rows_ == 0 && kept == kept_.end()) return 0;
+    slots_.clear();
+    index_.Collect(vshard, &slots_);
+    const std::uint64_t looked_at = slots_.size();
+    std::size_t found = 0;
+    for (std::size_t i = 0; i < slots_.size(); ++i) {
+      if (i + kHeadersAhead < slots_.size()) PrefetchHeader(slots_[i + kHeadersAhead].row);
+      if ((memory_.Header(slots_[i].row)->updates_and_flags & CutMark()) != 0) slots_[found++] = slots_[i];
     }
-    dirty_rows_ = 0;
+    slots_.resize(found);
+    const auto by_key = [](const RowIndex::Slot& a, const RowIndex::Slot& b) { return a.key < b.key; };
+    std::sort(slots_.begin(), slots_.end(), by_key);
+    kept_slots_.clear();
+    if (kept != kept_.end()) {
+      for (const std::uint64_t key : kept->second.keys) {
+        kept_slots_.push_back({.key = key, .row = static_cast<std::uint32_t>(kept_slots_.size())});
+      }
+      std::sort(kept_slots_.begin(), kept_slots_.end(), by_key);
+    }
+    // No key is in both: a row that was copied has lost the cut's mark.
+    std::size_t next_kept = 0;
+    for (std::size_t i = 0; i < slots_.size(); ++i) {
+      if (i + kRowsAhead < slots_.size()) PrefetchRow(slots_[i + kRowsAhead].row);
+      while (next_kept < kept_slots_.size() && kept_slots_[next_kept].key < slots_[i].key) {
+        AddKept(kept->second, kept_slots_[next_kept++].row, rows);
+      }
+      AddRow(slots_[i].key, slots_[i].row, rows);
+    }
+    while (next_kept < kept_slots_.size()) AddKept(kept->second, kept_slots_[next_kept++].row, rows);
+    if (kept != kept_.end()) {
+      kept_bytes_ -= kept->second.memory_bytes();
+      kept_.erase(kept);
+    }
+    return looked_at;
+  }
+
+  bool EndCut(bool written, std::uint64_t rows) override {
+    if (!kept_.empty()) {  // what was to be read has not been: their rows have changed or gone since
+      kept_.clear();
+      kept_bytes_ = 0;
+    }
+    const std::uint64_t end = unmarked_ + std::min(rows, rows_ - unmarked_);
+    for (; unmarked_ < end && cut_rows_ != 0; ++unmarked_) {
+      std::uint32_t& flags = memory_.Header(static_cast<std::uint32_t>(unmarked_))->updates_and_flags;
+      if ((flags & CutMark()) == 0) continue;
+      --cut_rows_;
+      flags = (flags & ~CutMark()) | PackedHeader::kStored;  // in part, perhaps, where it is not written
+      if (written || (flags & memory_.dirty) != 0) continue;
+      flags |= memory_.dirty;
+      ++dirty_rows_;
+    }
+    return cut_rows_ == 0;
   }
 
   void Clear() override {
@@ -247,6 +292,9 @@ class PagedTable final : public Table {
     std::fill(vshard_rows_.begin(), vshard_rows_.end(), 0U);
     rows_ = 0;
     dirty_rows_ = 0;
+    cut_rows_ = 0;
+    kept_.clear();
+    kept_bytes_ = 0;
   }
 
   const TableSpec& spec() const override { return spec_; }
@@ -254,7 +302,8 @@ class PagedTable final : public Table {
   TableStats stats() const override {
     const std::uint64_t row_bytes = memory_.embedding_bytes() + memory_.state_bytes;
     return {.rows = index_.size(),
-            .dirty_rows = dirty_rows_,
+            .dirty_rows = dirty_rows_ + cut_rows_,
+            .cut_bytes = kept_bytes_,
             .memory_bytes = index_.memory_bytes() + embeddings_.TouchedAhead(rows_ * memory_.embedding_bytes()) +
                             states_.TouchedAhead(rows_ * memory_.state_bytes) + free_rows_.capacity() * sizeof(std::uint32_t) +
                             vshard_rows_.size() * sizeof(std::uint32_t),
@@ -326,7 +375,7 @@ class PagedTable final : public Table {
 
   void Forget(std::uint64_t key, std::uint32_t row) {
     if (!vshard_rows_.empty()) --vshard_rows_[VshardOf(key)];
-    if (IsDirty(row)) --dirty_rows_;
+    Discount(row);
     index_.Erase(key);
     *memory_.Header(row) = {};
     free_rows_.push_back(row);
@@ -344,11 +393,48 @@ class PagedTable final : public Table {
   [[nodiscard]] bool IsDirty(std::uint32_t row) const {
     return (memory_.Header(row)->updates_and_flags & PackedHeader::kDirty) != 0;
   }
-  // By row number: headers are read in the order in which they lie.
-  [[nodiscard]] std::vector<bool> DirtyRows() const {
-    std::vector<bool> dirty(rows_);
-    for (std::uint32_t row = 0; row < rows_; ++row) dirty[row] = IsDirty(row);
-    return dirty;
+  // A row that is not to be dirty any more.
+  void Discount(std::uint32_t row) {
+    const std::uint32_t flags = memory_.Header(row)->updates_and_flags;
+    if ((flags & memory_.dirty) != 0) --dirty_rows_;
+    if ((flags & CutMark()) != 0) --cut_rows_;
+  }
+
+  // ---- the cut
+  // Of rows that are in it and as they were. A copied row loses it; one that was read keeps it until EndCut.
+  [[nodiscard]] std::uint32_t CutMark() const { return memory_.dirty ^ PackedHeader::kDirty; }
+
+  // Copies those of the rows that are in the cut and not read yet; they are about to be updated or erased.
+  void KeepForCut(std::span<const std::uint64_t> keys, const std::uint32_t* rows) {
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+      if (i + kHeadersAhead < keys.size()) PrefetchHeader(rows[i + kHeadersAhead]);
+      std::uint32_t& flags = memory_.Header(rows[i])->updates_and_flags;
+      if ((flags & CutMark()) == 0) continue;
+      const std::uint32_t vshard = VshardOf(keys[i]);
+      if (vshard >= unvisited_) {
+        StoredRows& kept = kept_[vshard];
+        kept_bytes_ -= kept.memory_bytes();
+        AddRow(keys[i], rows[i], &kept);
+        kept_bytes_ += kept.memory_bytes();
+      }
+      // The store will have it, if the cut is written; that it has not is an erased key too many at most.
+      flags = (flags & ~CutMark()) | PackedHeader::kStored;
+      --cut_rows_;
+    }
+  }
+
+  void AddRow(std::uint64_t key, std::uint32_t row, StoredRows* rows) const {
+    const std::size_t at = rows->values.size();
+    rows->keys.push_back(key);
+    rows->headers.push_back(memory_.Header(row)->Unpack());
+    rows->values.resize(at + dim_ + state_dim_);
+    CopyStored(row, std::span(rows->values).subspan(at));
+  }
+  void AddKept(const StoredRows& kept, std::uint32_t number, StoredRows* rows) const {
+    const auto first = kept.values.begin() + static_cast<std::ptrdiff_t>(number * (dim_ + state_dim_));
+    rows->keys.push_back(kept.keys[number]);
+    rows->headers.push_back(kept.headers[number]);
+    rows->values.insert(rows->values.end(), first, first + static_cast<std::ptrdiff_t>(dim_ + state_dim_));
   }
 
   TableSpec spec_;
@@ -365,10 +451,16 @@ class PagedTable final : public Table {
   Pages states_;
   RowMemory memory_;  // where embeddings_ and states_ are now
   std::uint64_t rows_ = 0;  // numbers given out: those of free_rows_ and the index's
-  std::uint64_t dirty_rows_ = 0;
+  std::uint64_t dirty_rows_ = 0;  // with memory_.dirty
+  std::uint64_t cut_rows_ = 0;    // with CutMark(), of the cut under way
+  std::uint32_t unvisited_ = 0;   // the first vshard of which its rows were not read
+  std::uint64_t unmarked_ = 0;    // the first row that EndCut has to look at
+  std::unordered_map<std::uint32_t, StoredRows> kept_;  // rows of the cut as they were, by vshard
+  std::uint64_t kept_bytes_ = 0;
   std::vector<std::uint32_t> free_rows_;  // of dropped rows
   std::vector<std::uint32_t> vshard_rows_;  // where rows are limited: of each vshard
-  std::vector<RowIndex::Slot> slots_;     // scratch of AddCold and AddHeaders
+  std::vector<RowIndex::Slot> slots_;     // scratch of AddCold, AddHeaders and VisitCut
+  std::vector<RowIndex::Slot> kept_slots_;  // the same, of VisitCut
   std::vector<float> new_row_;            // scratch of FillEmbedding
 };
 

@@ -14,6 +14,12 @@
 // A table may be the upper part of a larger one whose cold rows are on disk (ps/tiered_tables.h): FindAbsent, PutStored,
 // AddCold and Drop move rows between the two.
 //
+// A cut is the rows that had changed since the one before, as they were at one moment. It is taken at once and read piece by
+// piece while the table goes on: a row that is not read yet is copied before its first later update.
+//   table->BeginCut();
+//   for (vshard : vshards) table->VisitCut(vshard, &rows);      // between them anything but BeginCut
+//   while (!table->EndCut(written, 8192)) {}
+//
 // Reading never creates rows. Thread safety: none; a table belongs to its shard's thread.
 #pragma once
 
@@ -62,7 +68,8 @@ enum class ReadMode : std::uint8_t {
 
 struct TableStats {
   std::uint64_t rows = 0;
-  std::uint64_t dirty_rows = 0;     // changed since the last ClearDirty
+  std::uint64_t dirty_rows = 0;     // the store does not have them as they are
+  std::uint64_t cut_bytes = 0;      // of rows copied for a cut
   std::uint64_t memory_bytes = 0;   // index, embeddings, headers and states, in whole pages
   std::uint64_t free_bytes = 0;     // of these, places of dropped rows; new rows take them
   std::uint64_t row_bytes = 0;      // of an embedding, header and state; the index takes kMaxIndexBytes more at most
@@ -83,6 +90,22 @@ struct ColdRow {
 struct KeyedHeader {
   std::uint64_t key = 0;
   RowHeader header;
+};
+
+// Rows as they are stored, one behind the other.
+struct StoredRows {
+  std::vector<std::uint64_t> keys;
+  std::vector<RowHeader> headers;
+  std::vector<float> values;  // [keys, dim + state_dim]
+
+  void Clear() {
+    keys.clear();
+    headers.clear();
+    values.clear();
+  }
+  [[nodiscard]] std::uint64_t memory_bytes() const {
+    return keys.capacity() * sizeof(std::uint64_t) + headers.capacity() * sizeof(RowHeader) + values.capacity() * sizeof(float);
+  }
 };
 
 // Where the rows of n keys go.
@@ -142,12 +165,15 @@ class Table {
   // Moves rows to the places of dropped ones and returns the memory: one pass over the index.
   virtual void Compact() = 0;
 
-  // Calls visit(key, values [dim + state_dim], header) for every row (or every dirty one), in ascending
-  // (vshard, key) order. The table must not change meanwhile.
-  using Visit = std::function<void(std::uint64_t, std::span<const float>, const RowHeader&)>;
-  virtual void ForEach(bool dirty_only, const Visit& visit) const = 0;
-  virtual void ClearDirty() = 0;  // the store has every row now
-  virtual void Clear() = 0;  // drops every row
+  // ---- a cut. BeginCut takes no longer however many rows there are; the last one must have ended.
+  virtual void BeginCut() = 0;
+  // Appends the cut's rows of a vshard to `rows`, in the order of their keys. Vshards in ascending order, each once. Returns how
+  // many rows were looked at.
+  virtual std::uint64_t VisitCut(std::uint32_t vshard, StoredRows* rows) = 0;
+  // Looks at up to `rows` rows more; true when that was all. written: the store has the cut's rows now; else those, and whatever
+  // was not read, are dirty as before. The same at every call.
+  virtual bool EndCut(bool written, std::uint64_t rows) = 0;
+  virtual void Clear() = 0;  // drops every row, and a cut
 
   [[nodiscard]] virtual const TableSpec& spec() const = 0;
   [[nodiscard]] virtual int state_dim() const = 0;

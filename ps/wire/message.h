@@ -21,7 +21,7 @@
 
 namespace gatemill::ps {
 
-inline constexpr std::uint32_t kWireVersion = 4;
+inline constexpr std::uint32_t kWireVersion = 5;
 inline constexpr std::uint32_t kMaxTablesPerRequest = 4096;
 inline constexpr std::uint64_t kMaxKeysPerPart = 1ULL << 26;
 inline constexpr std::uint64_t kMaxMessageBytes = 1ULL << 31;

@@ -285,7 +285,7 @@ TEST(Kernels, UpdatesMarkCountAndStampRows) {
   EXPECT_EQ(rows.memory.Header(3)->Unpack().updates, 4U);
   EXPECT_EQ(rows.memory.Header(9)->Unpack().updates, 2U);
   EXPECT_EQ(rows.memory.Header(9)->last_step, 8U);
-  EXPECT_EQ(rows.memory.Header(9)->updates_and_flags & 1, PackedHeader::kDirty);
+  EXPECT_EQ(rows.memory.Header(9)->updates_and_flags & PackedHeader::kDirty, PackedHeader::kDirtyEven);
   EXPECT_EQ(rows.memory.Header(4)->updates_and_flags, 0U);
 }
 

@@ -70,7 +70,7 @@ class RowsModel {
  private:
   std::vector<TableSpec> specs_;
   std::uint64_t seed_;
-  std::vector<std::unique_ptr<SparseOptimizer>> optimizers_;
+  std::vector<std::shared_ptr<const SparseOptimizer>> optimizers_;  // copies share them
   std::vector<std::unordered_map<std::uint64_t, ModelRow>> rows_;
 };
 

@@ -212,6 +212,16 @@ class ShardJob {
     return request;
   }
 
+  // Cuts a checkpoint and writes it to its end, as a driver does between requests. `dir`: the checkpoint's ps part.
+  void WriteCheckpoint(std::uint32_t shard, std::uint64_t step, const std::string& dir) {
+    const Reply reply = Ask(shard, WithText(Op::kCheckpoint, 0, step, dir));
+    ASSERT_EQ(reply.code, Code::kOk) << reply.error;
+    while (shards_[shard]->has_work()) shards_[shard]->Work();
+    ASSERT_EQ(CheckpointOutcome(shard), "done");
+  }
+  // "done", "under way", "none" or why it failed; by kStats, defined where JSON is at hand.
+  std::string CheckpointOutcome(std::uint32_t shard);
+
   Request WithText(Op op, std::uint32_t worker, std::uint64_t step, const std::string& text) {
     Request request = NewRequest(op, worker, step);
     request.text = text;

@@ -95,7 +95,7 @@ class LimitedJob {
   void Checkpoint(std::uint64_t next_step, const std::string& dir, DayLog days) {
     const std::uint32_t num_shards = job_->options().num_shards;
     for (std::uint32_t shard = 0; shard < num_shards; ++shard) {
-      ASSERT_EQ(job_->Ask(shard, job_->WithText(Op::kCheckpoint, 0, next_step, dir)).code, Code::kOk);
+      job_->WriteCheckpoint(shard, next_step, dir);
     }
     ASSERT_TRUE(WriteCheckpointTables(dir, {.specs = LimitedSpecs(),
                                             .seed = kModelSeed,
@@ -208,7 +208,7 @@ TEST(ShardRetention, AdmissionCanBeTurnedOnAndOffBetweenCheckpoints) {
   const std::vector<Gradients> grads{{{5, {1, 1, 1, 1}}}, {}, {}};
   ShardJob plain({});
   ASSERT_EQ(plain.Ask(0, plain.Push(0, 0, 0, grads)).code, Code::kOk);
-  ASSERT_EQ(plain.Ask(0, plain.WithText(Op::kCheckpoint, 0, 1, scratch.path() + "/plain")).code, Code::kOk);
+  plain.WriteCheckpoint(0, 1, scratch.path() + "/plain");
   ASSERT_TRUE(WriteCheckpointTables(scratch.path() + "/plain", {.specs = TestSpecs(), .seed = kModelSeed, .num_shards = 1}).ok());
 
   ShardJob admits({.specs = with});
@@ -217,7 +217,7 @@ TEST(ShardRetention, AdmissionCanBeTurnedOnAndOffBetweenCheckpoints) {
   const std::vector<Gradients> unseen{{{6, {1, 1, 1, 1}}}, {}, {}};
   ASSERT_EQ(admits.Ask(0, admits.Push(0, 0, 1, unseen)).code, Code::kOk) << "a gradient without a row is a sighting";
   EXPECT_EQ(admits.CountRows(), 2U) << "the row of 5 and the count of 6";
-  ASSERT_EQ(admits.Ask(0, admits.WithText(Op::kCheckpoint, 0, 2, scratch.path() + "/admits")).code, Code::kOk);
+  admits.WriteCheckpoint(0, 2, scratch.path() + "/admits");
   ASSERT_TRUE(WriteCheckpointTables(scratch.path() + "/admits", {.specs = with, .seed = kModelSeed, .num_shards = 1}).ok());
 
   ShardJob off({});

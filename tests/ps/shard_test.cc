@@ -26,6 +26,14 @@ std::uint64_t ShardJob::CountRows() {
   return rows;
 }
 
+std::string ShardJob::CheckpointOutcome(std::uint32_t shard) {
+  const auto stats = nlohmann::json::parse(Ask(shard, NewRequest(Op::kStats, 0, 0)).text, nullptr, false);
+  const auto& checkpoint = stats.at("checkpoint");
+  if (checkpoint.is_null()) return "none";
+  if (!checkpoint.at("done").get<bool>()) return "under way";
+  return checkpoint.at("code") == 0 ? "done" : checkpoint.at("error").get<std::string>();
+}
+
 namespace {
 
 constexpr std::uint64_t kSeed = 4242;
@@ -421,8 +429,7 @@ TEST(Shard, CreateRefusesImpossibleJobs) {
 // All shards' parts and, as the client does last, tables.json.
 void WriteCheckpoint(ShardJob* job, std::uint64_t step, const std::string& dir) {
   for (std::uint32_t shard = 0; shard < job->options().num_shards; ++shard) {
-    const Reply reply = job->Ask(shard, job->WithText(Op::kCheckpoint, 0, step, dir));
-    ASSERT_EQ(reply.code, Code::kOk) << reply.error;
+    job->WriteCheckpoint(shard, step, dir);
   }
   const Status status = WriteCheckpointTables(
       dir, {.specs = job->options().specs, .seed = kModelSeed, .num_shards = job->options().num_shards});
@@ -486,7 +493,11 @@ TEST(ShardCheckpoint, WaitsForTheOlderPushesAndHoldsNoNewerOnes) {
   EXPECT_EQ(out[1].reply.op, Op::kCheckpoint);
   EXPECT_EQ(out[1].reply.code, Code::kOk) << out[1].reply.error;
   EXPECT_EQ(job.shard(0).next_step(), 2U);
-  EXPECT_EQ(nlohmann::json::parse(out[1].reply.text)["rows_written"], 1);
+  EXPECT_EQ(job.CheckpointOutcome(0), "under way");
+  job.Ask(0, job.Push(0, 0, 2, TagGradient(5, 9)));  // beside it, and not in it
+  job.Ask(0, job.Push(0, 1, 2, TagGradient(7, 9)));
+  while (job.shard(0).has_work()) job.shard(0).Work();
+  EXPECT_EQ(job.CheckpointOutcome(0), "done");
 
   auto store = OpenRowStoreReadOnly(dir + "/" + ShardDirName(0, 1));
   ASSERT_TRUE(store.ok()) << store.status().message();
@@ -501,8 +512,7 @@ TEST(ShardCheckpoint, WaitsForTheOlderPushesAndHoldsNoNewerOnes) {
                          })
                   .ok());
   EXPECT_EQ(keys, std::vector<std::uint64_t>{5});
-  // Sent again, it is answered alike; asked anew, the step is over.
-  EXPECT_EQ(job.Ask(0, request).text, out[1].reply.text);
+  EXPECT_EQ(ReadTag(&job, 5), TagRow(12));
   EXPECT_EQ(job.Ask(0, job.WithText(Op::kCheckpoint, 0, 1, dir + "2")).code, Code::kInvalidInput);
 }
 
@@ -510,9 +520,9 @@ TEST(ShardCheckpoint, OnlyDirtyRowsAreWritten) {
   const TempDir scratch;
   ShardJob job({});
   const auto rows_written = [&](std::uint64_t step, const std::string& name) {
-    const Reply reply = job.Ask(0, job.WithText(Op::kCheckpoint, 0, step, scratch.path() + "/" + name));
-    EXPECT_EQ(reply.code, Code::kOk) << reply.error;
-    return nlohmann::json::parse(reply.text)["rows_written"].get<int>();
+    job.WriteCheckpoint(0, step, scratch.path() + "/" + name);
+    const auto stats = nlohmann::json::parse(job.Ask(0, job.NewRequest(Op::kStats, 0, 0)).text);
+    return stats["checkpoint"]["rows_written"].get<int>();
   };
   std::vector<Gradients> grads(3);
   for (std::uint64_t key = 0; key < 100; ++key) grads[2][key] = {1};
@@ -529,11 +539,40 @@ TEST(ShardCheckpoint, AFailedCheckpointLosesNothing) {
   job.Ask(0, job.Push(0, 0, 0, TagGradient(5, 1)));
   const std::string dir = scratch.path() + "/ps";
   ASSERT_TRUE(MakeDirs(dir + "/" + ShardDirName(0, 1)).ok());  // in the way
-  EXPECT_NE(job.Ask(0, job.WithText(Op::kCheckpoint, 0, 1, dir)).code, Code::kOk);
+  ASSERT_EQ(job.Ask(0, job.WithText(Op::kCheckpoint, 0, 1, dir)).code, Code::kOk) << "it fails later";
+  EXPECT_EQ(job.Ask(0, job.WithText(Op::kCheckpoint, 0, 1, dir + "2")).code, Code::kUnavailable) << "one at a time";
+  while (job.shard(0).has_work()) job.shard(0).Work();
+  EXPECT_NE(job.CheckpointOutcome(0).find("exists already"), std::string::npos) << job.CheckpointOutcome(0);
   WriteCheckpoint(&job, 1, scratch.path() + "/other");
   ShardJob restored({});
   Restore(&restored, 1, scratch.path() + "/other");
   EXPECT_EQ(ReadTag(&restored, 5), TagRow(1));
+}
+
+TEST(ShardCheckpoint, ARequestSentAgainIsAnsweredAlike) {
+  const TempDir scratch;
+  ShardJob job({});
+  job.Ask(0, job.Push(0, 0, 0, TagGradient(5, 1)));
+  const Request request = job.WithText(Op::kCheckpoint, 0, 1, scratch.path() + "/ps");
+  ASSERT_EQ(job.Ask(0, request).code, Code::kOk);
+  EXPECT_EQ(job.Ask(0, request).code, Code::kOk) << "under way";
+  while (job.shard(0).has_work()) job.shard(0).Work();
+  EXPECT_EQ(job.Ask(0, request).code, Code::kOk) << "done";
+  EXPECT_EQ(job.CheckpointOutcome(0), "done");
+}
+
+TEST(ShardCheckpoint, ARestoreGivesUpTheOneUnderWay) {
+  const TempDir scratch;
+  ShardJob job({});
+  job.Ask(0, job.Push(0, 0, 0, TagGradient(5, 1)));
+  WriteCheckpoint(&job, 1, scratch.path() + "/first");
+  job.Ask(0, job.Push(0, 0, 1, TagGradient(5, 1)));
+  ASSERT_EQ(job.Ask(0, job.WithText(Op::kCheckpoint, 0, 2, scratch.path() + "/second")).code, Code::kOk);
+  Restore(&job, 1, scratch.path() + "/first");
+  EXPECT_NE(job.CheckpointOutcome(0).find("replaced"), std::string::npos) << job.CheckpointOutcome(0);
+  EXPECT_FALSE(job.shard(0).has_work());
+  EXPECT_EQ(ReadTag(&job, 5), TagRow(1));
+  WriteCheckpoint(&job, 1, scratch.path() + "/third");
 }
 
 TEST(ShardRestore, MatchesTablesByName) {

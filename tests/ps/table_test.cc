@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <map>
 #include <numeric>
+#include <optional>
 #include <set>
 #include <tuple>
 #include <unordered_map>
@@ -44,6 +45,8 @@ class ModelTable {
     std::vector<float> values;
     RowHeader header;
     bool dirty = false;
+    bool stored = false;  // the store has it, if an older version
+    bool in_cut = false;  // of the cut under way
   };
 
   explicit ModelTable(TableSpec spec) : spec_(std::move(spec)) {
@@ -76,22 +79,88 @@ class ModelTable {
   std::unordered_map<std::uint64_t, Row> rows_;
 };
 
-void ExpectSameRows(const Table& table, ModelTable* model, bool dirty_only) {
-  std::map<std::pair<std::uint32_t, std::uint64_t>, const ModelTable::Row*> expected;
-  for (const auto& [key, row] : model->rows()) {
-    if (row.dirty || !dirty_only) expected[{VshardOf(key), key}] = &row;
+// Every row of a table.
+std::map<std::uint64_t, ModelTable::Row> AllRows(Table* table) {
+  std::map<std::uint64_t, ModelTable::Row> rows;
+  std::vector<KeyedHeader> headers;
+  for (std::uint32_t vshard = 0; vshard < kNumVshards; ++vshard) table->AddHeaders(vshard, &headers);
+  for (const KeyedHeader& keyed : headers) {
+    ModelTable::Row& row = rows[keyed.key];
+    row.values.resize(static_cast<std::size_t>(table->spec().dim + table->state_dim()));
+    EXPECT_TRUE(table->ReadStored(keyed.key, row.values, &row.header));
   }
-  auto next = expected.begin();
-  table.ForEach(dirty_only, [&](std::uint64_t key, std::span<const float> values, const RowHeader& header) {
-    ASSERT_NE(next, expected.end());
-    ASSERT_EQ(next->first.second, key) << "rows out of (vshard, key) order, or one too many or missing";
-    ASSERT_TRUE(std::equal(values.begin(), values.end(), next->second->values.begin(), next->second->values.end()));
-    ASSERT_EQ(header.updates, next->second->header.updates);
-    ASSERT_EQ(header.last_step, next->second->header.last_step);
-    ++next;
-  });
-  EXPECT_EQ(next, expected.end());
+  EXPECT_EQ(rows.size(), headers.size());
+  return rows;
 }
+
+void ExpectSameRow(const ModelTable::Row& expected, std::span<const float> values, const RowHeader& header) {
+  ASSERT_TRUE(std::equal(values.begin(), values.end(), expected.values.begin(), expected.values.end()));
+  ASSERT_EQ(header.updates, expected.header.updates);
+  ASSERT_EQ(header.last_step, expected.header.last_step);
+}
+
+void ExpectSameRows(Table* table, ModelTable* model) {
+  const auto rows = AllRows(table);
+  ASSERT_EQ(rows.size(), model->rows().size());
+  for (const auto& [key, row] : rows) {
+    ASSERT_TRUE(model->rows().contains(key));
+    ExpectSameRow(model->rows().at(key), row.values, row.header);
+  }
+}
+
+// A cut of a model's table, read over many steps, beside the table it is of.
+class ModelCut {
+ public:
+  ModelCut(Table* table, ModelTable* model) : table_(table), model_(model) {
+    for (auto& [key, row] : model->rows()) {
+      if (row.dirty) rows_[{VshardOf(key), key}] = row;
+      row.in_cut = row.dirty;
+      row.dirty = false;
+    }
+    table->BeginCut();
+  }
+
+  [[nodiscard]] bool read() const { return next_ == kNumVshards; }
+  [[nodiscard]] bool ends() const { return ends_; }
+
+  // Some vshards more.
+  void Read(std::uint32_t vshards) {
+    for (; vshards > 0 && !read(); --vshards, ++next_) {
+      read_.Clear();
+      table_->VisitCut(next_, &read_);
+      auto expected = rows_.lower_bound({next_, 0});
+      for (std::size_t i = 0; i < read_.keys.size(); ++i, ++expected) {
+        ASSERT_NE(expected, rows_.end());
+        ASSERT_EQ(expected->first, std::pair(next_, read_.keys[i])) << "out of order, or one too many or missing";
+        const std::size_t floats = expected->second.values.size();
+        ASSERT_EQ(read_.values.size(), floats * read_.keys.size());
+        ExpectSameRow(expected->second, std::span(read_.values).subspan(i * floats, floats), read_.headers[i]);
+      }
+      ASSERT_TRUE(expected == rows_.end() || expected->first.first > next_) << "vshard " << next_ << " has more rows";
+    }
+  }
+
+  // True when that was all of it.
+  bool End(bool written, std::uint64_t rows) {
+    ends_ = true;
+    if (!table_->EndCut(written, rows)) return false;
+    for (auto& [key, row] : model_->rows()) {
+      if (!row.in_cut) continue;
+      row.dirty = row.dirty || !written;
+      row.stored = true;  // it may have been written before it failed
+      row.in_cut = false;
+    }
+    return true;
+  }
+
+ private:
+  Table* table_;
+  ModelTable* model_;
+  std::map<std::pair<std::uint32_t, std::uint64_t>, ModelTable::Row> rows_;
+  std::uint32_t next_ = 0;  // vshard
+  bool ends_ = false;
+  StoredRows read_;
+};
 
 void ExpectSameReads(const Table& table, ModelTable* model, const std::vector<std::uint64_t>& keys) {
   const auto dim = static_cast<std::size_t>(table.spec().dim);
@@ -143,21 +212,68 @@ TEST_P(TableModel, BehavesAsAnUnorderedMap) {
       model.Update(keys[i], std::span(grads).subspan(i * static_cast<std::size_t>(dim), static_cast<std::size_t>(dim)),
                    step);
     }
-    if (step % 20 == 10) {
-      ExpectSameRows(*table, &model, true);
-      table->ClearDirty();
-      for (auto& [key, row] : model.rows()) row.dirty = false;
-    }
     for (int i = 0; i < 50; ++i) keys.push_back(random.Below(6000));  // some unseen, some twice
     ExpectSameReads(*table, &model, keys);
     if (HasFatalFailure()) return;
   }
-  ExpectSameRows(*table, &model, false);
-  ExpectSameRows(*table, &model, true);
+  ExpectSameRows(table.get(), &model);
   EXPECT_EQ(table->stats().rows, model.rows().size());
-  EXPECT_EQ(table->stats().dirty_rows,
-            static_cast<std::uint64_t>(std::count_if(model.rows().begin(), model.rows().end(),
-                                                     [](const auto& entry) { return entry.second.dirty; })));
+}
+
+// A cut holds what had changed, as it was, while the table goes on; what it was written from is clean, or dirty as before.
+TEST_P(TableModel, ACutHoldsWhatHadChanged) {
+  const TableSpec spec = ParamSpec();
+  const auto dim = static_cast<std::size_t>(spec.dim);
+  const auto table = NewTable(spec);
+  ModelTable model(spec);
+  RandomStream random(kSeed, 200 + dim);
+  SCOPED_TRACE("seed " + std::to_string(kSeed));
+  std::optional<ModelCut> cut;
+  int cuts = 0;
+  int failed = 0;
+  bool written = true;
+  for (std::uint64_t step = 0; step < 120; ++step) {
+    std::set<std::uint64_t> unique;
+    for (std::uint64_t i = random.Below(300); i > 0; --i) unique.insert(i % 5 == 0 ? random() : random.Below(3000));
+    const std::vector<std::uint64_t> keys(unique.begin(), unique.end());
+    std::vector<float> grads(keys.size() * dim);
+    for (float& grad : grads) grad = static_cast<float>(random.Uniform() - 0.5);
+    table->Update(keys, grads, step);
+    for (std::size_t i = 0; i < keys.size(); ++i) model.Update(keys[i], std::span(grads).subspan(i * dim, dim), step);
+    for (std::uint64_t i = random.Below(30); i > 0; --i) {
+      const std::uint64_t key = random.Below(3000);
+      const auto found = model.rows().find(key);
+      const Table::Erased erased = table->Erase(key);
+      ASSERT_EQ(erased == Table::Erased::kNothing, found == model.rows().end());
+      if (found == model.rows().end()) continue;
+      if (found->second.stored || found->second.in_cut) {
+        ASSERT_EQ(erased, Table::Erased::kStoredRow) << "the store would keep it";
+      }
+      model.rows().erase(found);
+    }
+    if (step % 10 == 9) table->Compact();
+    if (!cut && random.Below(3) == 0) {
+      cut.emplace(table.get(), &model);
+      written = random.Below(3) != 0;
+      ++cuts;
+    } else if (cut && !cut->read() && !cut->ends() && (written || random.Below(8) != 0)) {
+      cut->Read(static_cast<std::uint32_t>(random.Below(500)));
+    } else if (cut && cut->End(written, random.Below(1500))) {
+      failed += written ? 0 : 1;
+      cut.reset();
+    }
+    if (HasFatalFailure()) return;
+    const auto dirty = std::count_if(model.rows().begin(), model.rows().end(), [&](const auto& entry) {
+      return entry.second.dirty;
+    });
+    if (!cut) {
+      ASSERT_EQ(table->stats().dirty_rows, static_cast<std::uint64_t>(dirty)) << "step " << step;
+      ASSERT_EQ(table->stats().cut_bytes, 0U);
+    }
+  }
+  ExpectSameRows(table.get(), &model);
+  EXPECT_GT(cuts, 5);
+  EXPECT_GT(failed, 0);
 }
 
 // What a store below the table does: takes cold rows, and puts them back before they are used.
@@ -223,7 +339,7 @@ TEST_P(TableModel, RowsThatWereDroppedComeBackAsTheyWere) {
   std::vector<std::uint64_t> every;
   for (const auto& [key, stored] : store) every.push_back(key);
   bring_back(every);
-  ExpectSameRows(*table, &model, false);
+  ExpectSameRows(table.get(), &model);
 }
 
 INSTANTIATE_TEST_SUITE_P(OptimizersAndDims, TableModel,
@@ -265,14 +381,9 @@ TEST(Table, SixteenBitRowsDoNotDependOnOrderBatchesOrMoves) {
         pieces->PutStored(row.key, values, header);
       }
     }
-    std::map<std::uint64_t, std::vector<float>> expected;
-    whole->ForEach(false, [&](std::uint64_t key, std::span<const float> values, const RowHeader&) {
-      expected[key].assign(values.begin(), values.end());
-    });
+    const auto expected = AllRows(whole.get());
     ASSERT_EQ(expected.size(), kKeys);
-    pieces->ForEach(false, [&](std::uint64_t key, std::span<const float> values, const RowHeader&) {
-      ASSERT_TRUE(std::equal(values.begin(), values.end(), expected.at(key).begin(), expected.at(key).end()));
-    });
+    for (const auto& [key, row] : AllRows(pieces.get())) ASSERT_EQ(row.values, expected.at(key).values);
   }
 }
 
@@ -379,7 +490,7 @@ TEST(Table, LongCallsKeepKeysRowsAndGradientsTogether) {
   for (std::size_t i = 0; i < kKeys * kDim; ++i) grads.push_back(static_cast<float>(random.Uniform() - 0.5));
   table->Update(keys, grads, 0);
   for (std::size_t i = 0; i < kKeys; ++i) model.Update(keys[i], std::span(grads).subspan(i * kDim, kDim), 0);
-  ExpectSameRows(*table, &model, false);
+  ExpectSameRows(table.get(), &model);
   std::vector<std::uint64_t> asked = keys;
   for (std::uint64_t i = 0; i < 100; ++i) asked.push_back(~i);  // unseen
   std::vector<std::uint32_t> places;
@@ -404,7 +515,7 @@ TEST(Table, AKeyThatComesTwiceIsCreatedOnceAndUpdatedTwice) {
   for (std::uint64_t step = 0; step < 2; ++step) {
     table->Update(keys, grads, step);
     for (std::size_t i = 0; i < keys.size(); ++i) model.Update(keys[i], std::span(grads).subspan(i * 2, 2), step);
-    ExpectSameRows(*table, &model, false);
+    ExpectSameRows(table.get(), &model);
   }
 }
 

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <memory>
 #include <numeric>
+#include <optional>
 #include <set>
 #include <string>
 #include <tuple>
@@ -17,6 +18,7 @@
 #include "common/random.h"
 #include "ps/checkpoint.h"
 #include "tests/ps/rows_model.h"
+#include "tests/ps/step_executor.h"
 #include "tests/temp_dir.h"
 
 namespace gatemill::ps {
@@ -165,6 +167,97 @@ INSTANTIATE_TEST_SUITE_P(OptimizersDimsStores, TieredTablesModel,
                            return std::get<0>(test.param) + "_" + std::to_string(std::get<1>(test.param)) +
                                   (std::get<2>(test.param) == Kind::kRocks ? "_rocks" : "_memory");
                          });
+
+// A checkpoint that is written while everything else goes on, by an executor that is as slow as it likes, holds the rows of its
+// moment; those it is written from are not lost when it fails.
+TEST_P(TieredTablesModel, ACheckpointBesideEverythingHoldsItsMoment) {
+  const auto& [optimizer, dim, kind] = GetParam();
+  SCOPED_TRACE("seed " + std::to_string(kSeed));
+  const TempDir scratch;
+  const std::vector<TableSpec> specs = Specs(optimizer, dim);
+  const std::vector<std::uint32_t> numbers{0, 1, 2};
+  const std::uint64_t rows_budget = static_cast<std::uint64_t>(dim) * 100'000 + (1 << 20);
+  const std::uint64_t budget = rows_budget + (kind == Kind::kRocks ? 11ULL << 20 : 0);
+  RandomStream random(kSeed, 77 + static_cast<std::uint64_t>(dim));
+  for (const std::uint64_t limit : {std::uint64_t{0}, budget}) {
+    StepExecutor executor;
+    int told = 0;
+    std::unique_ptr<RowStore> store = NewMemoryRowStore();
+    if (kind == Kind::kRocks) {
+      store = CreateRowStore(scratch.path() + "/store-" + std::to_string(limit),
+                             {.cache_bytes = TieredTables::StoreCacheBytes(budget)}).value();
+    }
+    auto tables = TieredTables::Create({.seed = kSeed, .memory_budget = limit, .executor = &executor,
+                                        .on_progress = [&told] { ++told; }}, specs, std::move(store)).value();
+    RowsModel model(specs, kSeed);
+    std::optional<RowsModel> then;  // when the checkpoint under way was cut
+    std::string ps_dir;
+    int checkpoints = 0;
+    int failed = 0;
+    for (int round = 0; round < kModelRounds / 2; ++round) {
+      const auto step = static_cast<std::uint64_t>(round);
+      const auto t = static_cast<std::uint32_t>(random.Below(specs.size()));
+      const auto width = static_cast<std::size_t>(specs[t].dim);
+      std::set<std::uint64_t> drawn;
+      for (std::uint64_t i = random.Below(1'500); i > 0; --i) drawn.insert(random.Below(random.Below(40'000) + 1));
+      const std::vector<std::uint64_t> keys(drawn.begin(), drawn.end());
+      const std::vector<float> grads(keys.size() * width, 0.25F);
+      const std::uint64_t what = random.Below(10);
+      if (what < 6) {
+        ASSERT_TRUE(tables->Update(t, keys, grads, step).ok());
+        for (const std::uint64_t key : keys) model.Update(t, key, std::span(grads).first(width), step);
+      } else if (what < 8) {
+        ExpectReads(model, tables.get(), t, keys, what == 6 ? ReadMode::kTrain : ReadMode::kEval, false);
+      } else {
+        std::vector<std::uint64_t> there;
+        for (const std::uint64_t key : keys) {
+          if (key % 7 == 0 && model.rows(t).contains(key)) there.push_back(key);
+        }
+        ASSERT_TRUE(tables->Erase(t, there).ok());
+        for (const std::uint64_t key : there) model.Erase(t, key);
+      }
+      if (!then && random.Below(4) == 0) {
+        ps_dir = scratch.path() + "/ps-" + std::to_string(limit) + "-" + std::to_string(++checkpoints);
+        ASSERT_TRUE(MakeDirs(ps_dir).ok());
+        const std::string dir = ps_dir + "/" + ShardDirName(0, 1);
+        if (checkpoints % 3 == 2) {  // in the way: it will fail
+          ASSERT_TRUE(MakeDirs(dir).ok());
+        }
+        ASSERT_TRUE(tables->BeginCheckpoint(dir).ok());
+        EXPECT_EQ(tables->BeginCheckpoint(dir + "-2").code(), Code::kUnavailable);
+        then = model;
+      }
+      for (std::uint64_t i = random.Below(4); i > 0; --i) {
+        const int before = told;
+        if (random.Below(2) == 0 && executor.RunOne()) {
+          EXPECT_EQ(told, before + 1);
+        }
+        if (tables->CanContinueCheckpoint()) tables->ContinueCheckpoint(random.Below(3'000));
+      }
+      if (HasFatalFailure()) return;
+      ASSERT_TRUE(limit == 0 || tables->memory_bytes() <= limit) << "round " << round;
+      for (std::uint32_t table = 0; table < specs.size(); ++table) {
+        ASSERT_EQ(tables->stats(table).rows, model.rows(table).size()) << "round " << round << " table " << table;
+      }
+      if (!then || !tables->checkpoint().done) continue;
+      if (tables->checkpoint().status.ok()) {
+        ASSERT_TRUE(WriteCheckpointTables(ps_dir, {.specs = specs, .seed = kSeed, .num_shards = 1}).ok());
+        const auto reader = CheckpointReader::Open(ps_dir);
+        ASSERT_TRUE(reader.ok()) << MessageOf(reader.status());
+        const auto restored = NewTables(specs, 0, Kind::kMemory, "");
+        ASSERT_TRUE(restored->Restore(reader->get(), numbers, step).ok());
+        ExpectAllRows(*then, restored.get());
+      } else {
+        ++failed;
+      }
+      then.reset();
+      if (HasFatalFailure()) return;
+    }
+    ExpectAllRows(model, tables.get());
+    EXPECT_GT(checkpoints - failed, 2);
+    EXPECT_GT(failed, 0);
+  }
+}
 
 // The first table takes the whole budget; then only the second is used.
 TEST(TieredTables, MemoryGoesFromATableThatIsNoLongerUsedToAnother) {

@@ -328,6 +328,11 @@ class FuzzedShard {
     const Op op = request.op;
     const bool reads_only = op == Op::kHello || op == Op::kStats || op == Op::kReadStored || op == Op::kPull;
     asked_.insert(asked);
+    if (shard_->has_work()) {
+      shard_->Work();
+      state_ = State();
+      ++Reached()["a piece of a checkpoint"];
+    }
     const std::uint64_t step = shard_->next_step();
     std::vector<OutgoingReply> out;
     shard_->Handle(from, std::move(request), &out);

@@ -27,8 +27,17 @@ struct Sent {
   Request request;
 };
 
+// The checkpoint that the shards write.
+struct FakeCheckpoint {
+  std::string ps_dir;        // as it was asked for; "" before
+  std::uint32_t shards = 1;  // there are
+  int looks = 0;             // answered before it is done
+  Code code = Code::kOk;     // how it ends
+};
+
 // What the shards see and say. Owned by the test; the channel refers to it.
 struct Network {
+  FakeCheckpoint checkpoint;
   ManualClock clock;
   std::vector<Sent> sent;
   std::deque<Reply> replies;
@@ -106,7 +115,17 @@ Reply GoodReply(const Sent& sent) {
 }
 
 void AnswerAll(const Sent& sent, Network* network) {
-  if (sent.request.op != Op::kPrefetch) network->replies.push_back(GoodReply(sent));
+  if (sent.request.op == Op::kPrefetch) return;
+  Reply reply = GoodReply(sent);
+  FakeCheckpoint& checkpoint = network->checkpoint;
+  if (sent.request.op == Op::kCheckpoint) checkpoint.ps_dir = sent.request.text;
+  if (sent.request.op == Op::kStats && !checkpoint.ps_dir.empty()) {
+    const bool done = checkpoint.looks-- <= 0;
+    reply.text = R"({"checkpoint":{"dir":")" + checkpoint.ps_dir + "/" + ShardDirName(sent.shard, checkpoint.shards) +
+                 R"(","done":)" + (done ? "true" : "false") + R"(,"rows_written":3,"code":)" +
+                 std::to_string(static_cast<int>(done ? checkpoint.code : Code::kOk)) + R"(,"error":"no space left"}})";
+  }
+  network->replies.push_back(std::move(reply));
 }
 
 std::vector<TableSpec> Specs() {
@@ -676,19 +695,57 @@ TEST_F(ClientErrorTest, ACheckpointIsMarkedWhenEveryShardHasWrittenIts) {
     reply->error = "no space left on device";
   });
   const auto client = NewClient(2);
+  EXPECT_EQ(client->CheckpointDone().status().code(), Code::kInternal) << "none was begun";
   EXPECT_EQ(client->Checkpoint(5, ps_dir).code(), Code::kInternal);
+  network_.checkpoint = {.ps_dir = {}, .shards = 2, .looks = 3, .code = Code::kInternal};
+  network_.answer = AnswerAll;
+  const Status failed = client->Checkpoint(5, ps_dir);  // later, in the writing
+  EXPECT_EQ(failed.code(), Code::kInternal);
+  EXPECT_NE(failed.message().find("no space left"), std::string::npos) << failed.message();
   EXPECT_FALSE(FileExists(ps_dir + "/tables.json"));
+
+  network_.checkpoint = {.ps_dir = {}, .shards = 2, .looks = 3, .code = Code::kOk};
   network_.answer = [&](const Sent& sent, Network* network) {
     EXPECT_FALSE(FileExists(ps_dir + "/tables.json"));
-    EXPECT_EQ(sent.request.text, ps_dir);
-    EXPECT_EQ(sent.request.stamp.step, 5U);
+    if (sent.request.op == Op::kCheckpoint) {
+      EXPECT_EQ(sent.request.text, ps_dir);
+      EXPECT_EQ(sent.request.stamp.step, 5U);
+    }
     AnswerAll(sent, network);
   };
-  ASSERT_TRUE(client->Checkpoint(5, ps_dir).ok());
+  ASSERT_TRUE(client->BeginCheckpoint(5, ps_dir).ok());
+  EXPECT_FALSE(client->CheckpointDone().value());
+  EXPECT_FALSE(client->CheckpointDone().value()) << "one shard is done";
+  EXPECT_TRUE(client->CheckpointDone().value());
   const auto tables = ReadCheckpointTables(ps_dir);
   ASSERT_TRUE(tables.ok()) << tables.status().message();
   EXPECT_EQ(SpecDigest(tables->specs, tables->seed), SpecDigest(Specs(), kSeed));
   EXPECT_EQ(tables->num_shards, 2U);
+}
+
+TEST_F(ClientErrorTest, ACheckpointThatDoesNotGoOnIsGivenUp) {
+  const TempDir dir;
+  network_.checkpoint.looks = 1 << 30;
+  network_.answer = AnswerAll;
+  const auto client = NewClient(1);
+  const Status status = client->Checkpoint(5, dir.path() + "/ps");
+  EXPECT_EQ(status.code(), Code::kDeadline);
+  EXPECT_NE(status.message().find("has not gone on"), std::string::npos) << status.message();
+}
+
+TEST_F(ClientErrorTest, AShardThatKnowsNothingOfTheCheckpointIsNamed) {
+  const TempDir dir;
+  network_.answer = AnswerAll;
+  const auto client = NewClient(1);
+  ASSERT_TRUE(client->BeginCheckpoint(5, dir.path() + "/ps").ok());
+  network_.checkpoint.ps_dir = "/another";
+  const Status status = client->CheckpointDone().status();
+  EXPECT_EQ(status.code(), Code::kInternal);
+  EXPECT_NE(status.message().find("shard 0"), std::string::npos) << status.message();
+  network_.answer = [](const Sent& sent, Network* network) {
+    network->replies.push_back(GoodReply(sent));  // statistics without a checkpoint
+  };
+  EXPECT_EQ(client->CheckpointDone().status().code(), Code::kInternal);
 }
 
 // Worker 0 says which day it is where rows go after days, and keeps the days in checkpoints, over restores too.
