@@ -98,11 +98,25 @@ Status WriteFileAtomic(const std::string& path, std::string_view contents) {
     ::unlink(temporary.c_str());
     return failed;
   }
-  const std::string parent = fs::path(path).parent_path().string();
-  const Descriptor directory(::open(parent.empty() ? "." : parent.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (directory.get() < 0) return SystemError("cannot open", parent, errno);
-  if (::fsync(directory.get()) != 0) return SystemError("cannot fsync", parent, errno);
+  return SyncDir(fs::path(path).parent_path().string());
+}
+
+Status SyncDir(const std::string& path) {
+  const Descriptor directory(::open(path.empty() ? "." : path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (directory.get() < 0) return SystemError("cannot open", path, errno);
+  if (::fsync(directory.get()) != 0) return SystemError("cannot fsync", path, errno);
   return Ok();
+}
+
+Status RenameOver(const std::string& from, const std::string& to) {
+  int error = 0;
+  if (::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_EXCHANGE) != 0) error = errno;
+  if (error == EINVAL || error == ENOSYS) {  // a file system that cannot exchange
+    std::error_code removed;
+    fs::remove_all(to, removed);
+  }
+  if (error != 0 && ::rename(from.c_str(), to.c_str()) != 0) return SystemError("cannot rename to", to, errno);
+  return SyncDir(fs::path(to).parent_path().string());
 }
 
 Status MakeDirs(const std::string& path) {

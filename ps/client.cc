@@ -194,8 +194,10 @@ class ClientImpl final : public Client {
     GM_RETURN_IF_ERROR(Flush());
     GM_RETURN_IF_ERROR(MakeDirs(ps_dir));
     GM_RETURN_IF_ERROR(AskAll(Op::kCheckpoint, next_step, ps_dir).status());
+    checkpoint_ = {};
     checkpoint_.ps_dir = ps_dir;
     checkpoint_.days = days_;
+    checkpoint_.progress_ns = clock_->NowNs();
     return Ok();
   }
 
@@ -203,14 +205,17 @@ class ClientImpl final : public Client {
     if (checkpoint_.ps_dir.empty()) return Internal("no checkpoint was begun");
     GM_ASSIGN_OR_RETURN(const std::vector<Reply> replies, AskAll(Op::kStats, 0, ""));
     bool done = true;
-    checkpoint_.rows_written = 0;
+    std::uint64_t rows_written = 0;
     for (std::uint32_t shard = 0; shard < replies.size(); ++shard) {
       GM_ASSIGN_OR_RETURN(const ShardCheckpoint part, ReadCheckpointStats(replies[shard].text, shard));
-      checkpoint_.rows_written += part.rows_written;
+      rows_written += part.rows_written;
       if (part.done && !part.status.ok()) return part.status.Annotate(ShardName(shard));
       done = done && part.done;
     }
-    if (!done) return false;
+    if (!done) {
+      GM_RETURN_IF_ERROR(CheckCheckpointGoesOn(rows_written));
+      return false;
+    }
     GM_RETURN_IF_ERROR(WriteCheckpointTables(checkpoint_.ps_dir, {.specs = specs_,
                                                                   .seed = seed_,
                                                                   .num_shards = options_.num_shards,
@@ -220,18 +225,9 @@ class ClientImpl final : public Client {
 
   Status Checkpoint(std::uint64_t next_step, const std::string& ps_dir) override {
     GM_RETURN_IF_ERROR(BeginCheckpoint(next_step, ps_dir));
-    std::uint64_t rows_before = 0;
-    std::int64_t progress_ns = clock_->NowNs();
     while (true) {
       GM_ASSIGN_OR_RETURN(const bool done, CheckpointDone());
       if (done) return Ok();
-      const std::int64_t now = clock_->NowNs();
-      if (checkpoint_.rows_written != rows_before) progress_ns = now;
-      rows_before = checkpoint_.rows_written;
-      if (now - progress_ns > DeadlineMs(Op::kCheckpoint) * kNsPerMs) {
-        return DeadlineExceeded("the checkpoint " + ps_dir + " has not gone on for " +
-                                std::to_string(DeadlineMs(Op::kCheckpoint)) + " ms; are the servers' disks still there?");
-      }
       GM_RETURN_IF_ERROR(TakeRepliesFor(kCheckpointLookMs));
     }
   }
@@ -508,6 +504,15 @@ class ClientImpl final : public Client {
     }
   }
 
+  Status CheckCheckpointGoesOn(std::uint64_t rows_written) {
+    const std::int64_t now = clock_->NowNs();
+    if (rows_written != checkpoint_.rows_written) checkpoint_.progress_ns = now;
+    checkpoint_.rows_written = rows_written;
+    if (now - checkpoint_.progress_ns <= DeadlineMs(Op::kCheckpoint) * kNsPerMs) return Ok();
+    return DeadlineExceeded("the checkpoint " + checkpoint_.ps_dir + " has not gone on for " +
+                            std::to_string(DeadlineMs(Op::kCheckpoint)) + " ms; are the servers' disks still there?");
+  }
+
   // ---- replies -----------------------------------------------------------------------------------------------------
 
   // A late or second reply matches nothing pending and is passed over.
@@ -674,11 +679,13 @@ class ClientImpl final : public Client {
   FloatType dtype_;  // of rows and gradients on their way
   bool counts_days_;  // this is worker 0, and some table's rows go after days
   DayLog days_;       // of its pushes
-  struct {
+  struct CheckpointUnderWay {
     std::string ps_dir;
     DayLog days;  // when it was cut
     std::uint64_t rows_written = 0;
-  } checkpoint_;  // the last that was begun
+    std::int64_t progress_ns = 0;  // when that last grew
+  };
+  CheckpointUnderWay checkpoint_;  // the last that was begun
   BufferPool pool_;
   std::uint64_t next_id_ = 1;
   std::map<std::uint64_t, Pending> pending_;  // by request id, so in the order they were sent

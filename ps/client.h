@@ -89,9 +89,9 @@ class Client {
   // later steps may go on while it is written. ps_dir: the checkpoint's ps part, on a disk that all servers see.
   virtual Status BeginCheckpoint(std::uint64_t next_step, const std::string& ps_dir) = 0;
   // Asks the shards how far they are. True when all are done and tables.json is written, which comes last. Why one failed, when
-  // one did.
+  // one did; kDeadline when none has written a row for as long as the deadline is.
   virtual Result<bool> CheckpointDone() = 0;
-  // Both, and waits in between. kDeadline when a shard writes nothing for as long as the deadline is.
+  // Both, and waits in between.
   virtual Status Checkpoint(std::uint64_t next_step, const std::string& ps_dir) = 0;
   virtual Status Restore(std::uint64_t next_step, const std::string& ps_dir) = 0;
   virtual Status Clear(std::uint64_t next_step) = 0;

@@ -1,8 +1,11 @@
 #include "worker/train/checkpoint.h"
 
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <system_error>
 #include <utility>
@@ -21,6 +24,7 @@ constexpr const char* kDense = "dense.safetensors";
 constexpr const char* kWorker = "worker.json";
 constexpr const char* kConfig = "config.yaml";
 constexpr const char* kStepPrefix = "step-";
+constexpr const char* kUnfinished = ".tmp";
 
 json CursorToJson(const Cursor& cursor) {
   json out = {{"step", cursor.step},
@@ -75,46 +79,47 @@ Result<json> ReadJson(const std::string& path) {
   return parsed;
 }
 
-Status WriteManifest(const std::string& dir, const Cursor& cursor) {
+// The checksums of a checkpoint's files by their inodes: a hard link to one of them has the same bytes.
+std::map<std::pair<dev_t, ino_t>, std::uint64_t> KnownChecksums(const std::string& dir) {
+  std::map<std::pair<dev_t, ino_t>, std::uint64_t> known;
+  const Result<json> manifest = ReadJson(dir + "/" + kManifest);
+  if (!manifest.ok()) return known;
+  try {
+    for (const json& file : manifest->at("files")) {
+      struct stat status {};
+      const std::string path = dir + "/" + file.at("path").get<std::string>();
+      if (::stat(path.c_str(), &status) != 0) continue;
+      if (static_cast<std::uint64_t>(status.st_size) != file.at("bytes").get<std::uint64_t>()) continue;
+      known[{status.st_dev, status.st_ino}] = file.at("xxh3").get<std::uint64_t>();
+    }
+  } catch (const json::exception&) {
+    known.clear();  // a damaged one helps nobody
+  }
+  return known;
+}
+
+// `previous`: a checkpoint that may share files with it; "" = none.
+Status WriteManifest(const std::string& dir, const Cursor& cursor, const std::string& previous) {
   GM_ASSIGN_OR_RETURN(const std::vector<std::string> files, ListTree(dir));
+  const auto known = previous.empty() ? std::map<std::pair<dev_t, ino_t>, std::uint64_t>() : KnownChecksums(previous);
   json list = json::array();
   for (const std::string& file : files) {
     if (file == kManifest) continue;
-    GM_ASSIGN_OR_RETURN(const std::uint64_t size, FileSize(dir + "/" + file));
-    GM_ASSIGN_OR_RETURN(const std::uint64_t checksum, FileChecksum(dir + "/" + file));
+    const std::string path = dir + "/" + file;
+    GM_ASSIGN_OR_RETURN(const std::uint64_t size, FileSize(path));
+    struct stat status {};
+    const auto shared = ::stat(path.c_str(), &status) == 0 ? known.find({status.st_dev, status.st_ino}) : known.end();
+    std::uint64_t checksum = 0;
+    if (shared != known.end()) {
+      checksum = shared->second;
+    } else {
+      GM_ASSIGN_OR_RETURN(checksum, FileChecksum(path));
+    }
     list.push_back({{"path", file}, {"bytes", size}, {"xxh3", checksum}});
   }
   const json manifest = {
       {"format", kCheckpointFormat}, {"step", cursor.step}, {"cursor", CursorToJson(cursor)}, {"files", list}};
   return WriteFileAtomic(dir + "/" + kManifest, manifest.dump(2) + "\n");
-}
-
-// Worker 0's work: everything is written aside and appears whole.
-Status Write(const std::string& final_dir, const Checkpoint& checkpoint, ps::Client* client) {
-  const std::string dir = final_dir + ".tmp";
-  GM_RETURN_IF_ERROR(RemoveTree(dir));
-  GM_RETURN_IF_ERROR(MakeDirs(dir));
-  GM_RETURN_IF_ERROR(client->Checkpoint(checkpoint.cursor.step, PsDir(dir)));
-  GM_RETURN_IF_ERROR(WriteDense(dir + "/" + kDense, checkpoint.dense));
-  const json worker = {{"cursor", CursorToJson(checkpoint.cursor)},
-                       {"columns", checkpoint.columns},
-                       {"statistics", json::parse(data::StatisticsToJson(checkpoint.statistics), nullptr, false)}};
-  GM_RETURN_IF_ERROR(WriteFileAtomic(dir + "/" + kWorker, worker.dump(2) + "\n"));
-  GM_RETURN_IF_ERROR(WriteFileAtomic(dir + "/" + kConfig, checkpoint.config_yaml));
-  GM_RETURN_IF_ERROR(WriteManifest(dir, checkpoint.cursor));
-  GM_RETURN_IF_ERROR(RemoveTree(final_dir));  // of the same step, by a run that was resumed before it
-  std::error_code error;
-  fs::rename(dir, final_dir, error);
-  if (error) return Internal("cannot rename " + dir + " to " + final_dir + ": " + error.message());
-  return Ok();
-}
-
-// Worker 0's status, at every worker.
-Status Share(const Status& status, collective::Collective* workers) {
-  const std::string mine = std::string(1, static_cast<char>(status.code())) + status.message();
-  GM_ASSIGN_OR_RETURN(const std::string first, workers->Broadcast(mine, 0));
-  if (first.empty()) return Internal("worker 0 sent no status");
-  return {static_cast<Code>(first[0]), first.substr(1)};
 }
 
 std::string BestTarget(const std::string& checkpoints_dir) {
@@ -137,16 +142,36 @@ std::string CheckpointDirName(std::uint64_t step) {
 
 std::string PsDir(const std::string& checkpoint_dir) { return checkpoint_dir + "/ps"; }
 
-Result<std::string> SaveCheckpoint(const std::string& checkpoints_dir, const Checkpoint& checkpoint, ps::Client* client,
-                                   collective::Collective* workers) {
-  // The cut is a step boundary: every worker's pushes of the steps before are with the servers.
-  GM_RETURN_IF_ERROR(client->Flush());
-  GM_RETURN_IF_ERROR(workers->Barrier());
-  const std::string dir = checkpoints_dir + "/" + CheckpointDirName(checkpoint.cursor.step);
-  Status written;
-  if (workers->rank() == 0) written = Write(dir, checkpoint, client);
-  GM_RETURN_IF_ERROR(Share(written, workers));
-  return dir;
+std::string UnfinishedDir(const std::string& checkpoints_dir, std::uint64_t step) {
+  return checkpoints_dir + "/" + CheckpointDirName(step) + kUnfinished;
+}
+
+Status WriteWorkerFiles(const std::string& dir, const Checkpoint& checkpoint) {
+  GM_RETURN_IF_ERROR(WriteDense(dir + "/" + kDense, checkpoint.dense));
+  const json worker = {{"cursor", CursorToJson(checkpoint.cursor)},
+                       {"columns", checkpoint.columns},
+                       {"statistics", json::parse(data::StatisticsToJson(checkpoint.statistics), nullptr, false)}};
+  GM_RETURN_IF_ERROR(WriteFileAtomic(dir + "/" + kWorker, worker.dump(2) + "\n"));
+  return WriteFileAtomic(dir + "/" + kConfig, checkpoint.config_yaml);
+}
+
+Status CompleteCheckpoint(const std::string& checkpoints_dir, const Cursor& cursor) {
+  const std::string dir = UnfinishedDir(checkpoints_dir, cursor.step);
+  const std::vector<std::string> before = ListCheckpoints(checkpoints_dir);
+  GM_RETURN_IF_ERROR(WriteManifest(dir, cursor, before.empty() ? "" : before.back()));
+  GM_RETURN_IF_ERROR(SyncDir(PsDir(dir)));
+  GM_RETURN_IF_ERROR(RenameOver(dir, checkpoints_dir + "/" + CheckpointDirName(cursor.step)));
+  return RemoveTree(dir);
+}
+
+Status RemoveUnfinished(const std::string& checkpoints_dir) {
+  const auto names = ListDir(checkpoints_dir);
+  if (!names.ok()) return Ok();  // there is none yet
+  for (const std::string& name : *names) {
+    if (!name.starts_with(kStepPrefix) || !name.ends_with(kUnfinished)) continue;
+    GM_RETURN_IF_ERROR(RemoveTree(checkpoints_dir + "/" + name));
+  }
+  return Ok();
 }
 
 Status MarkBest(const std::string& checkpoints_dir, std::uint64_t step) {
@@ -178,7 +203,7 @@ std::vector<std::string> ListCheckpoints(const std::string& checkpoints_dir) {
   if (!names.ok()) return found;
   for (const std::string& name : *names) {
     const std::string dir = checkpoints_dir + "/" + name;
-    if (name.starts_with(kStepPrefix) && FileExists(dir + "/" + kManifest)) found.push_back(dir);
+    if (name.starts_with(kStepPrefix) && !name.ends_with(kUnfinished) && FileExists(dir + "/" + kManifest)) found.push_back(dir);
   }
   std::sort(found.begin(), found.end());
   return found;

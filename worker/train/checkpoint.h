@@ -6,10 +6,11 @@
 //     config.yaml         the resolved configuration
 //     ps/                 the servers' part, see ps/checkpoint.h
 //   RUN/checkpoints/best  a symbolic link to the best one, when there is a valid part
-// A directory without a valid manifest is not a checkpoint. A checkpoint is never written to again.
+// A directory without a valid manifest is not a checkpoint. A checkpoint is never written to again. While one is being written it
+// is named step-000000120.tmp (worker/train/checkpoint_saver.h writes it).
 //
 // Errors: kInvalidInput for a path that is neither run nor checkpoint; kDataLoss for a damaged one, naming the file.
-// Thread safety: free functions; SaveCheckpoint is called by all workers together.
+// Thread safety: free functions, safe on different directories.
 #pragma once
 
 #include <cstdint>
@@ -18,8 +19,6 @@
 #include <vector>
 
 #include "common/status.h"
-#include "ps/client.h"
-#include "worker/collective/collective.h"
 #include "worker/data/dataset.h"
 #include "worker/model/dense_model.h"
 
@@ -49,10 +48,15 @@ struct Checkpoint {
 std::string CheckpointDirName(std::uint64_t step);
 std::string PsDir(const std::string& checkpoint_dir);
 
-// Writes RUN/checkpoints/step-... with the servers' help: worker 0 writes, the others wait and learn how it ended.
-// `checkpoints_dir` is RUN/checkpoints. It appears by rename; one of the same step is replaced. Returns the directory.
-Result<std::string> SaveCheckpoint(const std::string& checkpoints_dir, const Checkpoint& checkpoint, ps::Client* client,
-                                   collective::Collective* workers);
+// `checkpoints_dir` is RUN/checkpoints.
+std::string UnfinishedDir(const std::string& checkpoints_dir, std::uint64_t step);
+// Everything but the servers' part and the manifest, into an existing directory.
+Status WriteWorkerFiles(const std::string& dir, const Checkpoint& checkpoint);
+// UnfinishedDir has all files but the manifest: that is written, and the checkpoint has its name. One of the same step is replaced,
+// of another run that went on from an older one. Checksums of files that the newest checkpoint has too (hard links) are its.
+Status CompleteCheckpoint(const std::string& checkpoints_dir, const Cursor& cursor);
+// What was being written when a process ended.
+Status RemoveUnfinished(const std::string& checkpoints_dir);
 // Points RUN/checkpoints/best at a step's checkpoint.
 Status MarkBest(const std::string& checkpoints_dir, std::uint64_t step);
 // Removes the oldest checkpoints beyond `keep`, never the best one.

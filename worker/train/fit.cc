@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "common/file.h"
+#include "worker/train/checkpoint_saver.h"
 #include "worker/train/evaluator.h"
 #include "worker/train/progress.h"
 
@@ -32,6 +33,13 @@ class FitLoop {
         config_(*parts.trainer.config),
         trainer_(parts.trainer),
         progress_(parts.trainer.clock, parts.quiet || !leader()),
+        saver_({.checkpoints_dir = checkpoints_dir(),
+                .keep = config_.train.checkpoint.keep,
+                .client = parts.trainer.client,
+                .workers = parts.trainer.workers,
+                .clock = parts.trainer.clock,
+                .log = parts.log,
+                .on_saved = [this](const SavedCheckpoint& saved) { return LogSaved(saved); }}),
         cursor_(parts.start),
         monitor_(MonitorOf(config_)) {}
 
@@ -44,11 +52,9 @@ class FitLoop {
       GM_RETURN_IF_ERROR(AfterEpoch(epoch_over));
     }
     progress_.Break();
+    GM_RETURN_IF_ERROR(saver_.Finish());
     result_.cursor = cursor_;
-    if (result_.best_checkpoint.empty()) {
-      const Result<std::string> of_run = ResolveCheckpoint(parts_.run_dir);
-      result_.best_checkpoint = of_run.ok() ? *of_run : parts_.start_checkpoint;
-    }
+    result_.best_checkpoint = BestCheckpoint();
     return std::move(result_);
   }
 
@@ -116,6 +122,7 @@ class FitLoop {
       GM_RETURN_IF_ERROR(TakeLosses());
     }
     if (progress_.due()) ShowProgress();
+    GM_RETURN_IF_ERROR(saver_.Look());
     const auto every = static_cast<std::uint64_t>(config_.train.checkpoint.every_steps);
     // The epoch's last step is saved after its validation, once.
     if (every > 0 && cursor_.step % every == 0 && !trainer_.epoch_over()) GM_RETURN_IF_ERROR(Save(false));
@@ -250,20 +257,27 @@ class FitLoop {
     }
   }
 
+  // Training goes on while it is written.
   Status Save(bool best) {
     GM_RETURN_IF_ERROR(TakeLosses());  // counts the samples so far
-    const Checkpoint checkpoint{.cursor = cursor_,
-                                .statistics = parts_.statistics,
-                                .columns = parts_.trainer.schema->columns,
-                                .config_yaml = parts_.config_yaml,
-                                .dense = leader() ? parts_.trainer.model->Save() : std::vector<model::DenseModel::Tensor>()};
-    GM_ASSIGN_OR_RETURN(const std::string dir, SaveCheckpoint(checkpoints_dir(), checkpoint, parts_.trainer.client,
-                                                              parts_.trainer.workers));
-    if (best || !parts_.valid) result_.best_checkpoint = dir;
-    if (!leader()) return Ok();
-    if (best) GM_RETURN_IF_ERROR(MarkBest(checkpoints_dir(), cursor_.step));
-    GM_RETURN_IF_ERROR(PruneCheckpoints(checkpoints_dir(), config_.train.checkpoint.keep));
-    return Log({{"event", "checkpoint"}, {"step", cursor_.step}, {"dir", dir}, {"best", best}});
+    Checkpoint checkpoint{.cursor = cursor_,
+                          .statistics = parts_.statistics,
+                          .columns = parts_.trainer.schema->columns,
+                          .config_yaml = parts_.config_yaml,
+                          .dense = leader() ? parts_.trainer.model->Save() : std::vector<model::DenseModel::Tensor>()};
+    return saver_.Begin(std::move(checkpoint), best).status();
+  }
+
+  // Without validation the last counts as the best.
+  [[nodiscard]] std::string BestCheckpoint() const {
+    const std::vector<std::string> all = ListCheckpoints(checkpoints_dir());
+    if (all.empty()) return parts_.start_checkpoint;
+    const Result<std::string> best = ResolveCheckpoint(parts_.run_dir);
+    return parts_.valid && best.ok() ? *best : all.back();
+  }
+
+  Status LogSaved(const SavedCheckpoint& saved) {
+    return Log({{"event", "checkpoint"}, {"step", saved.step}, {"dir", saved.dir}, {"best", saved.best}, {"seconds", saved.seconds}});
   }
 
   Status Log(const json& line) {
@@ -278,6 +292,7 @@ class FitLoop {
   Trainer trainer_;
   ProgressLine progress_;
   std::ofstream metrics_;
+  CheckpointSaver saver_;
   Cursor cursor_;
   std::string monitor_;
   FitResult result_;

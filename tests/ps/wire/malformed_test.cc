@@ -130,7 +130,7 @@ TEST_F(MalformedTest, UnknownVersionsOpsAndDtypesAreAnswered) {
   *part |= 3ULL << 32;
   const auto good = EncodeRequest(SampleRequest(Op::kPush));
   const std::vector<std::pair<std::vector<std::uint64_t>, const char*>> cases{
-      {version, "wire version 44"}, {op, "unknown op 503"}, {dtype, "unknown dtype 3"}};
+      {version, "wire version 45"}, {op, "unknown op 503"}, {dtype, "unknown dtype 3"}};
   for (const auto& [words, says] : cases) {
     SendRaw({Frame::Own(words), good->frames[0], good->frames[1]});
     ExpectOnlyTheGoodOneArrives();

@@ -7,6 +7,7 @@
 #include <fstream>
 
 #include "tests/worker/train/train_testing.h"
+#include "worker/train/checkpoint_saver.h"
 
 namespace gatemill::train {
 namespace {
@@ -24,11 +25,41 @@ Checkpoint CheckpointOf(const Job& job, std::uint64_t step) {
           .dense = job.model->Save()};
 }
 
-std::string Save(const Job& job, std::uint64_t step) {
-  std::string dir;
-  Job::Take(SaveCheckpoint(CheckpointsDir(job), CheckpointOf(job, step), job.client.get(), job.workers.get()), &dir);
-  return dir;
+// A logger that keeps what it was told.
+class KeptLog final : public Logger {
+ public:
+  void Write(LogLevel /*level*/, std::string_view message) override { messages.emplace_back(message); }
+  std::vector<std::string> messages;
+};
+
+// With what a saver of a job needs.
+struct Saving {
+  explicit Saving(const Job& job, int keep = 100)
+      : saver({.checkpoints_dir = CheckpointsDir(job),
+               .keep = keep,
+               .client = job.client.get(),
+               .workers = job.workers.get(),
+               .clock = &clock,
+               .log = &log,
+               .on_saved = [this](const SavedCheckpoint& one) {
+                 saved.push_back(one);
+                 return Ok();
+               }}) {}
+  SystemClock clock;
+  KeptLog log;
+  std::vector<SavedCheckpoint> saved;
+  CheckpointSaver saver;
+};
+
+std::string Save(const Job& job, const Checkpoint& checkpoint) {
+  Saving saving(job);
+  const Result<std::string> dir = saving.saver.Begin(checkpoint, false);
+  EXPECT_TRUE(dir.ok()) << dir.status().message();
+  const Status status = saving.saver.Finish();
+  EXPECT_TRUE(status.ok()) << status.message();
+  return dir.ok() ? *dir : "";
 }
+std::string Save(const Job& job, std::uint64_t step) { return Save(job, CheckpointOf(job, step)); }
 
 TEST(TrainCheckpoint, WhatWasSavedIsLoaded) {
   Job job({});
@@ -79,9 +110,7 @@ TEST(TrainCheckpoint, NoBestValueStaysNone) {
   Job job({});
   Checkpoint checkpoint = CheckpointOf(job, 0);
   checkpoint.cursor.best_value.reset();
-  std::string dir;
-  Job::Take(SaveCheckpoint(CheckpointsDir(job), checkpoint, job.client.get(), job.workers.get()), &dir);
-  EXPECT_EQ(LoadCheckpoint(dir)->cursor.best_value, std::nullopt);
+  EXPECT_EQ(LoadCheckpoint(Save(job, checkpoint))->cursor.best_value, std::nullopt);
 }
 
 TEST(TrainCheckpoint, DamageIsFoundAndNamed) {
@@ -155,6 +184,105 @@ TEST(TrainCheckpoint, PruningKeepsTheNewestAndTheBest) {
   EXPECT_EQ(ListCheckpoints(CheckpointsDir(job)),
             (std::vector<std::string>{dir + "step-000000008", dir + "step-000000010", dir + "step-000000011"}));
   EXPECT_FALSE(FileExists(dir + "step-000000007"));
+}
+
+// ---- the saver
+
+TEST(CheckpointSaver, StepsThatComeWhileACheckpointIsWrittenAreNotInIt) {
+  Job job({});
+  job.TrainEpoch();
+  const auto state = job.State();
+  Saving saving(job);
+  ASSERT_TRUE(saving.saver.Begin(CheckpointOf(job, 7), false).ok());
+  EXPECT_TRUE(ListCheckpoints(CheckpointsDir(job)).empty()) << "it counts when it is whole";
+  job.TrainEpoch(7);
+  EXPECT_NE(job.State(), state);
+  ASSERT_TRUE(saving.saver.Finish().ok());
+  ASSERT_EQ(saving.saved.size(), 1U);
+  EXPECT_EQ(saving.saved[0].step, 7U);
+  const std::string dir = saving.saved[0].dir;
+  EXPECT_TRUE(CheckCheckpoint(dir, true).ok());
+  EXPECT_FALSE(FileExists(UnfinishedDir(CheckpointsDir(job), 7)));
+  ASSERT_TRUE(job.client->Restore(7, PsDir(dir)).ok());
+  ASSERT_TRUE(job.model->Load(LoadCheckpoint(dir)->dense, true).ok());
+  EXPECT_EQ(job.State(), state);
+}
+
+TEST(CheckpointSaver, LooksAreEnough) {
+  Job job({});
+  job.TrainEpoch();
+  Saving saving(job);
+  ASSERT_TRUE(saving.saver.Begin(CheckpointOf(job, 7), true).ok());
+  const std::int64_t deadline = saving.clock.NowNs() + 60'000 * kNsPerMs;
+  while (saving.saved.empty() && saving.clock.NowNs() < deadline) ASSERT_TRUE(saving.saver.Look().ok());
+  ASSERT_EQ(saving.saved.size(), 1U);
+  EXPECT_TRUE(saving.saved[0].best);
+  EXPECT_GT(saving.saved[0].seconds, 0.0);
+  EXPECT_EQ(fs::read_symlink(CheckpointsDir(job) + "/best"), "step-000000007");
+}
+
+TEST(CheckpointSaver, TheNextOneWaitsAndSharesTheFilesOfTheOneBefore) {
+  Job job({});
+  job.TrainEpoch();
+  Saving saving(job, 2);
+  for (const std::uint64_t step : {7U, 8U, 9U}) {
+    ASSERT_TRUE(saving.saver.Begin(CheckpointOf(job, step), false).ok());
+    ASSERT_TRUE(job.client->Push(step, {}).ok());
+  }
+  ASSERT_TRUE(saving.saver.Finish().ok());
+  EXPECT_EQ(saving.saved.size(), 3U);
+  const std::vector<std::string> kept = ListCheckpoints(CheckpointsDir(job));
+  ASSERT_EQ(kept.size(), 2U);
+  int shared = 0;
+  const std::vector<std::string> files = ListTree(kept[1]).value();
+  for (const std::string& file : files) {
+    if (file.ends_with(".sst") && fs::equivalent(kept[0] + "/" + file, kept[1] + "/" + file)) ++shared;
+  }
+  EXPECT_GT(shared, 0);
+  for (const std::string& dir : kept) {
+    const Status whole = CheckCheckpoint(dir, true);  // checksums that were taken over are right, too
+    EXPECT_TRUE(whole.ok()) << whole.message();
+  }
+}
+
+TEST(CheckpointSaver, WhatCannotBeWrittenIsToldAndCostsNothingElse) {
+  Job job({});
+  job.TrainEpoch();
+  Saving saving(job);
+  ASSERT_TRUE(saving.saver.Begin(CheckpointOf(job, 7), false).ok());
+  ASSERT_TRUE(saving.saver.Finish().ok());
+  // A file where the directory of the servers' part should be.
+  job.TrainEpoch(7);
+  const auto state = job.State();
+  fs::rename(CheckpointsDir(job), job.run_dir() + "/moved");
+  std::ofstream(CheckpointsDir(job)) << "in the way";
+  ASSERT_TRUE(saving.saver.Begin(CheckpointOf(job, 14), false).ok()) << "training goes on";
+  ASSERT_EQ(saving.log.messages.size(), 1U);
+  EXPECT_NE(saving.log.messages[0].find("step 14 was not written"), std::string::npos) << saving.log.messages[0];
+  const Status failed = saving.saver.Finish();
+  EXPECT_FALSE(failed.ok()) << "it would have been the result";
+  EXPECT_EQ(saving.saved.size(), 1U);
+  fs::remove(CheckpointsDir(job));
+  fs::rename(job.run_dir() + "/moved", CheckpointsDir(job));
+  ASSERT_TRUE(saving.saver.Begin(CheckpointOf(job, 14), false).ok());
+  ASSERT_TRUE(saving.saver.Finish().ok());
+  ASSERT_EQ(saving.saved.size(), 2U);
+  ASSERT_TRUE(job.client->Clear(0).ok());
+  ASSERT_TRUE(job.client->Restore(14, PsDir(saving.saved[1].dir)).ok());
+  EXPECT_EQ(job.State(), state) << "rows that the failed one should have had are in the next";
+}
+
+TEST(CheckpointSaver, WhatAnEndedProcessLeftIsRemovedAndOneOfTheSameStepReplaced) {
+  Job job({});
+  job.TrainEpoch();
+  const std::string dir = Save(job, 7);
+  std::ofstream(dir + "/of-the-old-one") << "x";
+  fs::create_directories(UnfinishedDir(CheckpointsDir(job), 3) + "/ps");
+  EXPECT_EQ(Save(job, 7), dir);
+  EXPECT_FALSE(FileExists(dir + "/of-the-old-one"));
+  EXPECT_FALSE(FileExists(UnfinishedDir(CheckpointsDir(job), 3)));
+  EXPECT_FALSE(FileExists(UnfinishedDir(CheckpointsDir(job), 7)));
+  EXPECT_TRUE(CheckCheckpoint(dir, true).ok());
 }
 
 }  // namespace

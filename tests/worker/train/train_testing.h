@@ -152,9 +152,10 @@ class Job {
     }
     ASSERT_TRUE(trainer->EndEpoch().ok());
   }
-  // The first epoch: 7 steps, unless the options say otherwise.
-  void TrainEpoch() const {
+  // The first epoch, from that step on: 7 steps, unless the options say otherwise.
+  void TrainEpoch(std::uint64_t first_step = 0) const {
     Trainer trainer(ForTrainer());
+    trainer.set_step(first_step);
     RunEpoch(&trainer, 0);
   }
   [[nodiscard]] std::string run_dir() const { return dir.path() + "/run"; }
