@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "common/config.h"
+#include "launcher/bench_checkpoint.h"
 #include "launcher/bench_ps.h"
 #include "launcher/command.h"
 #include "launcher/job.h"
@@ -128,7 +129,12 @@ RunCommand AddBench(CLI::App* app) {
   step->add_option("--warmup", args->warmup, "steps before them")->check(CLI::NonNegativeNumber);
   step->add_flag("--json", args->json, "the result as one JSON object, last on standard output");
   const RunCommand run_ps = AddBenchPs(app);
-  return [args, step, run_ps] { return step->parsed() ? RunBenchStep(*args) : run_ps(); };
+  CLI::App* checkpoint = nullptr;
+  const RunCommand run_checkpoint = AddBenchCheckpoint(app, &checkpoint);
+  return [args, step, run_ps, checkpoint, run_checkpoint] {
+    if (checkpoint->parsed()) return run_checkpoint();
+    return step->parsed() ? RunBenchStep(*args) : run_ps();
+  };
 }
 
 }  // namespace gatemill::launcher
