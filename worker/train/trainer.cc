@@ -153,7 +153,17 @@ Status Trainer::AllReduce() {
       GM_RETURN_IF_ERROR(parts_.workers->AllReduceSum(parts_.model->gradient()));
     }
   }
+  GM_RETURN_IF_ERROR(AgreeOnLeaving());
   Lap(Phase::kAllreduce);
+  return Ok();
+}
+
+// Right behind the gradients' sum, where no worker waits for another: a message there and back.
+Status Trainer::AgreeOnLeaving() {
+  if (parts_.leave == nullptr) return Ok();
+  double asked = parts_.leave->load() ? 1.0 : 0.0;
+  GM_RETURN_IF_ERROR(parts_.workers->AllReduceSum(std::span<double>(&asked, 1)));
+  leave_agreed_ = asked > 0.0;
   return Ok();
 }
 
