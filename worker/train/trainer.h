@@ -76,7 +76,8 @@ class Trainer {
   void set_step(std::uint64_t step) { step_ = step; }          // after a restore
   [[nodiscard]] std::uint64_t next_batch() const { return next_batch_; }  // of the epoch, for a resume
   [[nodiscard]] bool epoch_over() const { return epoch_over_; }            // the last step was the epoch's last
-  // Was any worker asked to leave before it summed the last step's gradients? Every worker says the same of every step.
+  // Have the workers agreed at the last step that one of them was asked to leave? All say the same of every step. They ask
+  // each other at the first step, and then about every 100 ms.
   [[nodiscard]] bool leave_agreed() const { return leave_agreed_; }
   [[nodiscard]] const PhaseTimes& times() const { return times_; }
   // This worker's share of the summed task losses since the last call, and the steps they are of.
@@ -128,6 +129,9 @@ class Trainer {
   std::uint64_t next_batch_ = 0;
   bool epoch_over_ = false;
   bool leave_agreed_ = false;
+  std::uint64_t agree_at_ = 0;     // the next step to ask at,
+  std::uint64_t agree_every_ = 1;  // and how many after the last; the same at every worker
+  std::int64_t agreed_ns_ = 0;
   PhaseTimes times_;
   std::int64_t lap_ns_ = 0;
 };
