@@ -33,8 +33,9 @@ std::string HowItEnded(const JobEnd& end) {
   return text;
 }
 
+// Ranks that fail at the same step may each name another place, and any of them may be the first to tell.
 bool SameFailure(const Failure& a, const Failure& b) {
-  return a.step == b.step && a.code == b.code && WithoutNumbers(a.error) == WithoutNumbers(b.error);
+  return a.step == b.step && a.code == b.code && (a.rank != b.rank || WithoutNumbers(a.error) == WithoutNumbers(b.error));
 }
 
 // 0 done, 2 the input is wrong, 1 anything else.

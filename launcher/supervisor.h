@@ -5,8 +5,8 @@
 //   Carry out supervisor.Begin(now, newest checkpoint), then what each event answers: OnJobEnd once for every kStart,
 //   OnSignal for SIGTERM and SIGINT, OnTick at wake_ns() or later. kEnd is the last action.
 //
-// Rules. A job that ends with 0 or 2 ends the launch, and so does the same step that fails twice with the same error, and a
-// job that twice ends in the same way before a rank has begun. Otherwise the job starts again, `restarts` times in all:
+// Rules. A job that ends with 0 or 2 ends the launch, and so does the same step that fails twice with the same error (of
+// different ranks: with the same code), and a job that twice ends in the same way before a rank has begun. Otherwise the job starts again, `restarts` times in all:
 // first after 0.5 s; each start that brought no newer checkpoint doubles the wait, up to 60 s. The first signal asks the job
 // to leave, again every second, for its processes may not listen yet; the second, or the end of the grace period, ends it by
 // SIGTERM, 5 s later by SIGKILL.

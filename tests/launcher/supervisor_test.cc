@@ -197,6 +197,15 @@ TEST_F(SupervisorTest, NumbersDoNotMakeAnotherFailure) {
   ExpectEnd(1);
 }
 
+TEST_F(SupervisorTest, AnotherRankMayNameAnotherPlace) {
+  Begin();
+  ExpectRestartAfter(Failed(47, "no number in click"), 0.5);
+  JobEnd other = Failed(47, "no number in buy");
+  other.failure->rank = 2;
+  JobEnds(other);
+  ExpectEnd(1);
+}
+
 TEST_F(SupervisorTest, MpirunThatStartsNoRankTwiceIsTheEnd) {
   Begin();
   ExpectRestartAfter(Stillborn(1), 0.5);
