@@ -29,7 +29,8 @@
 namespace gatemill::launcher {
 namespace {
 
-constexpr const char* kUsage = "gatemill launch -np N [--servers M] [mpirun's options] -- train CONFIG [train's options]";
+constexpr const char* kUsage =
+    "gatemill launch -np N [launch's and mpirun's options] -- train CONFIG [train's options]";
 constexpr int kMaxRanks = 1 << 20;
 constexpr int kMaxRestarts = 1'000'000;
 constexpr double kMaxGraceSeconds = 7 * 24 * 3600;
@@ -83,6 +84,10 @@ class LaunchParser {
     const std::string word = words_[at_++];
     const std::size_t equals = word.starts_with("--") ? word.find('=') : std::string::npos;
     const std::string option = word.substr(0, equals);
+    if (word == "--json") {
+      json_ = true;
+      return Ok();
+    }
     const bool np = option == "-np" || option == "-n" || option == "--np";
     if (!np && option != "--servers" && option != "--restarts" && option != "--grace") {
       args_.mpirun.push_back(word);
@@ -123,6 +128,7 @@ class LaunchParser {
     } catch (const CLI::ParseError& error) {
       return InvalidInput("launch: train: " + std::string(error.what()) + "; see gatemill train --help");
     }
+    args_.train.json = args_.train.json || json_;
     if (!servers_) return Ok();
     if (app.count("--servers") > 0) return InvalidInput("launch: --servers is given twice, to launch and to train");
     args_.train.servers = *servers_;
@@ -132,6 +138,7 @@ class LaunchParser {
   std::vector<std::string> words_;
   std::size_t at_ = 0;
   std::optional<int> servers_;
+  bool json_ = false;
   LaunchArgs args_;
 };
 
@@ -309,6 +316,7 @@ RunCommand AddLaunch(CLI::App* app, std::vector<std::string> words) {
       ->type_name("R");
   app->add_option("--grace", "after SIGTERM or SIGINT: how long the job may take to save and leave; default 30")
       ->type_name("SECONDS");
+  app->add_flag("--json")->description("as train's: the result as one JSON object, last on standard output");
   app->footer(std::string(kUsage) + "\nEvery other word in front of -- goes to mpirun. Added unless given: --bind-to none, "
               "--oversubscribe without hosts,\nand --allow-run-as-root for root.");
   return [words = std::move(words)] { return RunLaunch(words); };

@@ -161,7 +161,7 @@ class TrainCommand {
     const auto begun = std::chrono::steady_clock::now();
     auto lock = LockFile(run_dir + "/lock");
     while (!lock.ok() && lock.status().code() == Code::kUnavailable && args_.resume == "auto" &&
-           std::chrono::steady_clock::now() - begun < kLockDeadline && !job_->interrupted()) {
+           std::chrono::steady_clock::now() - begun < kLockDeadline) {
       std::this_thread::sleep_for(kLockPause);
       lock = LockFile(run_dir + "/lock");
     }

@@ -82,7 +82,8 @@ std::vector<Action> Supervisor::OnSignal(std::int64_t now_ns) {
     case Phase::kRunning:
       phase_ = Phase::kLeaving;
       grace_end_ns_ = now_ns + options_.grace_ns;
-      wake_ns_ = std::min(grace_end_ns_, now_ns + kAskAgainNs);
+      ask_wait_ns_ = kAskAgainNs;
+      wake_ns_ = std::min(grace_end_ns_, now_ns + ask_wait_ns_);
       return {{.kind = ActionKind::kSay,
                .text = "asked to end: the job saves and leaves, within " + Seconds(options_.grace_ns) +
                        "; a second signal ends it at once"},
@@ -106,7 +107,8 @@ std::vector<Action> Supervisor::OnTick(std::int64_t now_ns) {
       if (now_ns >= grace_end_ns_) {
         return Terminate(now_ns, "the job has not left within " + Seconds(options_.grace_ns) + " (--grace)");
       }
-      wake_ns_ = std::min(grace_end_ns_, now_ns + kAskAgainNs);
+      ask_wait_ns_ *= 2;
+      wake_ns_ = std::min(grace_end_ns_, now_ns + ask_wait_ns_);
       return {{.kind = ActionKind::kAskToLeave}};
     case Phase::kTerminating: return Kill(now_ns);
     case Phase::kKilling: return End(1, "the job cannot be killed; " + Kept());
@@ -124,8 +126,8 @@ std::vector<Action> Supervisor::Start() {
 
 std::vector<Action> Supervisor::Restart(std::int64_t now_ns, const JobEnd& end) {
   if (restarts_ == options_.restarts) {
-    return End(ExitCodeOf(end), HowItEnded(end) + ", and all " + std::to_string(options_.restarts) +
-                                    " restarts are used up (--restarts); " + Kept());
+    return End(ExitCodeOf(end), HowItEnded(end) + ", and the restarts are used up (--restarts " +
+                                    std::to_string(options_.restarts) + "); " + Kept());
   }
   ++restarts_;
   wait_ns_ = wait_ns_ == 0 ? kFirstWaitNs : std::min(2 * wait_ns_, kLongestWaitNs);

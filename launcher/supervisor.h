@@ -8,8 +8,8 @@
 // Rules. A job that ends with 0 or 2 ends the launch, and so does the same step that fails twice with the same error (of
 // different ranks: with the same code), and a job that twice ends in the same way before a rank has begun. Otherwise the job starts again, `restarts` times in all:
 // first after 0.5 s; each start that brought no newer checkpoint doubles the wait, up to 60 s. The first signal asks the job
-// to leave, again every second, for its processes may not listen yet; the second, or the end of the grace period, ends it by
-// SIGTERM, 5 s later by SIGKILL.
+// to leave, and again after 1, 3, 7 s and so on, for its processes may not listen yet; the second, or the end of the grace
+// period, ends it by SIGTERM, 5 s later by SIGKILL.
 //
 // Thread safety: one thread.
 #pragma once
@@ -83,6 +83,7 @@ class Supervisor {
   Phase phase_ = Phase::kEnded;
   std::int64_t wake_ns_ = std::numeric_limits<std::int64_t>::max();
   std::int64_t grace_end_ns_ = 0;  // while leaving
+  std::int64_t ask_wait_ns_ = 0;   // the same: until the job is asked again
   std::int64_t wait_ns_ = 0;       // before the last restart
   int restarts_ = 0;               // so far
   bool began_ = false;             // some job of this launch
