@@ -88,7 +88,9 @@ Result<std::unique_ptr<ChildJob>> ChildJob::Start(const std::vector<std::string>
   argv.push_back(nullptr);
   // Closed by exec, or written to when exec fails.
   std::array<int, 2> failure{};
-  if (::pipe2(failure.data(), O_CLOEXEC) != 0) return Internal(std::string("cannot make a pipe: ") + std::strerror(errno));
+  if (::pipe2(failure.data(), O_CLOEXEC) != 0) {
+    return Internal(std::string("cannot make a pipe: ") + std::strerror(errno));
+  }
   const pid_t parent = ::getpid();
   const pid_t pid = ::fork();
   if (pid == 0) {

@@ -5,10 +5,10 @@
 //   while (!job->Poll()) signals.Wait(deadline_ms);             // wakes up when a child ends, too
 //   GM_RETURN_IF_ERROR(job->EndRest(patience_ms));
 //
-// This process is the subreaper of its descendants: what outlives mpirun becomes its child, is found in /proc, killed and
-// reaped. In the other direction mpirun gets SIGTERM when this process is gone, however that came about. mpirun has a process
-// group of its own, for Ctrl-C is this process's to pass on, and no standard input. Only one job at a time, and no other
-// children. Processes on other hosts are ended there, by their orted's end (launcher/job.cc).
+// This process is the subreaper of its descendants: what outlives mpirun becomes its child, is found in /proc, killed
+// and reaped. In the other direction mpirun gets SIGTERM when this process is gone, however that came about. mpirun has
+// a process group of its own, for Ctrl-C is this process's to pass on, and no standard input. Only one job at a time,
+// and no other children. Processes on other hosts are ended there, by their orted's end (launcher/job.cc).
 //
 // Thread safety: one thread, the only one of the process.
 #pragma once
@@ -54,8 +54,8 @@ class ChildJob {
   std::optional<int> Poll();
   // To mpirun, while it runs.
   void Send(int signal) const;
-  // After mpirun has ended: gives what is left of the job `patience_ms` to end by itself (ranks clean up), kills the rest
-  // and reaps everything. kDeadline names the processes that cannot be killed.
+  // After mpirun has ended: gives what is left of the job `patience_ms` to end by itself (ranks clean up), kills the
+  // rest and reaps everything. kDeadline names the processes that cannot be killed.
   Status EndRest(int patience_ms);
 
  private:

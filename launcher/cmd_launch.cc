@@ -1,5 +1,5 @@
-// gatemill launch -np N ... -- train CONFIG: an mpirun job that is started again when it dies, and saved when it must go.
-// What it decides is in launcher/supervisor.h; here are its command line and its hands.
+// gatemill launch -np N ... -- train CONFIG: an mpirun job that is started again when it dies, and saved when it must
+// go. What it decides is in launcher/supervisor.h; here are its command line and its hands.
 
 #include <errno.h>
 #include <limits.h>
@@ -102,7 +102,9 @@ class LaunchParser {
       return InvalidInput("launch: " + option + " needs a value");
     }
     if (np) {
-      if (args_.np != 0) return InvalidInput("launch: " + option + " " + value + ": the number of ranks is given twice");
+      if (args_.np != 0) {
+        return InvalidInput("launch: " + option + " " + value + ": the number of ranks is given twice");
+      }
       GM_ASSIGN_OR_RETURN(args_.np, ParseCount(option, value, 1, kMaxRanks));
     } else if (option == "--servers") {
       GM_ASSIGN_OR_RETURN(servers_, ParseCount(option, value, 0, kMaxRanks));
@@ -150,8 +152,8 @@ bool Has(const std::vector<std::string>& words, const std::vector<std::string>& 
   });
 }
 
-// What nearly everybody needs of mpirun, unless the user has said otherwise. (OpenMPI refuses root and more ranks than cores,
-// and ties each rank, with all its threads, to one core.)
+// What nearly everybody needs of mpirun, unless the user has said otherwise. (OpenMPI refuses root and more ranks than
+// cores, and ties each rank, with all its threads, to one core.)
 std::vector<std::string> MpirunDefaults(const std::vector<std::string>& given) {
   std::vector<std::string> words;
   if (::geteuid() == 0 && !Has(given, {"allow-run-as-root"})) words.emplace_back("--allow-run-as-root");
@@ -172,8 +174,7 @@ Result<std::string> OwnPath() {
 
 class LaunchCommand {
  public:
-  explicit LaunchCommand(LaunchArgs args)
-      : args_(std::move(args)), log_(NewStderrLogger("launch", LogLevel::kInfo)) {}
+  explicit LaunchCommand(LaunchArgs args) : args_(std::move(args)), log_(NewStderrLogger("launch", LogLevel::kInfo)) {}
 
   // What is wrong with the command line is found here, before anything starts.
   Status Prepare() {
@@ -181,17 +182,17 @@ class LaunchCommand {
     GM_ASSIGN_OR_RETURN(program_, OwnPath());
     mpirun_ = FindOnPath("mpirun");
     if (mpirun_.empty()) {
-      return InvalidInput("launch: there is no mpirun on PATH; install the package openmpi-bin, or add the directory of the "
-                          "mpirun that `gatemill doctor` names to PATH");
+      return InvalidInput(
+          "launch: there is no mpirun on PATH; install the package openmpi-bin, or add the directory of the "
+          "mpirun that `gatemill doctor` names to PATH");
     }
     return Ok();
   }
 
   Status Run() {
-    Supervisor supervisor(
-        {.restarts = args_.restarts,
-         .grace_ns = static_cast<std::int64_t>(args_.grace_s * kNsPerSecond),
-         .resume_hint = "the same command, with --run-dir " + run_dir_ + " --resume auto"});
+    Supervisor supervisor({.restarts = args_.restarts,
+                           .grace_ns = static_cast<std::int64_t>(args_.grace_s * kNsPerSecond),
+                           .resume_hint = "the same command, with --run-dir " + run_dir_ + " --resume auto"});
     GM_RETURN_IF_ERROR(CarryOut(supervisor.Begin(clock_.NowNs(), Newest())));
     while (!ended_) {
       const int signal = signals_.Wait(MsUntil(supervisor.wake_ns()));
@@ -229,12 +230,24 @@ class LaunchCommand {
   Status CarryOut(const std::vector<Action>& actions) {
     for (const Action& action : actions) {
       switch (action.kind) {
-        case ActionKind::kSay: log_->Warn(action.text); break;
-        case ActionKind::kStart: GM_RETURN_IF_ERROR(StartJob()); break;
-        case ActionKind::kAskToLeave: Send(SIGUSR1); break;
-        case ActionKind::kTerminate: Send(SIGTERM); break;
-        case ActionKind::kKill: Send(SIGKILL); break;  // the ranks follow, see TakeJobEnd
-        case ActionKind::kEnd: End(action); break;
+        case ActionKind::kSay:
+          log_->Warn(action.text);
+          break;
+        case ActionKind::kStart:
+          GM_RETURN_IF_ERROR(StartJob());
+          break;
+        case ActionKind::kAskToLeave:
+          Send(SIGUSR1);
+          break;
+        case ActionKind::kTerminate:
+          Send(SIGTERM);
+          break;
+        case ActionKind::kKill:
+          Send(SIGKILL);
+          break;  // the ranks follow, see TakeJobEnd
+        case ActionKind::kEnd:
+          End(action);
+          break;
       }
     }
     return Ok();
@@ -261,12 +274,15 @@ class LaunchCommand {
       if (Newest() || !train.resumes_from_checkpoint()) {
         train.resume = "auto";
       } else {
-        // It begins once more from the checkpoint of another run: train takes a directory without config.yaml for a new run.
+        // It begins once more from the checkpoint of another run: train takes a directory without config.yaml for a new
+        // run.
         GM_RETURN_IF_ERROR(RemoveTree(run_dir_ + "/config.yaml"));
       }
     }
     std::vector<std::string> command{mpirun_};
-    const auto add = [&](const std::vector<std::string>& words) { command.insert(command.end(), words.begin(), words.end()); };
+    const auto add = [&](const std::vector<std::string>& words) {
+      command.insert(command.end(), words.begin(), words.end());
+    };
     add(MpirunDefaults(args_.mpirun));
     add(args_.mpirun);
     add({"-np", std::to_string(args_.np), program_, "train"});
@@ -312,12 +328,14 @@ Status RunLaunch(const std::vector<std::string>& words) {
 RunCommand AddLaunch(CLI::App* app, std::vector<std::string> words) {
   app->add_option("-n,--np", "how many ranks; also -np")->type_name("N");
   app->add_option("--servers", "the first M ranks are servers only")->type_name("M");
-  app->add_option("--restarts", "how often the job is started again when it dies, from its newest checkpoint; default 10")
+  app->add_option("--restarts",
+                  "how often the job is started again when it dies, from its newest checkpoint; default 10")
       ->type_name("R");
   app->add_option("--grace", "after SIGTERM or SIGINT: how long the job may take to save and leave; default 30")
       ->type_name("SECONDS");
   app->add_flag("--json")->description("as train's: the result as one JSON object, last on standard output");
-  app->footer(std::string(kUsage) + "\nEvery other word in front of -- goes to mpirun. Added unless given: --bind-to none, "
+  app->footer(std::string(kUsage) +
+              "\nEvery other word in front of -- goes to mpirun. Added unless given: --bind-to none, "
               "--oversubscribe without hosts,\nand --allow-run-as-root for root.");
   return [words = std::move(words)] { return RunLaunch(words); };
 }

@@ -38,14 +38,22 @@ std::optional<RunCheckpoint> NewestCheckpoint(const std::string& run_dir,
 
 std::string NameOf(Code code) {
   switch (code) {
-    case Code::kOk: return "ok";
-    case Code::kInvalidInput: return "invalid_input";
-    case Code::kNotFound: return "not_found";
-    case Code::kUnavailable: return "unavailable";
-    case Code::kDeadline: return "deadline";
-    case Code::kDataLoss: return "data_loss";
-    case Code::kCancelled: return "cancelled";
-    case Code::kInternal: return "internal";
+    case Code::kOk:
+      return "ok";
+    case Code::kInvalidInput:
+      return "invalid_input";
+    case Code::kNotFound:
+      return "not_found";
+    case Code::kUnavailable:
+      return "unavailable";
+    case Code::kDeadline:
+      return "deadline";
+    case Code::kDataLoss:
+      return "data_loss";
+    case Code::kCancelled:
+      return "cancelled";
+    case Code::kInternal:
+      return "internal";
   }
   return "unknown";
 }
@@ -55,8 +63,10 @@ bool IsCause(const Status& status) {
     case Code::kOk:
     case Code::kUnavailable:
     case Code::kDeadline:
-    case Code::kCancelled: return false;
-    default: return true;
+    case Code::kCancelled:
+      return false;
+    default:
+      return true;
   }
 }
 

@@ -20,8 +20,8 @@ struct RunCheckpoint {
   std::string dir;
 };
 
-// The newest checkpoint of a run that is whole as train::CheckCheckpoint without `full` sees it. `passed_over` is told of
-// newer ones that are not.
+// The newest checkpoint of a run that is whole as train::CheckCheckpoint without `full` sees it. `passed_over` is told
+// of newer ones that are not.
 std::optional<RunCheckpoint> NewestCheckpoint(const std::string& run_dir,
                                               const std::function<void(const std::string& why)>& passed_over);
 
@@ -35,7 +35,8 @@ struct Failure {
 
 // "invalid_input", "data_loss", ...
 std::string NameOf(Code code);
-// Is this an error of the rank's own? Not one that only says that another rank is gone or silent, or that it was stopped.
+// Is this an error of the rank's own? Not one that only says that another rank is gone or silent, or that it was
+// stopped.
 bool IsCause(const Status& status);
 // The first of a job's failures is kept: the others follow from it. It appears whole or not at all.
 Status RecordFailure(const std::string& run_dir, const Failure& failure);

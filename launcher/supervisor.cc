@@ -24,8 +24,9 @@ std::string Seconds(std::int64_t ns) {
 }
 
 std::string HowItEnded(const JobEnd& end) {
-  std::string text = end.exit_code > kBySignal ? "the job was ended by signal " + std::to_string(end.exit_code - kBySignal)
-                                               : "the job ended with exit code " + std::to_string(end.exit_code);
+  std::string text = end.exit_code > kBySignal
+                         ? "the job was ended by signal " + std::to_string(end.exit_code - kBySignal)
+                         : "the job ended with exit code " + std::to_string(end.exit_code);
   if (end.failure) {
     text += " (rank " + std::to_string(end.failure->rank) + " after " + std::to_string(end.failure->step) +
             " steps: " + end.failure->error + ")";
@@ -35,7 +36,8 @@ std::string HowItEnded(const JobEnd& end) {
 
 // Ranks that fail at the same step may each name another place, and any of them may be the first to tell.
 bool SameFailure(const Failure& a, const Failure& b) {
-  return a.step == b.step && a.code == b.code && (a.rank != b.rank || WithoutNumbers(a.error) == WithoutNumbers(b.error));
+  return a.step == b.step && a.code == b.code &&
+         (a.rank != b.rank || WithoutNumbers(a.error) == WithoutNumbers(b.error));
 }
 
 // 0 done, 2 the input is wrong, 1 anything else.
@@ -91,10 +93,13 @@ std::vector<Action> Supervisor::OnSignal(std::int64_t now_ns) {
     case Phase::kWaiting:
       if (newest_ || !began_) return End(0, "asked to end while no job was running; " + Kept());
       return End(1, "asked to end while no job was running; what was trained is lost: " + Kept());
-    case Phase::kLeaving: return Terminate(now_ns, "asked to end again");
-    case Phase::kTerminating: return Kill(now_ns);
+    case Phase::kLeaving:
+      return Terminate(now_ns, "asked to end again");
+    case Phase::kTerminating:
+      return Kill(now_ns);
     case Phase::kKilling:
-    case Phase::kEnded: break;
+    case Phase::kEnded:
+      break;
   }
   return {};
 }
@@ -102,7 +107,8 @@ std::vector<Action> Supervisor::OnSignal(std::int64_t now_ns) {
 std::vector<Action> Supervisor::OnTick(std::int64_t now_ns) {
   if (now_ns < wake_ns_) return {};
   switch (phase_) {
-    case Phase::kWaiting: return Start();
+    case Phase::kWaiting:
+      return Start();
     case Phase::kLeaving:
       if (now_ns >= grace_end_ns_) {
         return Terminate(now_ns, "the job has not left within " + Seconds(options_.grace_ns) + " (--grace)");
@@ -110,10 +116,13 @@ std::vector<Action> Supervisor::OnTick(std::int64_t now_ns) {
       ask_wait_ns_ *= 2;
       wake_ns_ = std::min(grace_end_ns_, now_ns + ask_wait_ns_);
       return {{.kind = ActionKind::kAskToLeave}};
-    case Phase::kTerminating: return Kill(now_ns);
-    case Phase::kKilling: return End(1, "the job cannot be killed; " + Kept());
+    case Phase::kTerminating:
+      return Kill(now_ns);
+    case Phase::kKilling:
+      return End(1, "the job cannot be killed; " + Kept());
     case Phase::kRunning:
-    case Phase::kEnded: break;
+    case Phase::kEnded:
+      break;
   }
   return {};
 }

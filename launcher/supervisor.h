@@ -1,15 +1,20 @@
-// Decides what launch does with its job: start it, start it again, ask it to leave, end it, give up. A state machine: events
-// come in with the time, actions go out. It knows no process, signal, clock or file; launcher/cmd_launch.cc is its driver.
+// Decides what launch does with its job: start it, start it again, ask it to leave, end it, give up. A state machine:
+// events come in with the time, actions go out. It knows no process, signal, clock or file; its driver is
+// launcher/cmd_launch.cc.
 //
 //   Supervisor supervisor({.restarts = 10, .grace_ns = 30 * kNsPerSecond, .resume_hint = "--run-dir RUN"});
-//   Carry out supervisor.Begin(now, newest checkpoint), then what each event answers: OnJobEnd once for every kStart,
-//   OnSignal for SIGTERM and SIGINT, OnTick at wake_ns() or later. kEnd is the last action.
+//   CarryOut(supervisor.Begin(now_ns, newest_checkpoint));
+//   CarryOut(supervisor.OnJobEnd(now_ns, end));  // once for every kStart
+//   CarryOut(supervisor.OnSignal(now_ns));       // SIGTERM or SIGINT
+//   CarryOut(supervisor.OnTick(now_ns));         // at wake_ns() or later
+//   kEnd is the last action.
 //
-// Rules. A job that ends with 0 or 2 ends the launch, and so does the same step that fails twice with the same error (of
-// different ranks: with the same code), and a job that twice ends in the same way before a rank has begun. Otherwise the job starts again, `restarts` times in all:
-// first after 0.5 s; each start that brought no newer checkpoint doubles the wait, up to 60 s. The first signal asks the job
-// to leave, and again after 1, 3, 7 s and so on, for its processes may not listen yet; the second, or the end of the grace
-// period, ends it by SIGTERM, 5 s later by SIGKILL.
+// Rules. The launch ends with its job when that ends with 0 or 2, when the same step fails twice with the same error
+// (of different ranks: with the same code), and when the job ends twice in the same way before a rank has begun.
+// Otherwise the job starts again, `restarts` times in all: first after 0.5 s; each start that brought no newer
+// checkpoint doubles the wait, up to 60 s. The first signal asks the job to leave, and again after 1, 3, 7 s and so on,
+// for its processes may not listen yet; the second, or the end of the grace period, ends it by SIGTERM, 5 s later by
+// SIGKILL.
 //
 // Thread safety: one thread.
 #pragma once
@@ -41,12 +46,12 @@ struct JobEnd {
 };
 
 enum class ActionKind {
-  kSay,        // `text` to standard error
-  kStart,      // the job, from `newest` on where there is a checkpoint
-  kAskToLeave, // SIGUSR1 to mpirun
-  kTerminate,  // SIGTERM to mpirun
-  kKill,       // SIGKILL to every process of the job
-  kEnd,        // launch, with `exit_code`; `text`, if any, says why
+  kSay,         // `text` to standard error
+  kStart,       // the job, from `newest` on where there is a checkpoint
+  kAskToLeave,  // SIGUSR1 to mpirun
+  kTerminate,   // SIGTERM to mpirun
+  kKill,        // SIGKILL to every process of the job
+  kEnd,         // launch, with `exit_code`; `text`, if any, says why
 };
 
 struct Action {

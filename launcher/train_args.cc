@@ -14,7 +14,8 @@ void AddTrainOptions(CLI::App* app, TrainArgs* args) {
   app->add_option("--set", args->overrides, "replace a value: train.seed=2, tasks.income.weight=2")
       ->allow_extra_args(false);
   app->add_option("--run-dir", args->run_dir, "where the run is kept; default runs/NAME-TIME");
-  app->add_option("--resume", args->resume, "auto: from the newest checkpoint of --run-dir; never; or a run or a checkpoint");
+  app->add_option("--resume", args->resume,
+                  "auto: from the newest checkpoint of --run-dir; never; or a run or a checkpoint");
   app->add_option("--servers", args->servers, "under mpirun: the first M ranks are servers only")
       ->check(CLI::NonNegativeNumber);
   app->add_option("--limit", args->limit, "only the first N rows of each part")

@@ -21,6 +21,7 @@ struct TrainArgs {
   std::int64_t limit = 0;
   bool json = false;
 
+  bool operator==(const TrainArgs&) const = default;
   // "auto" and "never" are no checkpoints.
   [[nodiscard]] bool resumes_from_checkpoint() const { return resume != "never" && resume != "auto"; }
 };

@@ -43,15 +43,17 @@ class LaunchTest : public testing::Test {
     return command;
   }
   static void AddLength(std::vector<std::string>* command) {
-    command->insert(command->end(), {"--set", "train.num_epochs=30", "--set", "train.checkpoint={every_steps: 40, every_epochs: 0}"});
+    command->insert(command->end(),
+                    {"--set", "train.num_epochs=30", "--set", "train.checkpoint={every_steps: 40, every_epochs: 0}"});
   }
   static constexpr int kSteps = 30 * 32;
 
   // Every bit of the model that the run ended with.
   static std::string Model(const std::string& run) {
     const std::string output = run + ".safetensors";
-    const Finished done = RunProgram({Binary(), "export", run + "/checkpoints/step-000000960", "--format", "safetensors",
-                                      "--tables", "all", "--output", output}, kSeconds);
+    const Finished done = RunProgram({Binary(), "export", run + "/checkpoints/step-000000960", "--format",
+                                      "safetensors", "--tables", "all", "--output", output},
+                                     kSeconds);
     EXPECT_EQ(done.exit_code, 0) << done.err;
     const auto bytes = ReadFile(output);
     return bytes.ok() ? *bytes : std::string();
@@ -211,7 +213,8 @@ TEST_F(LaunchTest, WhatItCannotReadStartsNothing) {
 }
 
 TEST_F(LaunchTest, MpirunIsNamedWhenItIsMissing) {
-  const Finished done = RunProgram({"/usr/bin/env", "PATH=/nowhere", Binary(), "launch", "-np", "2", "--", "train", config_}, kSeconds);
+  const Finished done =
+      RunProgram({"/usr/bin/env", "PATH=/nowhere", Binary(), "launch", "-np", "2", "--", "train", config_}, kSeconds);
   EXPECT_EQ(done.exit_code, 2) << done.err;
   EXPECT_NE(done.err.find("no mpirun on PATH; install"), std::string::npos) << done.err;
 }
@@ -224,9 +227,9 @@ TEST_F(LaunchTest, MpirunThatStartsNoRankIsNotTriedForEver) {
 }
 
 TEST_F(LaunchTest, AStepThatFailsTwiceIsTheEnd) {
-  const Finished done =
-      RunProgram(Launch({}, {"--set", "train.dense_optimizer={type: sgd, lr: 1.0e+6}", "--set",
-                             "train.sparse_optimizer={type: sgd, lr: 1.0e+6}"}), kSeconds);
+  const Finished done = RunProgram(Launch({}, {"--set", "train.dense_optimizer={type: sgd, lr: 1.0e+6}", "--set",
+                                               "train.sparse_optimizer={type: sgd, lr: 1.0e+6}"}),
+                                   kSeconds);
   EXPECT_EQ(done.exit_code, 1) << done.err;
   EXPECT_EQ(Process::Count(done.err, "; restart "), 1) << done.err;
   EXPECT_NE(done.err.find("a restart would fail the same way"), std::string::npos) << done.err;
@@ -252,17 +255,21 @@ TEST_F(LaunchTest, RestartsAreUsedUp) {
   EXPECT_EQ(done.exit_code, 1) << done.err;
   EXPECT_NE(done.err.find("the restarts are used up (--restarts 1)"), std::string::npos) << done.err;
   EXPECT_NE(done.err.find(" is kept; go on with the same command, with --run-dir " + run_ + " --resume auto"),
-            std::string::npos) << done.err;
+            std::string::npos)
+      << done.err;
   EXPECT_FALSE(FileExists(run_ + "/failure.json")) << "a rank that is killed is no error of the others";
 }
 
 // Until the run has a checkpoint of its own, it begins where it began.
 TEST_F(LaunchTest, ARunFromAnothersCheckpointBeginsThereAgain) {
   const std::string other = dir_.path() + "/other";
-  ASSERT_EQ(RunProgram({Binary(), "train", config_, "--run-dir", other, "--set", "train.max_steps=10"}, kSeconds).exit_code, 0);
-  Process launch(Launch({}, {"--resume", other, "--set", "train.checkpoint={every_steps: 100000, every_epochs: 0}", "--set",
-                             "data.valid=null"}));
-  ASSERT_TRUE(launch.WaitFor(kWaitMs, [this](const Process& p) { return FileExists(run_ + "/config.yaml") || !p.running(); }));
+  ASSERT_EQ(
+      RunProgram({Binary(), "train", config_, "--run-dir", other, "--set", "train.max_steps=10"}, kSeconds).exit_code,
+      0);
+  Process launch(Launch({}, {"--resume", other, "--set", "train.checkpoint={every_steps: 100000, every_epochs: 0}",
+                             "--set", "data.valid=null"}));
+  ASSERT_TRUE(
+      launch.WaitFor(kWaitMs, [this](const Process& p) { return FileExists(run_ + "/config.yaml") || !p.running(); }));
   ASSERT_EQ(Ranks(2).size(), 1U) << launch.err();
   ::kill(Ranks(2)[0], SIGKILL);
   const Finished done = Finish(&launch, kSeconds);
@@ -281,7 +288,8 @@ TEST_F(LaunchTest, AskedToEndItSavesAndTheNextLaunchEndsWithTheSameBits) {
     ASSERT_EQ(done.exit_code, 0) << done.err;
     EXPECT_GE(NewestStep(), at_signal);
     EXPECT_LT(NewestStep(), kSteps);
-    EXPECT_NE(done.err.find("left at step " + std::to_string(NewestStep()) + " on request"), std::string::npos) << done.err;
+    EXPECT_NE(done.err.find("left at step " + std::to_string(NewestStep()) + " on request"), std::string::npos)
+        << done.err;
     EXPECT_TRUE(json::parse(LastLine(done.out), nullptr, false).value("left_early", false)) << done.out;
   }
   ExpectFinished(RunProgram(Launch({}, {"--resume", "auto"}), kSeconds));
@@ -295,7 +303,8 @@ TEST_F(LaunchTest, TrainAloneSavesAndLeavesToo) {
   ::kill(train.pid(), SIGUSR1);
   const Finished done = Finish(&train, 30);
   EXPECT_EQ(done.exit_code, 0) << done.err;
-  EXPECT_NE(done.err.find("left at step " + std::to_string(NewestStep()) + " on request"), std::string::npos) << done.err;
+  EXPECT_NE(done.err.find("left at step " + std::to_string(NewestStep()) + " on request"), std::string::npos)
+      << done.err;
 }
 
 TEST_F(LaunchTest, ASignalBetweenTwoJobsEndsWithWhatIsKept) {
@@ -319,7 +328,8 @@ TEST_F(LaunchTest, AJobThatDoesNotLeaveIsEnded) {
     if (twice) ::kill(launch.pid(), SIGTERM);
     const Finished done = Finish(&launch, 30);
     EXPECT_EQ(done.exit_code, 1) << done.err;
-    EXPECT_NE(done.err.find(twice ? "asked to end again" : "has not left within 1 s (--grace)"), std::string::npos) << done.err;
+    EXPECT_NE(done.err.find(twice ? "asked to end again" : "has not left within 1 s (--grace)"), std::string::npos)
+        << done.err;
     EXPECT_NE(done.err.find("has not saved; " + run_ + "/checkpoints/step-"), std::string::npos) << done.err;
   }
 }

@@ -137,7 +137,8 @@ TEST_F(SupervisorTest, TheWaitDoublesUntilThereIsProgress) {
 
 TEST_F(SupervisorTest, TheWaitIsAMinuteAtMost) {
   Begin();
-  for (const double seconds : {0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0}) ExpectRestartAfter(Ended(137), seconds);
+  for (const double seconds : {0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0})
+    ExpectRestartAfter(Ended(137), seconds);
 }
 
 TEST_F(SupervisorTest, ACheckpointThatIsGoneIsNoProgress) {
