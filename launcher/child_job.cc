@@ -84,6 +84,7 @@ Result<std::unique_ptr<ChildJob>> ChildJob::Start(const std::vector<std::string>
     return Internal(std::string("this system has no subreapers (prctl): ") + std::strerror(errno));
   }
   std::vector<char*> argv;
+  argv.reserve(command.size() + 1);
   for (const std::string& word : command) argv.push_back(const_cast<char*>(word.c_str()));
   argv.push_back(nullptr);
   // Closed by exec, or written to when exec fails.
@@ -161,7 +162,7 @@ std::string FindOnPath(const std::string& program) {
   const std::string dirs = path == nullptr ? "" : path;
   for (std::size_t begin = 0; begin < dirs.size();) {
     const std::size_t end = std::min(dirs.find(':', begin), dirs.size());
-    const std::string file = dirs.substr(begin, end - begin) + "/" + program;
+    std::string file = dirs.substr(begin, end - begin) + "/" + program;
     if (end > begin && ::access(file.c_str(), X_OK) == 0) return file;
     begin = end + 1;
   }

@@ -14,7 +14,9 @@ constexpr std::int64_t kAskAgainNs = kNsPerSecond;
 constexpr std::int64_t kTermToKillNs = 5 * kNsPerSecond;
 constexpr std::int64_t kKillToGivingUpNs = 20 * kNsPerSecond;
 constexpr std::int64_t kNever = std::numeric_limits<std::int64_t>::max();
-constexpr int kBySignal = 128;  // an exit code above it: a signal
+// Exit codes above the first, up to the last: a signal. Higher ones are mpirun's own, as when it loses a host.
+constexpr int kBySignal = 128;
+constexpr int kLastSignal = 64;
 
 // "0.5 s", "8 s"
 std::string Seconds(std::int64_t ns) {
@@ -24,7 +26,7 @@ std::string Seconds(std::int64_t ns) {
 }
 
 std::string HowItEnded(const JobEnd& end) {
-  std::string text = end.exit_code > kBySignal
+  std::string text = end.exit_code > kBySignal && end.exit_code <= kBySignal + kLastSignal
                          ? "the job was ended by signal " + std::to_string(end.exit_code - kBySignal)
                          : "the job ended with exit code " + std::to_string(end.exit_code);
   if (end.failure) {
@@ -178,6 +180,7 @@ std::string Supervisor::FailedTheSameWay(const JobEnd& end) const {
   if (end.failure && failure_ && SameFailure(*end.failure, *failure_)) {
     return HowItEnded(end) + ", as it did before: a restart would fail the same way; " + Kept();
   }
+  // A rank may be killed, a host be away for a while; what mpirun says of its options will not change.
   if (!end.began && stillborn_ == end.exit_code && end.exit_code <= kBySignal) {
     return HowItEnded(end) + " before training began, as it did before: see what mpirun says above";
   }

@@ -215,13 +215,16 @@ TEST_F(SupervisorTest, MpirunThatStartsNoRankTwiceIsTheEnd) {
   EXPECT_TRUE(Says("before training began")) << said_;
 }
 
-TEST_F(SupervisorTest, ARankKilledBeforeTrainingIsNoReasonToGiveUp) {
+TEST_F(SupervisorTest, ARankOrAHostLostBeforeTrainingIsNoReasonToGiveUp) {
   Begin();
   ExpectRestartAfter(Stillborn(137), 0.5);
   ExpectRestartAfter(Stillborn(137), 1.0);
   ExpectRestartAfter(Stillborn(1), 2.0);
   ExpectRestartAfter(Ended(1), 4.0);
   ExpectRestartAfter(Stillborn(1), 8.0);
+  ExpectRestartAfter(Stillborn(205), 16.0);
+  JobEnds(Stillborn(205));  // mpirun has lost a host
+  EXPECT_TRUE(Says("exit code 205; restart 7 of 10 in 32 s")) << said_;
 }
 
 TEST_F(SupervisorTest, ASignalAsksTheJobToLeaveUntilItDoes) {
