@@ -10,7 +10,7 @@ namespace {
 
 constexpr std::int64_t kFirstWaitNs = kNsPerSecond / 2;
 constexpr std::int64_t kLongestWaitNs = 60 * kNsPerSecond;
-constexpr std::int64_t kAskAgainNs = kNsPerSecond;
+constexpr std::int64_t kAskAgainNs = kNsPerSecond / 10;
 constexpr std::int64_t kTermToKillNs = 5 * kNsPerSecond;
 constexpr std::int64_t kKillToGivingUpNs = 20 * kNsPerSecond;
 constexpr std::int64_t kNever = std::numeric_limits<std::int64_t>::max();

@@ -12,9 +12,9 @@
 // Rules. The launch ends with its job when that ends with 0 or 2, when the same step fails twice with the same error
 // (of different ranks: with the same code), and when the job ends twice in the same way before a rank has begun.
 // Otherwise the job starts again, `restarts` times in all: first after 0.5 s; each start that brought no newer
-// checkpoint doubles the wait, up to 60 s. The first signal asks the job to leave, and again after 1, 3, 7 s and so on,
-// for its processes may not listen yet; the second, or the end of the grace period, ends it by SIGTERM, 5 s later by
-// SIGKILL.
+// checkpoint doubles the wait, up to 60 s. The first signal asks the job to leave, and again after 0.1, 0.3, 0.7 s and
+// so on, for its processes may not listen yet; the second, or the end of the grace period, ends it by SIGTERM, 5 s
+// later by SIGKILL.
 //
 // Thread safety: one thread.
 #pragma once
