@@ -125,7 +125,7 @@ class TrainCommand {
     }
     GM_RETURN_IF_ERROR(WithPlace(Train()));
     GM_RETURN_IF_ERROR(session_->workers()->Barrier());
-    if (leader()) GM_RETURN_IF_ERROR(RemoveFailure(run_dir_));  // this run has none
+    if (leader()) ForgetFailure();
     return job_->Leave();
   }
 
@@ -135,6 +135,11 @@ class TrainCommand {
     const Status kept = RecordFailure(
         run_dir_, {.step = steps_done_, .code = NameOf(status.code()), .error = status.message(), .rank = job_->rank()});
     if (!kept.ok()) log_->Warn(kept.message());
+  }
+
+  // Of a job before this one, which has ended well.
+  void ForgetFailure() const {
+    if (const Status removed = RemoveFailure(run_dir_); !removed.ok()) log_->Warn(removed.message());
   }
 
   // Asked to leave while the data was read: there is nothing to save.
@@ -498,7 +503,10 @@ Status RunTrain(const TrainArgs& args) {
   // What is wrong with the input is found by all ranks together, before anything is written or started.
   GM_RETURN_IF_ERROR(job->Agree(WithoutExceptions([&] { return command.Prepare(); })));
   const Status read = job->Agree(WithoutExceptions([&] { return command.ReadData(); }));
-  if (read.code() == Code::kCancelled && !job->stop()) {
+  if (read.code() == Code::kCancelled) {
+    // Stopped, or asked to leave? Not every rank knows yet.
+    GM_ASSIGN_OR_RETURN(const std::vector<std::string> stops, job->AllGather(job->stop() ? "stop" : ""));
+    if (std::any_of(stops.begin(), stops.end(), [](const std::string& stop) { return !stop.empty(); })) return read;
     command.ReportNothingTrained();
     return Ok();
   }

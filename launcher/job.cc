@@ -402,13 +402,10 @@ void RankJob::RemoveScratch() {
 }
 
 void RankJob::OnSignal(int signal) {
-  interrupted_ = true;
-  if (signal == SIGUSR1) {
-    leave_requested_ = true;
-    return;
-  }
+  (signal == SIGUSR1 ? leave_requested_ : stop_) = true;
+  interrupted_ = true;  // behind the reason for it
+  if (signal == SIGUSR1) return;
   if (mpi_ && ::getppid() != parent_) OnParentDeath();
-  stop_ = true;
   if (++forced_signals_ > 1) {
     RemoveScratch();
     ::_exit(130);
