@@ -1,8 +1,7 @@
 // gatemill train CONFIG: alone, or as every rank of an mpirun job.
 
 #include <algorithm>
-#include <ctime>
-#include <filesystem>
+#include <chrono>
 #include <fstream>
 #include <map>
 #include <memory>
@@ -19,7 +18,9 @@
 #include "launcher/job.h"
 #include "launcher/output.h"
 #include "launcher/resume.h"
+#include "launcher/run_dir.h"
 #include "launcher/session.h"
+#include "launcher/train_args.h"
 #include "worker/data/part_reader.h"
 #include "worker/train/checkpoint.h"
 #include "worker/train/evaluator.h"
@@ -28,22 +29,14 @@
 namespace gatemill::launcher {
 namespace {
 
-namespace fs = std::filesystem;
 using nlohmann::json;
 
 // For exchanges between ranks, some of which wait while another reads its data or writes a checkpoint. A rank that dies or
 // hangs is found by the job's heartbeats long before.
 constexpr int kDeadlineMs = 3'600'000;
-
-struct TrainArgs {
-  std::string config_path;
-  std::vector<std::string> overrides;
-  std::string run_dir;
-  std::string resume = "never";
-  int servers = 0;
-  std::int64_t limit = 0;
-  bool json = false;
-};
+// For the lock of a run that goes on: a job that has just died lets go of it within seconds, when its last rank has ended.
+constexpr std::chrono::milliseconds kLockDeadline(5000);
+constexpr std::chrono::milliseconds kLockPause(50);
 
 // One rank's part in a training job, from the command line to the result.
 class TrainCommand {
@@ -73,10 +66,8 @@ class TrainCommand {
       GM_RETURN_IF_ERROR(ResolveDevice(config_.train.device, library).status());
     }
     if (job_->is_server()) GM_RETURN_IF_ERROR(CheckServers(config_, schema_).Annotate(args_.config_path));
-    if (args_.resume == "auto" && args_.run_dir.empty()) {
-      return InvalidInput("--resume auto goes on with the newest checkpoint of a run: say which by --run-dir");
-    }
-    if (args_.resume != "never" && args_.resume != "auto") {
+    if (args_.run_dir.empty()) GM_RETURN_IF_ERROR(ChooseRunDir(args_).status());
+    if (args_.resumes_from_checkpoint()) {
       Result<std::string> from = train::ResolveCheckpoint(args_.resume);
       if (!from.ok()) return from.status().Annotate("--resume is auto, never, a run or a checkpoint");
       resume_from_ = *std::move(from);
@@ -91,13 +82,13 @@ class TrainCommand {
     const bool fit = !resumed_;
     GM_ASSIGN_OR_RETURN(const bool in_memory, data::FitsInMemory(config_.data, config_.data.train));
     if (in_memory) {
-      GM_ASSIGN_OR_RETURN(train_, data::ReadDataset(ReadOptions(), data::Part::kTrain, nullptr, fit, &statistics_));
+      GM_ASSIGN_OR_RETURN(train_, data::ReadDataset(ReadAhead(), data::Part::kTrain, nullptr, fit, &statistics_));
       if (train_->rows() == 0) return InvalidInput(args_.config_path + ": data.train has no rows left to train on");
     } else if (fit) {
-      GM_ASSIGN_OR_RETURN(statistics_, data::FitStatistics(ReadOptions()));
+      GM_ASSIGN_OR_RETURN(statistics_, data::FitStatistics(ReadAhead()));
     }
     if (config_.data.has_valid()) {
-      GM_ASSIGN_OR_RETURN(valid_, data::ReadDataset(ReadOptions(), data::Part::kValid, nullptr, false, &statistics_));
+      GM_ASSIGN_OR_RETURN(valid_, data::ReadDataset(ReadAhead(), data::Part::kValid, nullptr, false, &statistics_));
     }
     return Ok();
   }
@@ -111,7 +102,7 @@ class TrainCommand {
     return Ok();
   }
   Status TakeRunDir(std::string* dir) {
-    GM_RETURN_IF_ERROR(ChooseRunDir(dir));
+    GM_ASSIGN_OR_RETURN(*dir, ChooseRunDir(args_));
     GM_RETURN_IF_ERROR(CheckWritableDir(*dir + "/checkpoints"));
     return LockRun(*dir);
   }
@@ -134,7 +125,26 @@ class TrainCommand {
     }
     GM_RETURN_IF_ERROR(WithPlace(Train()));
     GM_RETURN_IF_ERROR(session_->workers()->Barrier());
+    if (leader()) ForgetFailure();
     return job_->Leave();
+  }
+
+  // For whoever starts the job again, before the others are told. Nothing is kept of what only follows from another failure.
+  void KeepFailure(const Status& status) const {
+    if (!IsCause(status)) return;
+    const Status kept = RecordFailure(
+        run_dir_, {.step = steps_done_, .code = NameOf(status.code()), .error = status.message(), .rank = job_->rank()});
+    if (!kept.ok()) log_->Warn(kept.message());
+  }
+
+  // Of a job before this one, which has ended well.
+  void ForgetFailure() const {
+    if (const Status removed = RemoveFailure(run_dir_); !removed.ok()) log_->Warn(removed.message());
+  }
+
+  // Asked to leave while the data was read: there is nothing to save.
+  void ReportNothingTrained() {
+    if (job_->rank() == 0) ReportLeft({.cursor = StartCursor()}, args_.run_dir, resume_from_);
   }
 
   void SetStart(std::int64_t start_ns) { start_ns_ = start_ns; }
@@ -145,26 +155,21 @@ class TrainCommand {
   data::ReadOptions ReadOptions() {
     return {.schema = &schema_, .data = &config_.data, .log = log_, .seed = config_.train.seed, .stop = &job_->stop()};
   }
-
-  Status ChooseRunDir(std::string* run_dir) {
-    *run_dir = args_.run_dir;
-    if (run_dir->empty()) {
-      const std::time_t now = std::time(nullptr);
-      std::tm local{};
-      ::localtime_r(&now, &local);
-      char stamp[32];
-      std::strftime(stamp, sizeof(stamp), "%Y%m%d-%H%M%S", &local);
-      const std::string base = "runs/" + fs::path(args_.config_path).stem().string() + "-" + stamp;
-      *run_dir = base;
-      for (int i = 2; FileExists(*run_dir); ++i) *run_dir = base + "-" + std::to_string(i);
-    } else if (args_.resume != "auto" && FileExists(*run_dir + "/config.yaml")) {
-      return InvalidInput(*run_dir + " holds a run already; go on with it by --resume auto, or name another --run-dir");
-    }
-    return Ok();
+  // Before training, who is asked to leave need not read to the end.
+  data::ReadOptions ReadAhead() {
+    data::ReadOptions options = ReadOptions();
+    options.stop = &job_->interrupted();
+    return options;
   }
 
   Status LockRun(const std::string& run_dir) {
+    const auto begun = std::chrono::steady_clock::now();
     auto lock = LockFile(run_dir + "/lock");
+    while (!lock.ok() && lock.status().code() == Code::kUnavailable && args_.resume == "auto" &&
+           std::chrono::steady_clock::now() - begun < kLockDeadline) {
+      std::this_thread::sleep_for(kLockPause);
+      lock = LockFile(run_dir + "/lock");
+    }
     if (!lock.ok() && lock.status().code() == Code::kUnavailable) {
       return InvalidInput("another process is training in " + run_dir + "; wait for it, or name another --run-dir");
     }
@@ -175,15 +180,14 @@ class TrainCommand {
 
   Status LoadResumedCheckpoint() {
     if (args_.resume == "auto" && !args_.run_dir.empty()) {
-      const std::vector<std::string> all = train::ListCheckpoints(args_.run_dir + "/checkpoints");
-      for (auto it = all.rbegin(); it != all.rend() && resume_from_.empty(); ++it) {
-        const Status whole = train::CheckCheckpoint(*it, false);
-        if (whole.ok()) resume_from_ = *it;
-        if (!whole.ok() && job_->rank() == 0) log_->Warn("passed over " + *it + ": " + whole.message());
-      }
+      const auto newest = NewestCheckpoint(args_.run_dir, [this](const std::string& why) {
+        if (job_->rank() == 0) log_->Warn(why);
+      });
+      if (newest) resume_from_ = newest->dir;
     }
     if (resume_from_.empty()) return Ok();
     GM_ASSIGN_OR_RETURN(resumed_, train::LoadCheckpoint(resume_from_));
+    steps_done_ = resumed_->cursor.step;
     statistics_ = resumed_->statistics;
     GM_RETURN_IF_ERROR(CheckSameModel());
     // Both with their variables replaced.
@@ -237,11 +241,18 @@ class TrainCommand {
   // To a stop on request and to what the user can mend: what is kept and how to go on.
   [[nodiscard]] Status WithPlace(const Status& status) const {
     if (status.ok() || (status.code() != Code::kCancelled && status.code() != Code::kInvalidInput)) return status;
-    const std::vector<std::string> kept = train::ListCheckpoints(run_dir_ + "/checkpoints");
-    return Status(status.code(), status.message() + "; " +
-                     (kept.empty() ? "there is no checkpoint yet" : kept.back() + " is kept") +
+    return Status(status.code(), status.message() + "; " + Kept(NewestDir()) +
                      (status.code() == Code::kInvalidInput ? "; once that is mended, go on" : "; go on") +
                      " with --run-dir " + run_dir_ + " --resume auto");
+  }
+
+  // The newest checkpoint's directory, "" without one.
+  [[nodiscard]] std::string NewestDir() const {
+    const std::vector<std::string> all = train::ListCheckpoints(run_dir_ + "/checkpoints");
+    return all.empty() ? std::string() : all.back();
+  }
+  static std::string Kept(const std::string& checkpoint_dir) {
+    return checkpoint_dir.empty() ? "there is no checkpoint yet" : checkpoint_dir + " is kept";
   }
 
   // Does the training part, of another configuration too, come from its files batch by batch?
@@ -272,6 +283,7 @@ class TrainCommand {
                         .pool = session_->pool(),
                         .clock = session_->clock(),
                         .stop = &job_->stop(),
+                        .leave = &job_->leave_requested(),
                         .prefetch = session_->prefetches()},
             .read = ReadOptions(),
             .train = train_,
@@ -282,7 +294,8 @@ class TrainCommand {
             .log = log_,
             .quiet = false,
             .start = StartCursor(),
-            .start_checkpoint = resume_from_};
+            .start_checkpoint = resume_from_,
+            .steps_done = &steps_done_};
   }
 
   Status Train() {
@@ -293,6 +306,10 @@ class TrainCommand {
     }
     GM_ASSIGN_OR_RETURN(train::FitResult fit, train::Fit(FitPartsOf()));
     if (leader()) GM_RETURN_IF_ERROR(ReportTables());
+    if (fit.left_early) {
+      if (leader()) ReportLeft(fit, run_dir_, NewestDir());
+      return Ok();
+    }
     GM_RETURN_IF_ERROR(GoToBest(fit));
     if (valid_ && fit.best_valid.empty()) GM_RETURN_IF_ERROR(EvaluatePart(valid_, &fit.best_valid, nullptr));
     train::TaskMetrics test;
@@ -400,9 +417,14 @@ class TrainCommand {
     return Ok();
   }
 
+  [[nodiscard]] double SecondsSinceStart() const { return static_cast<double>(SystemClock().NowNs() - start_ns_) * 1e-9; }
+  static double SamplesPerSecond(const train::FitResult& fit) {
+    return fit.train_seconds > 0.0 ? static_cast<double>(fit.samples) / fit.train_seconds : 0.0;
+  }
+
   void Report(const train::FitResult& fit, const train::TaskMetrics& test, const std::vector<double>& unseen) {
-    const double seconds = static_cast<double>(session_->clock()->NowNs() - start_ns_) * 1e-9;
-    const double samples_per_s = fit.train_seconds > 0.0 ? static_cast<double>(fit.samples) / fit.train_seconds : 0.0;
+    const double seconds = SecondsSinceStart();
+    const double samples_per_s = SamplesPerSecond(fit);
     std::vector<std::pair<std::string, train::TaskMetrics>> parts;
     if (!fit.best_valid.empty()) parts.emplace_back("valid", fit.best_valid);
     if (!test.empty()) parts.emplace_back("test", test);
@@ -437,6 +459,20 @@ class TrainCommand {
     PrintJsonLine(out);
   }
 
+  // Training ended on request, and nothing was evaluated. `run_dir`: "" while none is chosen.
+  void ReportLeft(const train::FitResult& fit, const std::string& run_dir, const std::string& checkpoint_dir) {
+    log_->Info("left at step " + std::to_string(fit.cursor.step) + " on request; " +
+               Kept(checkpoint_dir) + (run_dir.empty() ? "" : "; go on with --run-dir " + run_dir + " --resume auto"));
+    if (!args_.json) return;
+    PrintJsonLine({{"steps", fit.cursor.step},
+                   {"samples", fit.cursor.samples},
+                   {"seconds", SecondsSinceStart()},
+                   {"samples_per_s", SamplesPerSecond(fit)},
+                   {"run_dir", run_dir},
+                   {"left_early", true},
+                   {"tasks", json::object()}});
+  }
+
   const TrainArgs& args_;
   Job* job_;
   Logger* log_;
@@ -454,6 +490,7 @@ class TrainCommand {
   std::unique_ptr<FileLock> lock_;  // rank 0: of the run directory
   std::unique_ptr<Session> session_;
   std::uint64_t evaluated_step_ = 0;
+  std::uint64_t steps_done_ = 0;
 };
 
 Status RunTrain(const TrainArgs& args) {
@@ -465,9 +502,18 @@ Status RunTrain(const TrainArgs& args) {
   command.SetStart(start_ns);
   // What is wrong with the input is found by all ranks together, before anything is written or started.
   GM_RETURN_IF_ERROR(job->Agree(WithoutExceptions([&] { return command.Prepare(); })));
-  GM_RETURN_IF_ERROR(job->Agree(WithoutExceptions([&] { return command.ReadData(); })));
+  const Status read = job->Agree(WithoutExceptions([&] { return command.ReadData(); }));
+  if (read.code() == Code::kCancelled) {
+    // Stopped, or asked to leave? Not every rank knows yet.
+    GM_ASSIGN_OR_RETURN(const std::vector<std::string> stops, job->AllGather(job->stop() ? "stop" : ""));
+    if (std::any_of(stops.begin(), stops.end(), [](const std::string& stop) { return !stop.empty(); })) return read;
+    command.ReportNothingTrained();
+    return Ok();
+  }
+  GM_RETURN_IF_ERROR(read);
   GM_RETURN_IF_ERROR(command.MakeRunDir());
   Status status = WithoutExceptions([&] { return command.Run(); });
+  if (!status.ok()) command.KeepFailure(status);
   // From here on the others may be waiting for this rank: end them too, with the cause.
   if (!status.ok() && job->size() > 1) job->Abort(status.exit_code(), status.message());
   return status;
@@ -477,16 +523,7 @@ Status RunTrain(const TrainArgs& args) {
 
 RunCommand AddTrain(CLI::App* app) {
   auto args = std::make_shared<TrainArgs>();
-  app->add_option("config", args->config_path, "the configuration, see docs/config.md")->required();
-  app->add_option("--set", args->overrides, "replace a value: train.seed=2, tasks.income.weight=2")
-      ->allow_extra_args(false);
-  app->add_option("--run-dir", args->run_dir, "where the run is kept; default runs/NAME-TIME");
-  app->add_option("--resume", args->resume, "auto: from the newest checkpoint of --run-dir; never; or a run or a checkpoint");
-  app->add_option("--servers", args->servers, "under mpirun: the first M ranks are servers only")
-      ->check(CLI::NonNegativeNumber);
-  app->add_option("--limit", args->limit, "only the first N rows of each part")
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 62));
-  app->add_flag("--json", args->json, "the result as one JSON object, last on standard output");
+  AddTrainOptions(app, args.get());
   return [args] { return RunTrain(*args); };
 }
 

@@ -10,6 +10,7 @@
 #include <functional>
 #include <new>
 #include <string>
+#include <vector>
 
 #include "common/status.h"
 
@@ -30,6 +31,8 @@ inline Status WithoutExceptions(const RunCommand& run) {
 }
 
 RunCommand AddTrain(CLI::App* app);
+// `words`: everything behind `launch`, as it was given. The app is for its help only.
+RunCommand AddLaunch(CLI::App* app, std::vector<std::string> words);
 RunCommand AddEval(CLI::App* app);
 RunCommand AddPredict(CLI::App* app);
 RunCommand AddInspect(CLI::App* app);

@@ -2,6 +2,7 @@
 
 #include <mpi.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/random.h>
 #include <unistd.h>
 
@@ -203,6 +204,8 @@ class RankJob final : public Job {
   Status WaitForWorkers(const std::function<Status()>& tick) override;
   Status Leave() override;
   [[nodiscard]] const std::atomic<bool>& stop() const override { return stop_; }
+  [[nodiscard]] const std::atomic<bool>& leave_requested() const override { return leave_requested_; }
+  [[nodiscard]] const std::atomic<bool>& interrupted() const override { return interrupted_; }
   void RemoveAtAbort(const std::string& dir) override { watch_->ShareScratch(dir); }
   [[noreturn]] void Abort(int exit_code, const std::string& why) override;
 
@@ -212,6 +215,7 @@ class RankJob final : public Job {
   Status StartWatch();
   Status DrawId();
   void OnSignal(int signal);
+  void OnParentDeath();
   void OnEnd(int exit_code, const std::string& why, bool told);
   bool StartEnding(int exit_code);
   void RemoveScratch();
@@ -231,7 +235,10 @@ class RankJob final : public Job {
   std::string token_;
   int worker_communicator_ = 0;
   std::unique_ptr<collective::Collective> world_;
+  pid_t parent_ = 0;  // that started this rank: mpirun, or the orted of its host
   std::atomic<bool> stop_{false};
+  std::atomic<bool> leave_requested_{false};
+  std::atomic<bool> interrupted_{false};
   bool left_ = false;
   int forced_signals_ = 0;                // SIGINT and SIGTERM so far; the watch's thread
   std::unique_ptr<Timer> scratch_timer_;  // the watch's thread
@@ -243,6 +250,9 @@ class RankJob final : public Job {
 Status RankJob::Open(const JobOptions& options) {
   options_ = options;
   blocked_.emplace();
+  // Linux never ignores a signal that is blocked: until the end of the job the watch receives it, and after that a late
+  // request does not kill a process that is about to end well.
+  ::signal(SIGUSR1, SIG_IGN);
   if (AnnouncedSize() > 0) GM_RETURN_IF_ERROR(OpenMpi());
   roles_.servers = options.servers;
   name_ = roles_.name();
@@ -261,7 +271,12 @@ Status RankJob::Open(const JobOptions& options) {
   return Ok();
 }
 
+// A rank must not outlive the mpirun or orted that started it. SIGTERM and not SIGKILL: the watch takes it, removes the
+// scratch of this host's ranks and ends the process. (OpenMPI by itself ends a rank that has lost its mpirun a second or
+// more later, and without a call that could clean up.)
 Status RankJob::OpenMpi() {
+  parent_ = ::getppid();
+  ::prctl(PR_SET_PDEATHSIG, SIGTERM);
   mpi_ = std::make_unique<MpiRuntime>();
   if (mpi_->size() < AnnouncedSize()) {
     mpi_->Finalize();
@@ -387,8 +402,10 @@ void RankJob::RemoveScratch() {
 }
 
 void RankJob::OnSignal(int signal) {
-  stop_ = true;
+  (signal == SIGUSR1 ? leave_requested_ : stop_) = true;
+  interrupted_ = true;  // behind the reason for it
   if (signal == SIGUSR1) return;
+  if (mpi_ && ::getppid() != parent_) OnParentDeath();
   if (++forced_signals_ > 1) {
     RemoveScratch();
     ::_exit(130);
@@ -396,6 +413,14 @@ void RankJob::OnSignal(int signal) {
   if (mpi_ && signal == SIGTERM) {
     scratch_timer_ = std::make_unique<Timer>(kScratchAfterTerm, [this] { RemoveScratch(); });
   }
+}
+
+// MPI is of no use any more: nobody is left to tell the other hosts, whose ranks miss this one's heartbeat.
+void RankJob::OnParentDeath() {
+  if (!StartEnding(1)) return;
+  if (rank() == 0) Say("mpirun is gone, so the job ends", name_);
+  RemoveScratch();
+  ::_exit(1);
 }
 
 // From here on the process ends within kAbortLimit. False when another thread has decided so before.

@@ -10,11 +10,12 @@
 //
 // When a rank fails it says why on standard error and calls Abort: MPI_Abort, then _exit two seconds later. A watchdog
 // thread on each rank listens for the others: a rank whose process is gone is named on standard error, and the job
-// ends. SIGINT and SIGTERM set `stop`; a second one ends the process at once. SIGUSR1 only sets `stop`: mpirun passes
-// it on and, unlike after SIGINT and SIGTERM, does not kill the ranks a second later. Signals arrive in a thread, so
+// ends. SIGINT and SIGTERM set `stop`; a second one ends the process at once. SIGUSR1 sets `leave_requested`: mpirun passes
+// it on and, unlike after SIGINT and SIGTERM, does not kill the ranks a second later, so that there is time to save. A rank
+// ends when the process that started it has (mpirun, or the orted of its host). Signals arrive in a thread, so
 // Start must be called before the process makes other threads, which inherit its signal mask.
 //
-// Thread safety: one thread, except stop(), which any may read.
+// Thread safety: one thread, except stop(), leave_requested() and interrupted(), which any may read.
 #pragma once
 
 #include <atomic>
@@ -69,15 +70,19 @@ class Job {
   // Collective of the workers (a server-only rank gets null). Valid while the job lives.
   virtual Result<std::unique_ptr<collective::Collective>> WorkerCollective() = 0;
   // A server-only rank waits here until all workers called Leave (ok); a rank that is gone ends the process, see above.
-  // `stop` does not end the wait: workers that stop still need their rows for a checkpoint.
+  // No signal ends the wait: workers that stop or leave still need their rows for a checkpoint.
   // `tick` runs a few times a second; a bad status from it ends the wait with it.
   virtual Status WaitForWorkers(const std::function<Status()>& tick) = 0;
   // A worker is done with the servers.
   virtual Status Leave() = 0;
   [[nodiscard]] virtual const std::atomic<bool>& stop() const = 0;
+  // Save where training stands, and end well. Ranks learn of it at different moments: they must agree on a step.
+  [[nodiscard]] virtual const std::atomic<bool>& leave_requested() const = 0;
+  // Either of them: for work that a checkpoint does not need, such as reading the data of a training not yet begun.
+  [[nodiscard]] virtual const std::atomic<bool>& interrupted() const = 0;
   // A scratch directory of this rank that must not outlive the job: removed when the job ends by Abort, by the death of
-  // a rank (this one included: the others on its host do it) or by a second signal, and, under mpirun, 0.7 s after a
-  // SIGTERM, for mpirun kills at one second.
+  // a rank (this one included: the others on its host do it) or of mpirun, or by a second signal, and, under mpirun, 0.7 s
+  // after a SIGTERM, for mpirun kills at one second.
   virtual void RemoveAtAbort(const std::string& dir) = 0;
   // Ends every rank with `exit_code`; does not return.
   [[noreturn]] virtual void Abort(int exit_code, const std::string& why) = 0;

@@ -4,8 +4,10 @@
 #include <sys/resource.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <array>
 #include <cstdio>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -18,11 +20,12 @@ using gatemill::launcher::RunCommand;
 struct Command {
   const char* name;
   const char* description;
-  RunCommand (*add)(CLI::App*);
+  RunCommand (*add)(CLI::App*);  // null: AddLaunch, which reads its words itself
 };
 
 constexpr std::array kCommands{
     Command{"train", "train a ranker: alone, or every rank of an mpirun job", gatemill::launcher::AddTrain},
+    Command{"launch", "supervise an mpirun job that trains: start it again when it dies", nullptr},
     Command{"eval", "score labelled files with a run or a checkpoint and report the metrics", gatemill::launcher::AddEval},
     Command{"predict", "write predictions for files", gatemill::launcher::AddPredict},
     Command{"inspect", "look into the embedding tables of a run or a checkpoint", gatemill::launcher::AddInspect},
@@ -53,6 +56,13 @@ void KeepFreedMemory() {
 #endif
 }
 
+// Most words of launch are mpirun's: CLI11 sees none of them but a call for help.
+bool LeavesWordsAlone(int argc, char** argv) {
+  if (argc < 3 || std::string_view(argv[1]) != "launch") return false;
+  const std::string_view word = argv[2];
+  return word != "-h" && word != "--help";
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -64,10 +74,11 @@ int main(int argc, char** argv) {
   std::vector<std::pair<CLI::App*, RunCommand>> commands;
   for (const Command& command : kCommands) {
     CLI::App* sub = app.add_subcommand(command.name, command.description);
-    commands.emplace_back(sub, command.add(sub));
+    commands.emplace_back(sub, command.add == nullptr ? gatemill::launcher::AddLaunch(sub, {argv + std::min(argc, 2), argv + argc})
+                                                      : command.add(sub));
   }
   try {
-    app.parse(argc, argv);
+    app.parse(LeavesWordsAlone(argc, argv) ? 2 : argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
   }

@@ -33,11 +33,12 @@ int RankOfMpirun() {
 
 void Sleep(int ms) { std::this_thread::sleep_for(std::chrono::milliseconds(ms)); }
 
-// Works until it is stopped; every rank says its process id first.
+// Works until it is stopped or asked to leave; every rank says its process id first.
 Status WorkUntilStopped(Job& job) {
   Print("rank " + std::to_string(job.rank()) + " pid " + std::to_string(::getpid()));
-  for (int turn = 0; turn < 600 && !job.stop(); ++turn) Sleep(100);
-  Print("rank " + std::to_string(job.rank()) + (job.stop() ? " stopped" : " was not stopped"));
+  for (int turn = 0; turn < 600 && !job.interrupted(); ++turn) Sleep(100);
+  Print("rank " + std::to_string(job.rank()) +
+        (job.stop() ? " stopped" : job.leave_requested() ? " leaves" : " was not stopped"));
   return Ok();
 }
 

@@ -100,6 +100,20 @@ TEST_F(JobTest, AloneASignalSetsStop) {
   EXPECT_TRUE((*job)->stop());
 }
 
+TEST_F(JobTest, AloneSigusr1AsksToLeave) {
+  auto job = Job::Start({});
+  ASSERT_TRUE(job.ok());
+  ::kill(::getpid(), SIGUSR1);
+  for (int turn = 0; turn < 500 && !(*job)->leave_requested(); ++turn) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  EXPECT_TRUE((*job)->leave_requested());
+  EXPECT_TRUE((*job)->interrupted());
+  EXPECT_FALSE((*job)->stop());
+  job->reset();
+  ::kill(::getpid(), SIGUSR1);  // too late to mean anything, and no reason to die
+}
+
 TEST_F(JobTest, AloneASecondSignalEndsAtOnceAndRemovesScratch) {
   Process probe({JOB_PROBE, "hang", "0", dir_});
   ASSERT_TRUE(probe.WaitForOutput(kDeadlineMs, "pid"));
@@ -270,21 +284,24 @@ TEST_F(JobTest, CtrlCLeavesNothingOfRanksThatDoNotStop) {
   ExpectNothingLeft();
 }
 
-TEST_F(JobTest, Sigusr1ToMpirunStopsWithoutAKill) {
+TEST_F(JobTest, Sigusr1ToMpirunAsksToLeaveWithoutAKill) {
   Process mpirun = Mpirun(3, {"work", "1"});
   ASSERT_TRUE(mpirun.WaitForOutput(kDeadlineMs, "pid", 3)) << mpirun.out() << mpirun.err();
   ::kill(mpirun.pid(), SIGUSR1);
   ASSERT_TRUE(mpirun.WaitForExit(kEndMs));
   EXPECT_EQ(mpirun.exit_code(), 0) << mpirun.err();
-  EXPECT_EQ(Process::Count(mpirun.out(), " stopped"), 3) << mpirun.out();
+  EXPECT_EQ(Process::Count(mpirun.out(), " leaves"), 3) << mpirun.out();
 }
 
-TEST_F(JobTest, RanksEndWhenMpirunIsKilled) {
-  Process mpirun = Mpirun(3, {"work", "0"});
-  ASSERT_TRUE(mpirun.WaitForOutput(kDeadlineMs, "pid", 3)) << mpirun.out() << mpirun.err();
-  const auto pids = Pids(mpirun);
-  ::kill(mpirun.pid(), SIGKILL);
-  ExpectNobodyLeft(mpirun, pids);
+TEST_F(JobTest, RanksEndWhenMpirunIsKilledAndLeaveNothing) {
+  for (const char* scene : {"work", "hang"}) {
+    Process mpirun = Mpirun(3, {scene, "0", dir_});
+    ASSERT_TRUE(mpirun.WaitForOutput(kDeadlineMs, "pid", 3)) << mpirun.out() << mpirun.err();
+    const auto pids = Pids(mpirun);
+    ::kill(mpirun.pid(), SIGKILL);
+    ExpectNobodyLeft(mpirun, pids);
+    ExpectNothingLeft();
+  }
 }
 
 }  // namespace

@@ -49,6 +49,8 @@ class FitLoop {
     begun_ns_ = parts_.trainer.clock->NowNs();
     while (!Finished()) {
       GM_ASSIGN_OR_RETURN(const bool epoch_over, TrainEpoch());
+      result_.left_early = Leaving();
+      if (result_.left_early) break;
       GM_RETURN_IF_ERROR(AfterEpoch(epoch_over));
     }
     progress_.Break();
@@ -57,6 +59,8 @@ class FitLoop {
     result_.best_checkpoint = BestCheckpoint();
     return std::move(result_);
   }
+
+  [[nodiscard]] std::uint64_t step() const { return cursor_.step; }
 
  private:
   [[nodiscard]] bool leader() const { return parts_.trainer.workers->rank() == 0; }
@@ -97,7 +101,7 @@ class FitLoop {
     GM_RETURN_IF_ERROR(trainer_.BeginEpoch(std::move(stream)));
     const std::int64_t begun_ns = parts_.trainer.clock->NowNs();
     std::int64_t paused_ns = 0;  // in checkpoints and logging inside the epoch
-    while (!trainer_.epoch_over() && !AtStepLimit()) {
+    while (!trainer_.epoch_over() && !AtStepLimit() && !Leaving()) {
       GM_ASSIGN_OR_RETURN(const bool more, trainer_.Step());
       if (!more) break;
       cursor_.step = trainer_.step();
@@ -117,6 +121,9 @@ class FitLoop {
     return config_.train.max_steps > 0 && cursor_.step >= static_cast<std::uint64_t>(config_.train.max_steps);
   }
 
+  // A step limit is an end of its own, with a validation that a resume would not make up for.
+  [[nodiscard]] bool Leaving() const { return trainer_.leave_agreed() && !AtStepLimit(); }
+
   Status AfterStep() {
     if (cursor_.step % static_cast<std::uint64_t>(config_.train.log_every_steps) == 0) {
       GM_RETURN_IF_ERROR(TakeLosses());
@@ -125,7 +132,8 @@ class FitLoop {
     GM_RETURN_IF_ERROR(saver_.Look());
     const auto every = static_cast<std::uint64_t>(config_.train.checkpoint.every_steps);
     // The epoch's last step is saved after its validation, once.
-    if (every > 0 && cursor_.step % every == 0 && !trainer_.epoch_over()) GM_RETURN_IF_ERROR(Save(false));
+    const bool due = every > 0 && cursor_.step % every == 0 && !trainer_.epoch_over();
+    if (due || Leaving()) GM_RETURN_IF_ERROR(Save(false));
     return Ok();
   }
 
@@ -304,7 +312,12 @@ class FitLoop {
 
 }  // namespace
 
-Result<FitResult> Fit(const FitParts& parts) { return FitLoop(parts).Run(); }
+Result<FitResult> Fit(const FitParts& parts) {
+  FitLoop loop(parts);
+  Result<FitResult> result = loop.Run();
+  if (parts.steps_done != nullptr) *parts.steps_done = loop.step();
+  return result;
+}
 
 std::string MetricsToJson(const TaskMetrics& metrics) { return ToJson(metrics).dump(); }
 

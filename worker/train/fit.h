@@ -4,6 +4,8 @@
 // metrics.jsonl: {"event":"train","step","epoch","loss","tasks":{TASK:{"loss"}},"samples_per_s"[,"gates":{TASK:[...]}]}
 // every log_every_steps, {"event":"valid","step","epoch","tasks":{TASK:{METRIC}},"unseen":{FEATURE:share}} after an epoch,
 // {"event":"checkpoint","step","dir","best"}.
+// When trainer.leave is set, training ends at the step that the workers agree on, with a checkpoint and without validation;
+// one that ends with that very step anyway ends as always.
 // Thread safety: one thread.
 #pragma once
 
@@ -32,6 +34,7 @@ struct FitParts {
   bool quiet = false;                            // no progress line
   Cursor start;                                  // of the checkpoint that training goes on from
   std::string start_checkpoint;                  // its directory; "" for a fresh start
+  std::uint64_t* steps_done = nullptr;           // how far training came, also when it failed; may be null
 };
 
 struct FitResult {
@@ -41,6 +44,7 @@ struct FitResult {
   double train_seconds = 0.0;       // inside steps: without reading ahead of the first, validation and checkpoints
   TaskMetrics best_valid;           // of the best epoch seen by this call; empty without validation
   std::string best_checkpoint;      // directory of the best (without validation: the last) checkpoint
+  bool left_early = false;          // on request: the newest checkpoint is of cursor.step
 };
 
 Result<FitResult> Fit(const FitParts& parts);

@@ -7,9 +7,20 @@
 #include <utility>
 
 namespace gatemill::train {
+namespace {
+
+// How long a request to leave may wait for a step at which the workers agree on it, if steps stay as long as they were;
+// and for how many steps whatever they take.
+constexpr double kAgreeEveryNs = 100.0 * kNsPerMs;
+constexpr std::uint64_t kMostStepsToAgree = 128;
+
+}  // namespace
 
 Trainer::Trainer(const TrainerParts& parts)
-    : parts_(parts), embedding_(parts.schema, parts.pool), losses_(parts.schema->tasks.size(), 0.0) {
+    : parts_(parts),
+      embedding_(parts.schema, parts.pool),
+      losses_(parts.schema->tasks.size(), 0.0),
+      agreed_ns_(parts.clock->NowNs()) {
   loss_sum_.losses.assign(losses_.size(), 0.0);
 }
 
@@ -153,7 +164,24 @@ Status Trainer::AllReduce() {
       GM_RETURN_IF_ERROR(parts_.workers->AllReduceSum(parts_.model->gradient()));
     }
   }
+  GM_RETURN_IF_ERROR(AgreeOnLeaving());
   Lap(Phase::kAllreduce);
+  return Ok();
+}
+
+// At steps that every worker derives from the same sums. Each of them costs a message there and back: at every step of a
+// small model on two busy cores that was a tenth of its time and more.
+Status Trainer::AgreeOnLeaving() {
+  if (parts_.leave == nullptr || step_ < agree_at_) return Ok();
+  const std::int64_t now_ns = parts_.clock->NowNs();
+  std::array<double, 2> sums{parts_.leave->load() ? 1.0 : 0.0, static_cast<double>(now_ns - agreed_ns_)};
+  GM_RETURN_IF_ERROR(parts_.workers->AllReduceSum(std::span<double>(sums)));
+  leave_agreed_ = sums[0] > 0.0;
+  const double step_ns = sums[1] / static_cast<double>(parts_.workers->size()) / static_cast<double>(agree_every_);
+  const auto wanted = static_cast<std::uint64_t>(kAgreeEveryNs / std::max(step_ns, 1.0));
+  agree_every_ = std::clamp<std::uint64_t>(wanted, 1, std::min(2 * agree_every_, kMostStepsToAgree));
+  agree_at_ = step_ + agree_every_;
+  agreed_ns_ = now_ns;
   return Ok();
 }
 

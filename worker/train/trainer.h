@@ -44,6 +44,7 @@ struct TrainerParts {
   ThreadPool* pool = nullptr;
   const Clock* clock = nullptr;
   const std::atomic<bool>* stop = nullptr;
+  const std::atomic<bool>* leave = nullptr;  // at all workers or at none: training should end at a step, see leave_agreed
   bool prefetch = false;  // in sync mode servers are told of the next step's rows: with a memory budget, and cores to spare
   int data_deadline_ms = 600000;  // for the reading threads to make a batch: they may have to pass over a whole file first
 };
@@ -75,6 +76,9 @@ class Trainer {
   void set_step(std::uint64_t step) { step_ = step; }          // after a restore
   [[nodiscard]] std::uint64_t next_batch() const { return next_batch_; }  // of the epoch, for a resume
   [[nodiscard]] bool epoch_over() const { return epoch_over_; }            // the last step was the epoch's last
+  // Have the workers agreed at the last step that one of them was asked to leave? All say the same of every step. They ask
+  // each other at the first step, and then about every 100 ms.
+  [[nodiscard]] bool leave_agreed() const { return leave_agreed_; }
   [[nodiscard]] const PhaseTimes& times() const { return times_; }
   // This worker's share of the summed task losses since the last call, and the steps they are of.
   struct LossSum {
@@ -100,6 +104,7 @@ class Trainer {
   Status ForwardBackward(const InFlight& flight);
   Status Push(InFlight* flight);
   Status AllReduce();
+  Status AgreeOnLeaving();
   Status Observe(const InFlight& flight);
   Result<std::vector<double>> WeightSums(const data::Batch& batch);
   [[nodiscard]] std::string FeatureWithLargestGradient(const data::Batch& batch) const;
@@ -123,6 +128,10 @@ class Trainer {
   std::uint64_t step_ = 0;
   std::uint64_t next_batch_ = 0;
   bool epoch_over_ = false;
+  bool leave_agreed_ = false;
+  std::uint64_t agree_at_ = 0;     // the next step to ask at,
+  std::uint64_t agree_every_ = 1;  // and how many after the last; the same at every worker
+  std::int64_t agreed_ns_ = 0;
   PhaseTimes times_;
   std::int64_t lap_ns_ = 0;
 };

@@ -92,6 +92,47 @@ TEST(Fit, MaxStepsEndsInTheMiddleOfAnEpoch) {
   EXPECT_EQ(ListCheckpoints(job.run_dir() + "/checkpoints").back(), job.run_dir() + "/checkpoints/step-000000010");
 }
 
+// Asked to leave again and again, in the middle of epochs and at their ends: the same bits, cursor and counts.
+TEST(Fit, LeavingAtAnyStepChangesNothing) {
+  for (const bool streams : {false, true}) {
+    const std::vector<std::string> overrides{"tables={user: {oov_buckets: 2, oov_ratio: 0.5}}", "data.shuffle_rows=96"};
+    Job whole({.overrides = overrides});
+    FitParts all = whole.Parts();
+    if (streams) all.train = nullptr;
+    const FitResult undisturbed = FitAll(all);
+    EXPECT_FALSE(undisturbed.left_early);
+    std::string checkpoint;
+    for (std::uint64_t step = 1; step <= undisturbed.cursor.step + 1; ++step) {
+      Job job({.overrides = overrides});
+      FitParts parts = checkpoint.empty() ? job.Parts() : Resumed(&job, checkpoint);
+      if (streams) parts.train = nullptr;
+      parts.run_dir = whole.dir.path() + "/left";
+      job.leave = true;
+      std::uint64_t steps_done = 0;
+      parts.steps_done = &steps_done;
+      const FitResult left = FitAll(parts);
+      ASSERT_EQ(left.left_early, step <= undisturbed.cursor.step) << step;
+      EXPECT_EQ(left.cursor.step, steps_done);
+      EXPECT_EQ(left.steps, left.left_early ? 1U : 0U) << step;
+      checkpoint = parts.run_dir + "/checkpoints/" + CheckpointDirName(left.cursor.step);
+      ASSERT_TRUE(FileExists(checkpoint)) << step;
+      if (left.left_early) continue;
+      EXPECT_EQ(job.State(), whole.State());
+      EXPECT_EQ(left.cursor.samples, undisturbed.cursor.samples);
+      EXPECT_EQ(left.cursor.epoch, undisturbed.cursor.epoch);
+      EXPECT_EQ(left.cursor.best_step, undisturbed.cursor.best_step);
+    }
+  }
+}
+
+TEST(Fit, AStepLimitEndsAsAlwaysForWhoIsAskedToLeave) {
+  Job job({.overrides = {"train.max_steps=1"}});
+  job.leave = true;
+  const FitResult result = FitAll(job.Parts());
+  EXPECT_FALSE(result.left_early);
+  EXPECT_FALSE(result.best_valid.empty());
+}
+
 TEST(Fit, CheckpointsByStepsAreKeptAsManyAsAsked) {
   Job job({.overrides = {"train.checkpoint={every_steps: 2, every_epochs: 0, keep: 2}", "data.valid=null"}});
   const FitResult result = FitAll(job.Parts());

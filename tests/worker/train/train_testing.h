@@ -122,7 +122,8 @@ class Job {
   }
   [[nodiscard]] TrainerParts ForTrainer() const {
     return {.config = &config, .schema = &schema, .client = client.get(), .model = model.get(),
-            .workers = workers.get(), .pool = pool.get(), .clock = &clock, .stop = &stop, .data_deadline_ms = 60000};
+            .workers = workers.get(), .pool = pool.get(), .clock = &clock, .stop = &stop, .leave = &leave,
+            .data_deadline_ms = 60000};
   }
   [[nodiscard]] FitParts Parts() const {
     return {.trainer = ForTrainer(), .read = Read(), .train = train, .valid = valid, .statistics = statistics,
@@ -214,6 +215,7 @@ class Job {
   std::shared_ptr<const data::Dataset> valid;
   SystemClock clock;
   std::atomic<bool> stop = false;
+  std::atomic<bool> leave = false;
   std::unique_ptr<ps::Transport> transport;
   std::unique_ptr<ps::Server> server;
   std::unique_ptr<ps::Client> client;

@@ -1,0 +1,369 @@
+// launch with real jobs: what is killed goes on, what must go saves, nothing is left.
+
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "common/file.h"
+#include "tests/launcher/commands.h"
+#include "tests/launcher/small_data.h"
+
+namespace gatemill::launcher {
+namespace {
+
+using nlohmann::json;
+
+constexpr int kSeconds = 120;
+constexpr int kWaitMs = 60000;
+constexpr int kEndMs = 10000;  // from the death of launch to the end of the last rank
+
+class LaunchTest : public testing::Test {
+ protected:
+  LaunchTest() : config_(WriteSmallJob(dir_)), run_(dir_.path() + "/run") {}
+  ~LaunchTest() override {
+    EXPECT_TRUE(Ranks().empty()) << "a rank lives on";
+    EXPECT_EQ(Scratch(), std::vector<std::string>());
+  }
+
+  // 2 servers and 2 workers, a second or two of training, a checkpoint every 40 steps.
+  [[nodiscard]] std::vector<std::string> Launch(const std::vector<std::string>& launch = {},
+                                                const std::vector<std::string>& train = {}) const {
+    std::vector<std::string> command = InOwnTmp({Binary(), "launch", "-np", "4", "--servers", "2"});
+    command.insert(command.end(), launch.begin(), launch.end());
+    command.insert(command.end(), {"--json", "--", "train", config_, "--run-dir", run_});
+    AddLength(&command);
+    command.insert(command.end(), train.begin(), train.end());
+    return command;
+  }
+  // With this test's directory as the one for temporary files.
+  [[nodiscard]] std::vector<std::string> InOwnTmp(std::vector<std::string> command) const {
+    command.insert(command.begin(), {"/usr/bin/env", "TMPDIR=" + dir_.path()});
+    return command;
+  }
+  static void AddLength(std::vector<std::string>* command) {
+    command->insert(command->end(),
+                    {"--set", "train.num_epochs=30", "--set", "train.checkpoint={every_steps: 40, every_epochs: 0}"});
+  }
+  static constexpr int kSteps = 30 * 32;
+
+  // Every bit of the model that the run ended with.
+  static std::string Model(const std::string& run) {
+    const std::string output = run + ".safetensors";
+    const Finished done = RunProgram({Binary(), "export", run + "/checkpoints/step-000000960", "--format",
+                                      "safetensors", "--tables", "all", "--output", output},
+                                     kSeconds);
+    EXPECT_EQ(done.exit_code, 0) << done.err;
+    const auto bytes = ReadFile(output);
+    return bytes.ok() ? *bytes : std::string();
+  }
+  // The same of a run that nobody disturbed.
+  [[nodiscard]] std::string UndisturbedModel() const {
+    const std::string run = dir_.path() + "/undisturbed";
+    std::vector<std::string> command = Mpirun(2, {Binary(), "train", config_, "--run-dir", run});
+    AddLength(&command);
+    const Finished done = RunProgram(command, kSeconds);
+    EXPECT_EQ(done.exit_code, 0) << done.err;
+    return Model(run);
+  }
+  void ExpectFinished(const Finished& done) const {
+    ASSERT_EQ(done.exit_code, 0) << done.err;
+    EXPECT_EQ(Process::Count(done.out, "\n"), 1) << "the last job alone prints its line:\n" << done.out;
+    EXPECT_EQ(json::parse(LastLine(done.out), nullptr, false).value("steps", 0), kSteps) << done.out;
+    EXPECT_FALSE(FileExists(run_ + "/failure.json"));
+    EXPECT_EQ(Model(run_), UndisturbedModel());
+  }
+
+  static std::vector<pid_t> Processes(const std::function<bool(const std::string& proc)>& wanted) {
+    std::vector<pid_t> found;
+    for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
+      const std::string name = entry.path().filename().string();
+      if (name.find_first_not_of("0123456789") == std::string::npos && wanted(entry.path().string())) {
+        found.push_back(std::stoi(name));
+      }
+    }
+    return found;
+  }
+  static std::string Read(const std::string& path) {
+    const auto text = ReadFile(path);
+    return text.ok() ? *text : std::string();
+  }
+  // The ranks of this test's jobs; `number`: that one only.
+  [[nodiscard]] std::vector<pid_t> Ranks(int number = -1) const {
+    const std::string begin = Binary() + std::string("\0train\0", 7);
+    const std::string variable = "OMPI_COMM_WORLD_RANK=" + std::to_string(number) + std::string(1, '\0');
+    return Processes([&](const std::string& proc) {
+      const std::string command = Read(proc + "/cmdline");
+      return command.starts_with(begin) && command.find(run_) != std::string::npos &&
+             (number < 0 || Read(proc + "/environ").find(variable) != std::string::npos);
+    });
+  }
+  static std::vector<pid_t> MpirunOf(const Process& launch) {
+    const std::string parent = " " + std::to_string(launch.pid()) + " ";
+    return Processes([&](const std::string& proc) {
+      const std::string stat = Read(proc + "/stat");
+      return stat.find("(mpirun) ") != std::string::npos && stat.find(parent) == stat.find(") ") + 3;
+    });
+  }
+  // What jobs have left in the directory for temporary files.
+  [[nodiscard]] std::vector<std::string> Scratch() const {
+    std::vector<std::string> found;
+    const auto names = ListDir(dir_.path());
+    for (const std::string& name : names.ok() ? *names : std::vector<std::string>()) {
+      if (name.starts_with("gatemill-")) found.push_back(name);
+    }
+    return found;
+  }
+
+  // The step of the newest checkpoint, 0 without one.
+  [[nodiscard]] int NewestStep() const {
+    int newest = 0;
+    const auto names = ListDir(run_ + "/checkpoints");
+    for (const std::string& name : names.ok() ? *names : std::vector<std::string>()) {
+      if (!name.starts_with("step-") || !FileExists(run_ + "/checkpoints/" + name + "/manifest.json")) continue;
+      newest = std::max(newest, std::atoi(name.c_str() + 5));
+    }
+    return newest;
+  }
+  bool AwaitCheckpoint(Process* launch, int step) const {
+    return launch->WaitFor(kWaitMs, [&](const Process& p) { return NewestStep() >= step || !p.running(); }) &&
+           launch->running();
+  }
+  static bool AwaitWords(Process* launch, const std::string& words) {
+    return launch->WaitFor(kWaitMs, [&](const Process& p) {
+      return p.err().find(words) != std::string::npos || !p.running();
+    }) && launch->err().find(words) != std::string::npos;
+  }
+  static bool AwaitEndOf(Process* launch, const std::vector<pid_t>& pids) {
+    return launch->WaitFor(kEndMs, [&](const Process&) {
+      return std::all_of(pids.begin(), pids.end(), [](pid_t pid) {
+        const std::string stat = Read("/proc/" + std::to_string(pid) + "/stat");
+        return stat.empty() || stat.find(") Z ") != std::string::npos;
+      });
+    });
+  }
+
+  const TempDir dir_;
+  const std::string config_;
+  const std::string run_;
+};
+
+TEST_F(LaunchTest, AKilledRankCostsNoBit) {
+  Process launch(Launch());
+  ASSERT_TRUE(AwaitCheckpoint(&launch, 40)) << launch.err();
+  const std::vector<pid_t> worker = Ranks(3);
+  ASSERT_EQ(worker.size(), 1U);
+  ::kill(worker[0], SIGKILL);
+  const Finished done = Finish(&launch, kSeconds);
+  EXPECT_EQ(Process::Count(done.err, "; restart 1 of 10 in 0.5 s, from " + run_ + "/checkpoints/step-"), 1) << done.err;
+  EXPECT_EQ(Process::Count(done.err, "resuming from "), 1) << done.err;
+  ExpectFinished(done);
+}
+
+TEST_F(LaunchTest, AKilledMpirunCostsNoBitAndLeavesNoRank) {
+  Process launch(Launch());
+  ASSERT_TRUE(AwaitCheckpoint(&launch, 40)) << launch.err();
+  const std::vector<pid_t> mpirun = MpirunOf(launch);
+  ASSERT_EQ(mpirun.size(), 1U);
+  const std::vector<pid_t> ranks = Ranks();
+  ASSERT_EQ(ranks.size(), 4U);
+  ::kill(mpirun[0], SIGKILL);
+  ASSERT_TRUE(AwaitWords(&launch, "; restart 1 of 10")) << launch.err();
+  for (const pid_t rank : ranks) {
+    EXPECT_FALSE(FileExists("/proc/" + std::to_string(rank))) << "killed and reaped before a restart";
+  }
+  ExpectFinished(Finish(&launch, kSeconds));
+}
+
+TEST_F(LaunchTest, WrongInputIsForwardedWithoutARestart) {
+  const Finished done = RunProgram(Launch({}, {"--set", "train.n_epochs=1"}), kSeconds);
+  EXPECT_EQ(done.exit_code, 2) << done.err;
+  EXPECT_NE(done.err.find("n_epochs"), std::string::npos) << done.err;
+  EXPECT_EQ(done.err.find("; restart "), std::string::npos) << done.err;
+  EXPECT_EQ(done.out, "");
+  EXPECT_FALSE(FileExists(run_)) << "nothing is half-written";
+}
+
+TEST_F(LaunchTest, WhatItCannotReadStartsNothing) {
+  const std::vector<std::pair<std::vector<std::string>, const char*>> cases = {
+      {{"-np", "2", "train", config_}, "-- is missing"},
+      {{"--", "train", config_}, "-np is missing"},
+      {{"-np", "two", "--", "train", config_}, "-np two"},
+      {{"-np", "0", "--", "train", config_}, "-np 0"},
+      {{"-np", "2", "-n", "2", "--", "train", config_}, "given twice"},
+      {{"-np", "2", "--"}, "nothing follows --"},
+      {{"-np", "2", "--", "eval", config_}, "eval follows --"},
+      {{"-np", "2", "--", "train"}, "config is required"},
+      {{"-np", "2", "--", "train", config_, "--sett", "a=b"}, "--sett"},
+      {{"-np", "2", "--restarts", "-1", "--", "train", config_}, "--restarts -1"},
+      {{"-np", "2", "--grace=soon", "--", "train", config_}, "--grace soon"},
+      {{"-np", "2", "--servers", "1", "--", "train", config_, "--servers", "1"}, "--servers is given twice"},
+      {{"-np", "2", "--", "train", config_, "--resume", "auto"}, "say which by --run-dir"},
+  };
+  for (const auto& [words, says] : cases) {
+    std::vector<std::string> command{Binary(), "launch"};
+    command.insert(command.end(), words.begin(), words.end());
+    const Finished done = RunProgram(command, kSeconds);
+    EXPECT_EQ(done.exit_code, 2) << done.err;
+    EXPECT_NE(done.err.find(says), std::string::npos) << says << "\n" << done.err;
+    EXPECT_EQ(Process::Count(done.err, "\n"), 1) << done.err;
+  }
+}
+
+TEST_F(LaunchTest, MpirunIsNamedWhenItIsMissing) {
+  const Finished done =
+      RunProgram({"/usr/bin/env", "PATH=/nowhere", Binary(), "launch", "-np", "2", "--", "train", config_}, kSeconds);
+  EXPECT_EQ(done.exit_code, 2) << done.err;
+  EXPECT_NE(done.err.find("no mpirun on PATH; install"), std::string::npos) << done.err;
+}
+
+TEST_F(LaunchTest, MpirunThatStartsNoRankIsNotTriedForEver) {
+  const Finished done = RunProgram(Launch({"--no-such-option"}), kSeconds);
+  EXPECT_EQ(done.exit_code, 1) << done.err;
+  EXPECT_EQ(Process::Count(done.err, "; restart "), 1) << done.err;
+  EXPECT_NE(done.err.find("before training began, as it did before"), std::string::npos) << done.err;
+}
+
+TEST_F(LaunchTest, AStepThatFailsTwiceIsTheEnd) {
+  const Finished done = RunProgram(Launch({}, {"--set", "train.dense_optimizer={type: sgd, lr: 1.0e+6}", "--set",
+                                               "train.sparse_optimizer={type: sgd, lr: 1.0e+6}"}),
+                                   kSeconds);
+  EXPECT_EQ(done.exit_code, 1) << done.err;
+  EXPECT_EQ(Process::Count(done.err, "; restart "), 1) << done.err;
+  EXPECT_NE(done.err.find("a restart would fail the same way"), std::string::npos) << done.err;
+  const json record = json::parse(Read(run_ + "/failure.json"), nullptr, false);
+  ASSERT_TRUE(record.is_object());
+  EXPECT_EQ(record.value("code", ""), "internal");
+  EXPECT_GT(record.value("step", 0), 0);
+  EXPECT_GE(record.value("rank", 0), 2) << "a worker";
+  EXPECT_NE(record.value("error", "").find("is not a number"), std::string::npos);
+}
+
+TEST_F(LaunchTest, RestartsAreUsedUp) {
+  Process launch(Launch({"--restarts", "1"}));
+  for (const int step : {40, 200}) {
+    ASSERT_TRUE(AwaitCheckpoint(&launch, step)) << launch.err();
+    ASSERT_TRUE(launch.WaitFor(kWaitMs, [this](const Process&) { return Ranks(0).size() == 1; }));
+    ::kill(Ranks(0)[0], SIGKILL);
+    if (step == 40) {
+      ASSERT_TRUE(AwaitWords(&launch, "; restart 1 of 1 ")) << launch.err();
+    }
+  }
+  const Finished done = Finish(&launch, kSeconds);
+  EXPECT_EQ(done.exit_code, 1) << done.err;
+  EXPECT_NE(done.err.find("the restarts are used up (--restarts 1)"), std::string::npos) << done.err;
+  EXPECT_NE(done.err.find(" is kept; go on with the same command, with --run-dir " + run_ + " --resume auto"),
+            std::string::npos)
+      << done.err;
+  EXPECT_FALSE(FileExists(run_ + "/failure.json")) << "a rank that is killed is no error of the others";
+}
+
+// Until the run has a checkpoint of its own, it begins where it began.
+TEST_F(LaunchTest, ARunFromAnothersCheckpointBeginsThereAgain) {
+  const std::string other = dir_.path() + "/other";
+  ASSERT_EQ(
+      RunProgram({Binary(), "train", config_, "--run-dir", other, "--set", "train.max_steps=10"}, kSeconds).exit_code,
+      0);
+  Process launch(Launch({}, {"--resume", other, "--set", "train.checkpoint={every_steps: 100000, every_epochs: 0}",
+                             "--set", "data.valid=null"}));
+  ASSERT_TRUE(
+      launch.WaitFor(kWaitMs, [this](const Process& p) { return FileExists(run_ + "/config.yaml") || !p.running(); }));
+  ASSERT_EQ(Ranks(2).size(), 1U) << launch.err();
+  ::kill(Ranks(2)[0], SIGKILL);
+  const Finished done = Finish(&launch, kSeconds);
+  EXPECT_EQ(done.exit_code, 0) << done.err;
+  EXPECT_EQ(Process::Count(done.err, "resuming from " + other), 2) << done.err;
+}
+
+TEST_F(LaunchTest, AskedToEndItSavesAndTheNextLaunchEndsWithTheSameBits) {
+  for (const int signal : {SIGTERM, SIGINT}) {
+    Process launch(Launch({}, {"--resume", "auto"}));
+    const int before = NewestStep();
+    ASSERT_TRUE(AwaitCheckpoint(&launch, before + 40)) << launch.err();
+    const int at_signal = NewestStep();
+    ::kill(-launch.pid(), signal);  // to the whole process group, as a terminal does it
+    const Finished done = Finish(&launch, 30);
+    ASSERT_EQ(done.exit_code, 0) << done.err;
+    EXPECT_GE(NewestStep(), at_signal);
+    EXPECT_LT(NewestStep(), kSteps);
+    EXPECT_NE(done.err.find("left at step " + std::to_string(NewestStep()) + " on request"), std::string::npos)
+        << done.err;
+    EXPECT_TRUE(json::parse(LastLine(done.out), nullptr, false).value("left_early", false)) << done.out;
+  }
+  ExpectFinished(RunProgram(Launch({}, {"--resume", "auto"}), kSeconds));
+}
+
+// Before mpirun listens, before its ranks do, while they read: nothing is lost, so all is well. (A request that nobody
+// hears is made again; by then some steps may be done.)
+TEST_F(LaunchTest, AskedToEndBeforeTrainingItEndsWell) {
+  for (const std::size_t ranks : {0U, 1U, 4U}) {
+    Process launch(Launch({}, {"--resume", "auto"}));
+    ASSERT_TRUE(launch.WaitFor(
+        kWaitMs, [&](const Process& p) { return (!MpirunOf(p).empty() && Ranks().size() >= ranks) || !p.running(); }));
+    ASSERT_TRUE(launch.running()) << launch.err();
+    ::kill(launch.pid(), SIGTERM);
+    const Finished done = Finish(&launch, 30);
+    EXPECT_EQ(done.exit_code, 0) << done.err;
+    EXPECT_LT(NewestStep(), kSteps) << done.err;
+  }
+}
+
+TEST_F(LaunchTest, TrainAloneSavesAndLeavesToo) {
+  std::vector<std::string> command = InOwnTmp({Binary(), "train", config_, "--run-dir", run_, "--json"});
+  AddLength(&command);
+  Process train(command);
+  ASSERT_TRUE(AwaitCheckpoint(&train, 40)) << train.err();
+  ::kill(train.pid(), SIGUSR1);
+  const Finished done = Finish(&train, 30);
+  EXPECT_EQ(done.exit_code, 0) << done.err;
+  EXPECT_NE(done.err.find("left at step " + std::to_string(NewestStep()) + " on request"), std::string::npos)
+      << done.err;
+}
+
+TEST_F(LaunchTest, ASignalBetweenTwoJobsEndsWithWhatIsKept) {
+  Process launch(Launch());
+  ASSERT_TRUE(AwaitCheckpoint(&launch, 40)) << launch.err();
+  ASSERT_EQ(Ranks(1).size(), 1U);
+  ::kill(Ranks(1)[0], SIGKILL);
+  ASSERT_TRUE(AwaitWords(&launch, "; restart 1 of 10")) << launch.err();
+  ::kill(launch.pid(), SIGTERM);
+  const Finished done = Finish(&launch, 30);
+  EXPECT_EQ(done.exit_code, 0) << done.err;
+}
+
+TEST_F(LaunchTest, AJobThatDoesNotLeaveIsEnded) {
+  for (const bool twice : {false, true}) {
+    Process launch(Launch({"--grace", twice ? "60" : "1"}, {"--resume", "auto"}));
+    ASSERT_TRUE(AwaitCheckpoint(&launch, NewestStep() + 40)) << launch.err();
+    for (const pid_t rank : Ranks()) ::kill(rank, SIGSTOP);
+    ::kill(launch.pid(), SIGTERM);
+    ASSERT_TRUE(AwaitWords(&launch, "asked to end")) << launch.err();
+    if (twice) ::kill(launch.pid(), SIGTERM);
+    const Finished done = Finish(&launch, 30);
+    EXPECT_EQ(done.exit_code, 1) << done.err;
+    EXPECT_NE(done.err.find(twice ? "asked to end again" : "has not left within 1 s (--grace)"), std::string::npos)
+        << done.err;
+    EXPECT_NE(done.err.find("has not saved; " + run_ + "/checkpoints/step-"), std::string::npos) << done.err;
+  }
+}
+
+TEST_F(LaunchTest, AKilledLaunchTakesEverythingWithIt) {
+  Process launch(Launch());
+  ASSERT_TRUE(AwaitCheckpoint(&launch, 40)) << launch.err();
+  std::vector<pid_t> all = Ranks();
+  ASSERT_EQ(all.size(), 4U);
+  const std::vector<pid_t> mpirun = MpirunOf(launch);
+  all.insert(all.end(), mpirun.begin(), mpirun.end());
+  ::kill(launch.pid(), SIGKILL);
+  EXPECT_TRUE(AwaitEndOf(&launch, all));
+  (void)Finish(&launch, 30);
+}
+
+}  // namespace
+}  // namespace gatemill::launcher
