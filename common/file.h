@@ -19,8 +19,8 @@ Status WriteFileAtomic(const std::string& path, std::string_view contents);
 Status MakeDirs(const std::string& path);
 // Waits until the entries of a directory are on disk.
 Status SyncDir(const std::string& path);
-// `from` becomes `to`, on the same disk. What was there is exchanged with it in one step (and then is at `from`), where the file system
-// can: at every moment `to` is the old one or the new one. Then both directories' entries are on disk.
+// `from` becomes `to`, in the same directory. What was there is exchanged with it in one step (and then is at `from`), where the file
+// system can: at every moment `to` is the old one or the new one; else it is removed first. Waits until the entries are on disk.
 Status RenameOver(const std::string& from, const std::string& to);
 Status RemoveTree(const std::string& path);  // a missing path is ok
 bool FileExists(const std::string& path);    // a file or a directory

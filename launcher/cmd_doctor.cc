@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "common/file.h"
+#include "launcher/child_job.h"
 #include "launcher/command.h"
 #include "launcher/job.h"
 #include "launcher/output.h"
@@ -148,18 +149,8 @@ std::vector<Finding> Limits() {
           {"locked memory", LimitText(locked.rlim_cur, true), ""}};
 }
 
-std::string FindInPath(const std::string& program) {
-  const char* path = std::getenv("PATH");
-  std::istringstream directories(path == nullptr ? "" : path);
-  for (std::string directory; std::getline(directories, directory, ':');) {
-    const std::string candidate = directory + "/" + program;
-    if (::access(candidate.c_str(), X_OK) == 0) return candidate;
-  }
-  return "";
-}
-
 std::vector<Finding> Mpi() {
-  const std::string mpirun = FindInPath("mpirun");
+  const std::string mpirun = FindOnPath("mpirun");
   const std::string root = ::geteuid() == 0 ? "--allow-run-as-root " : "";
   return {{"MPI", MpiLibraryVersion() + (mpirun.empty() ? ", no mpirun" : ", " + mpirun),
            mpirun.empty() ? "mpirun is not in PATH: apt-get install openmpi-bin" : ""},

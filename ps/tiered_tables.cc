@@ -445,8 +445,10 @@ std::uint64_t TieredTables::memory_bytes() const {
 // Of what is known of rows that are not in memory, and of copies for a checkpoint.
 std::uint64_t TieredTables::CountersBytes() const {
   std::uint64_t bytes = erased_.memory_bytes() + cut_erased_.memory_bytes();
-  if (writer_ != nullptr) bytes += writer_->memory_bytes();
-  for (const auto& table : tables_) bytes += table->stats().cut_bytes;
+  if (writer_ != nullptr) {
+    bytes += writer_->memory_bytes();
+    for (const auto& table : tables_) bytes += table->stats().cut_bytes;
+  }
   for (const OnDisk& disk : on_disk_) {
     bytes += (disk.vshard_rows.size() + disk.oldest_update.size()) * sizeof(std::uint32_t);
   }

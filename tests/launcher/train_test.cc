@@ -239,6 +239,22 @@ TEST(Bench, PsPrintsFiguresBesideTheirLimits) {
   EXPECT_GT(half.at("ratios").at("pull_to_transport").get<double>(), 0.0);
 }
 
+// What is counted (not timed) is right, and nothing stays behind.
+TEST(Bench, CheckpointPrintsWhatCheckpointsCost) {
+  const TempDir dir;
+  const json result = RunJson({Binary(), "bench", "checkpoint", "--rows", "50000", "--batch", "1000", "--checkpoints", "3",
+                               "--threads", "2", "--dir", dir.path(), "--json"});
+  EXPECT_GT(result.at("full_bytes").get<double>(), 50'000 * 2 * 16 * 4) << "embeddings and Adagrad's sums";
+  EXPECT_LT(result.at("full_bytes").get<double>(), 50'000 * 2 * 16 * 4 * 1.5);
+  EXPECT_GT(result.at("changed_bytes_share").get<double>(), 0.005) << "one row of a hundred had changed";
+  EXPECT_LT(result.at("changed_bytes_share").get<double>(), 0.5);
+  for (const char* figure : {"full_s", "full_bytes_per_s", "changed_time_share", "steps_share_beside", "longest_step_ms",
+                             "longest_step_beside_ms", "restore_s"}) {
+    EXPECT_GT(result.at(figure).get<double>(), 0.0) << figure;
+  }
+  EXPECT_TRUE(ListDir(dir.path())->empty());
+}
+
 // Rows on disk are gigabytes: they go whatever ends the benchmark, its servers' too.
 TEST(Bench, PsLeavesNothingWhenItIsKilled) {
   for (const char* transport : {"inproc", "tcp"}) {

@@ -3,7 +3,7 @@
 // All workers call Fit together; worker 0 writes files and progress. Results are the same at every worker.
 // metrics.jsonl: {"event":"train","step","epoch","loss","tasks":{TASK:{"loss"}},"samples_per_s"[,"gates":{TASK:[...]}]}
 // every log_every_steps, {"event":"valid","step","epoch","tasks":{TASK:{METRIC}},"unseen":{FEATURE:share}} after an epoch,
-// {"event":"checkpoint","step","dir","best"}.
+// {"event":"checkpoint","step","dir","best","seconds"} when one is complete, some steps after its own.
 // When trainer.leave is set, training ends at the step that the workers agree on, with a checkpoint and without validation;
 // one that ends with that very step anyway ends as always.
 // Thread safety: one thread.
