@@ -15,6 +15,7 @@ namespace {
 
 constexpr int kFormatVersion = 1;
 constexpr const char* kTablesFile = "/tables.json";
+constexpr const char* kRowsSuffix = ".rows.json";
 
 Result<int> StateDim(const TableSpec& spec) {
   GM_ASSIGN_OR_RETURN(const auto optimizer, NewSparseOptimizer(spec.optimizer));
@@ -129,6 +130,19 @@ Result<CheckpointTables> TablesFromJson(const nlohmann::json& json, const std::s
   return tables;
 }
 
+// Throws for what is missing or of another type.
+Result<RowCounts> CountsFromJson(const nlohmann::json& json, const std::string& path) {
+  RowCounts counts;
+  ReadWhole(json, "first_vshard", &counts.vshards.first);
+  ReadWhole(json, "end_vshard", &counts.vshards.end);
+  json.at("tables").get_to(counts.tables);
+  const std::uint64_t vshards = counts.vshards.end - counts.vshards.first;
+  for (const std::vector<std::uint32_t>& table : counts.tables) {
+    if (table.size() != vshards) return DataLoss(path + ": its tables have other vshards than it says; use another checkpoint");
+  }
+  return counts;
+}
+
 class ShardedReader final : public CheckpointReader {
  public:
   ShardedReader(CheckpointTables tables, std::vector<int> row_floats, std::vector<std::unique_ptr<RowStore>> stores)
@@ -200,6 +214,49 @@ class ShardedReader final : public CheckpointReader {
 };
 
 }  // namespace
+
+Status WriteRowCounts(const std::string& shard_dir, const RowCounts& counts) {
+  const nlohmann::ordered_json json = {
+      {"first_vshard", counts.vshards.first}, {"end_vshard", counts.vshards.end}, {"tables", counts.tables}};
+  return WriteFileAtomic(shard_dir + kRowsSuffix, json.dump() + "\n");
+}
+
+Result<std::optional<RowCounts>> ReadRowCounts(const std::string& ps_dir, const CheckpointTables& tables, VshardRange vshards) {
+  RowCounts counts{.vshards = vshards, .tables = {}};
+  counts.tables.assign(tables.specs.size(), std::vector<std::uint32_t>(vshards.end - vshards.first, 0));
+  for (const RowStore::Source& source : SourcesOf(ps_dir, tables, vshards)) {
+    const std::string path = source.dir + kRowsSuffix;
+    if (!FileExists(path)) return std::optional<RowCounts>();
+    GM_ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
+    RowCounts part;
+    try {
+      GM_ASSIGN_OR_RETURN(part, CountsFromJson(nlohmann::json::parse(text), path));
+    } catch (const std::exception& error) {
+      return DataLoss(path + " is damaged: " + error.what() + "; use another checkpoint");
+    }
+    if (part.tables.size() != counts.tables.size() || part.vshards.first > source.vshards.first ||
+        part.vshards.end < source.vshards.end) {
+      return DataLoss(path + " is of other tables or vshards than the checkpoint; use another checkpoint");
+    }
+    for (std::size_t t = 0; t < part.tables.size(); ++t) {
+      for (std::uint32_t vshard = source.vshards.first; vshard < source.vshards.end; ++vshard) {
+        counts.tables[t][vshard - vshards.first] = part.tables[t][vshard - part.vshards.first];
+      }
+    }
+  }
+  return std::optional<RowCounts>(std::move(counts));
+}
+
+std::vector<RowStore::Source> SourcesOf(const std::string& ps_dir, const CheckpointTables& tables, VshardRange vshards) {
+  std::vector<RowStore::Source> sources;
+  for (std::uint32_t shard = 0; shard < tables.num_shards; ++shard) {
+    const VshardRange common = {.first = std::max(vshards.first, FirstVshardOf(shard, tables.num_shards)),
+                                .end = std::min(vshards.end, FirstVshardOf(shard + 1, tables.num_shards))};
+    if (common.first >= common.end) continue;
+    sources.push_back({.dir = ps_dir + "/" + ShardDirName(shard, tables.num_shards), .vshards = common});
+  }
+  return sources;
+}
 
 std::string ShardDirName(std::uint32_t shard, std::uint32_t num_shards) {
   char name[40];

@@ -1,7 +1,8 @@
 // The parameter server's part of a checkpoint on disk, and how it is read.
 //
-//   PS/shard-0001-of-0004/...   a RocksDB checkpoint per shard that wrote it (SST files, MANIFEST, CURRENT)
-//   PS/tables.json              the TableSpecs with their state sizes, seed, number of shards and days; format version
+//   PS/shard-0001-of-0004/...           a RocksDB checkpoint per shard that wrote it (SST files, MANIFEST, CURRENT)
+//   PS/shard-0001-of-0004.rows.json     how many rows it has, of each table and vshard
+//   PS/tables.json                      the TableSpecs with their state sizes, seed, number of shards and days; format version
 //
 // A reader sees the union of the shards; who wrote which vshard does not matter, so any number of shards restores.
 // Thread safety: one thread per reader.
@@ -10,6 +11,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -33,6 +35,18 @@ std::string ShardDirName(std::uint32_t shard, std::uint32_t num_shards);
 Status WriteCheckpointTables(const std::string& ps_dir, const CheckpointTables& tables);
 // kInvalidInput when `ps_dir` is not the ps part of a checkpoint; kDataLoss when it is damaged.
 Result<CheckpointTables> ReadCheckpointTables(const std::string& ps_dir);
+
+// How many rows there are, of each table ([table number][vshard - vshards.first]).
+struct RowCounts {
+  VshardRange vshards;
+  std::vector<std::vector<std::uint32_t>> tables;
+};
+// Beside a shard's directory in a checkpoint.
+Status WriteRowCounts(const std::string& shard_dir, const RowCounts& counts);
+// Of these vshards, whoever wrote them; none where an older program wrote the checkpoint. kDataLoss when they are damaged.
+Result<std::optional<RowCounts>> ReadRowCounts(const std::string& ps_dir, const CheckpointTables& tables, VshardRange vshards);
+// The shards' directories that have rows of these vshards.
+std::vector<RowStore::Source> SourcesOf(const std::string& ps_dir, const CheckpointTables& tables, VshardRange vshards);
 
 class CheckpointReader {
  public:

@@ -48,7 +48,7 @@ struct CutWriter::State {
     return Ok();
   }
 
-  Status End(const std::string& dir) {
+  Status End(const std::string& dir, const RowCounts& counts) {
     GM_RETURN_IF_ERROR(Open());
     GM_RETURN_IF_ERROR(feed->Rest());
     GM_RETURN_IF_ERROR(writer->Finish());
@@ -56,7 +56,8 @@ struct CutWriter::State {
       const std::lock_guard lock(mutex);
       stored = true;
     }
-    return store->Checkpoint(dir);
+    GM_RETURN_IF_ERROR(store->Checkpoint(dir));
+    return WriteRowCounts(dir, counts);
   }
 
   [[nodiscard]] bool is_failed() const {
@@ -68,7 +69,9 @@ struct CutWriter::State {
 CutWriter::CutWriter(RowStore* store, Executor* executor, const ErasedKeys* erased, std::function<void()> on_progress)
     : state_(std::make_shared<State>(store, erased, std::move(on_progress))), executor_(executor) {}
 
-CutWriter::~CutWriter() {
+CutWriter::~CutWriter() { Stop(); }
+
+void CutWriter::Stop() {
   state_->given_up = true;
   executor_->Drain();
 }
@@ -107,10 +110,10 @@ void CutWriter::Write(std::uint32_t table, StoredRows* rows) {
   });
 }
 
-void CutWriter::Finish(const std::string& dir) {
-  executor_->Run([state = state_, dir] {
+void CutWriter::Finish(const std::string& dir, RowCounts counts) {
+  executor_->Run([state = state_, dir, counts = std::move(counts)] {
     Status status;
-    if (!state->given_up && !state->is_failed()) status = state->End(dir);
+    if (!state->given_up && !state->is_failed()) status = state->End(dir, counts);
     {
       const std::lock_guard lock(state->mutex);
       if (!status.ok()) state->status = status;

@@ -3,7 +3,7 @@
 //
 //   CutWriter writer(store, executor, &erased, on_progress);
 //   while (rows are left) if (writer.CanTake()) writer.Write(table, &rows);      // in store order; rows comes back empty
-//   writer.Finish(dir);
+//   writer.Finish(dir, counts);
 //   ... until writer.done()                                                      // status() says how it ended
 //
 // What the store cannot write (a full disk) fails the cut and nothing else: pieces that come later are dropped.
@@ -19,6 +19,7 @@
 
 #include "common/executor.h"
 #include "common/status.h"
+#include "ps/checkpoint.h"
 #include "ps/erased_keys.h"
 #include "ps/store/row_store.h"
 #include "ps/table/table.h"
@@ -32,13 +33,14 @@ class CutWriter {
 
   // on_progress: after each piece, and at the end.
   CutWriter(RowStore* store, Executor* executor, const ErasedKeys* erased, std::function<void()> on_progress);
-  ~CutWriter();  // waits for the jobs under way; what is not done then is given up
+  ~CutWriter();  // as Stop
+  void Stop();   // waits for the jobs under way; what is not done then is given up
 
   [[nodiscard]] bool CanTake() const;
   // Takes the rows and leaves others' memory, without rows, in their place.
   void Write(std::uint32_t table, StoredRows* rows);
-  // After the last piece: the store takes the rows, and its checkpoint is made in `dir`.
-  void Finish(const std::string& dir);
+  // After the last piece: the store takes the rows, and its checkpoint is made in `dir`, with the numbers of its rows beside it.
+  void Finish(const std::string& dir, RowCounts counts);
 
   [[nodiscard]] bool failed() const;  // already, whatever is still to come
   [[nodiscard]] bool done() const;    // after Finish

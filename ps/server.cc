@@ -46,10 +46,8 @@ class ServerImpl final : public Server {
     std::unique_ptr<RowStore> store = NewMemoryRowStore();
     if (!store_dir.empty()) {
       RowStoreOptions store_options;
-      if (options.memory_budget != 0) {
-        store_options.cache_bytes = TieredTables::StoreCacheBytes(options.memory_budget);
-        store_options.read_threads = read_threads_;
-      }
+      store_options.read_threads = read_threads_;
+      if (options.memory_budget != 0) store_options.cache_bytes = TieredTables::StoreCacheBytes(options.memory_budget);
       GM_ASSIGN_OR_RETURN(store, CreateRowStore(store_dir + "/" + ShardDirName(options.shard, options.num_shards),
                                                 store_options));
     }

@@ -81,7 +81,7 @@ void KeepFrames(std::vector<TablePart>* parts) {
 
 // Keys whose rows are converted together: few enough that the floats between stay in the cache.
 constexpr std::size_t kConvertBatch = 1024;
-// That a piece of a checkpoint looks at.
+// That a piece of a checkpoint looks at, or a piece of a refill brings.
 constexpr std::uint64_t kRowsOfWork = 8192;
 
 class StepShard final : public Shard {
@@ -97,13 +97,22 @@ class StepShard final : public Shard {
         pushes_(options.num_workers) {}
 
   void Handle(const Peer& from, Request request, std::vector<OutgoingReply>* out) override {
-    Timed([&] { Take(from, std::move(request), out); });
+    Timed([&] {
+      Take(from, std::move(request), out);
+      tables_->Scrub();
+    });
   }
 
   void Work() override {
-    Timed([this] { tables_->ContinueCheckpoint(kRowsOfWork); });
+    Timed([this] {
+      if (tables_->CanContinueCheckpoint()) {
+        tables_->ContinueCheckpoint(kRowsOfWork);
+      } else {
+        tables_->Refill(kRowsOfWork);
+      }
+    });
   }
-  bool has_work() const override { return tables_->CanContinueCheckpoint(); }
+  bool has_work() const override { return tables_->CanContinueCheckpoint() || tables_->CanRefill(); }
 
   std::uint64_t next_step() const override { return next_step_; }
 
@@ -585,12 +594,29 @@ class StepShard final : public Shard {
   }
 
   Status Restore(const std::string& ps_dir, std::uint64_t step) {
-    GM_ASSIGN_OR_RETURN(const auto reader, CheckpointReader::Open(ps_dir));
-    GM_ASSIGN_OR_RETURN(const std::vector<std::uint32_t> numbers, MatchTables(reader->tables(), ps_dir));
-    GM_RETURN_IF_ERROR(tables_->Restore(reader.get(), numbers, step));
-    retention_.Restart(reader->tables().days);
+    GM_ASSIGN_OR_RETURN(const CheckpointTables saved, ReadCheckpointTables(ps_dir));
+    GM_ASSIGN_OR_RETURN(const std::vector<std::uint32_t> numbers, MatchTables(saved, ps_dir));
+    std::optional<RowCounts> counts;
+    if (HaveTheirNumbers(saved, numbers)) {
+      GM_ASSIGN_OR_RETURN(counts, ReadRowCounts(ps_dir, saved, Vshards(options_)));
+    }
+    if (counts.has_value()) {
+      GM_RETURN_IF_ERROR(tables_->TakeOver(SourcesOf(ps_dir, saved, Vshards(options_)), *counts, step));
+    } else {
+      GM_ASSIGN_OR_RETURN(const auto reader, CheckpointReader::Open(ps_dir));
+      GM_RETURN_IF_ERROR(tables_->Restore(reader.get(), numbers, step));
+    }
+    retention_.Restart(saved.days);
     StartAt(step);
     return Ok();
+  }
+
+  // A store's records are of table numbers.
+  static bool HaveTheirNumbers(const CheckpointTables& saved, const std::vector<std::uint32_t>& numbers) {
+    for (std::uint32_t t = 0; t < numbers.size(); ++t) {
+      if (numbers[t] != t) return false;
+    }
+    return numbers.size() == saved.specs.size();
   }
 
   // The checkpoint's number of each of our tables, or a list of everything that differs.

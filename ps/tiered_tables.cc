@@ -26,10 +26,10 @@ constexpr std::uint64_t kRefillPercent = 80;
 constexpr std::uint64_t kHeadroomPart = 16;
 constexpr std::uint64_t kProcessBytes = 64ULL << 20;
 constexpr std::uint64_t kProcessPart = 7;       // no more than such a part of a budget
-constexpr std::uint32_t kSampledVshards = 16;
 constexpr std::size_t kRowsAhead = 8;
 constexpr std::size_t kMaxErased = 1 << 15;     // keys that the store is not told of yet
 constexpr std::size_t kCutPiece = 8192;         // rows of a cut that are handed over together
+constexpr std::uint64_t kRefillPiece = 16384;   // rows that are read together, about
 constexpr std::uint64_t kCutPiecesInMemory = 128;  // they take at most such a part of the limit
 
 std::uint64_t Headroom(std::uint64_t budget) {
@@ -59,20 +59,6 @@ Result<std::vector<std::unique_ptr<Table>>> MakeTables(const TieredOptions& opti
   return tables;
 }
 
-// How many rows of a table a checkpoint has in a range of vshards, or a little more, from the first of them: keys are spread evenly.
-Result<std::uint64_t> EstimateRows(CheckpointReader* reader, std::uint32_t table, VshardRange vshards) {
-  const std::uint32_t all = vshards.end - vshards.first;
-  const std::uint32_t sampled = std::min(all, kSampledVshards);
-  std::uint64_t rows = 0;
-  GM_RETURN_IF_ERROR(reader->Scan(table, vshards.first, vshards.first + sampled,
-                                  [&](std::uint64_t, std::span<const float>, const RowHeader&) {
-                                    ++rows;
-                                    return Ok();
-                                  }));
-  const double deviation = std::sqrt(static_cast<double>(rows));
-  return static_cast<std::uint64_t>((static_cast<double>(rows) + 3.0 * deviation) * all / sampled);
-}
-
 auto StoreOrder(const ColdRow& row) { return std::tuple(row.table, VshardOf(row.key), row.key); }
 
 }  // namespace
@@ -87,23 +73,27 @@ TieredTables::TieredTables(const TieredOptions& options, std::vector<std::unique
       spill_stats_(tables_.size()) {}
 
 void TieredTables::OnDisk::Add(std::uint64_t key, const RowHeader& header) {
-  ++rows;
-  if (vshard_rows.empty()) return;
   const std::uint32_t vshard = VshardOf(key);
+  ++rows;
   ++vshard_rows[vshard];
-  oldest_update[vshard] = std::min(oldest_update[vshard], header.last_step);
+  if (!oldest_update.empty()) oldest_update[vshard] = std::min(oldest_update[vshard], header.last_step);
 }
 
 void TieredTables::OnDisk::Take(std::uint64_t key) {
+  std::uint32_t& of_vshard = vshard_rows[VshardOf(key)];
+  if (of_vshard == 0) {  // a checkpoint said that it has fewer than that
+    miscounted = true;
+    return;
+  }
+  --of_vshard;
   --rows;
-  if (!vshard_rows.empty()) --vshard_rows[VshardOf(key)];
 }
 
 std::vector<TieredTables::OnDisk> TieredTables::NothingOnDisk() const {
   std::vector<OnDisk> none(tables_.size());
   for (std::size_t t = 0; t < tables_.size(); ++t) {
-    if (tables_[t]->spec().eviction == EvictionConfig()) continue;
     none[t].vshard_rows.assign(kNumVshards, 0);
+    if (tables_[t]->spec().eviction == EvictionConfig()) continue;
     none[t].oldest_update.assign(kNumVshards, std::numeric_limits<std::uint32_t>::max());
   }
   return none;
@@ -133,7 +123,7 @@ Result<std::uint64_t> TieredTables::SmallestBudget(const std::vector<TableSpec>&
 
 std::uint64_t TieredTables::LeastBudget(std::uint64_t store_bytes) const {
   std::uint64_t rows = 0;  // one of each table, with the pages that it touches
-  for (std::uint32_t t = 0; t < tables_.size(); ++t) rows += kMaxPagesOfOneRow + 4 * RowBytes(t);
+  for (std::uint32_t t = 0; t < tables_.size(); ++t) rows += tables_[t]->stats().memory_bytes + kMaxPagesOfOneRow + 4 * RowBytes(t);
   return BudgetFor(store_bytes + CountersBytes() + rows);
 }
 
@@ -145,7 +135,7 @@ ReadMode TieredTables::UnseenReads(std::uint32_t table, ReadMode mode) const {
 }
 
 Status TieredTables::Read(std::uint32_t table, std::span<const std::uint64_t> keys, ReadMode mode, const RowSink& out) {
-  if (!lost_.ok()) return lost_;
+  if (!damage_.ok()) return damage_;
   if (on_disk_[table].rows == 0) {
     tables_[table]->Read(keys, UnseenReads(table, mode), out);
     return Ok();
@@ -175,9 +165,9 @@ Status TieredTables::Read(std::uint32_t table, std::span<const std::uint64_t> ke
 
 Status TieredTables::Update(std::uint32_t table, std::span<const std::uint64_t> keys, std::span<const float> grads,
                             std::uint64_t step) {
-  if (!lost_.ok()) return lost_;
+  if (!damage_.ok()) return damage_;
   last_step_ = std::max(last_step_, step);
-  if (!limited()) {
+  if (!limited() && on_disk_[table].rows == 0) {
     tables_[table]->Update(keys, grads, step);
     return Ok();
   }
@@ -195,7 +185,7 @@ Status TieredTables::Update(std::uint32_t table, std::span<const std::uint64_t> 
 std::uint64_t TieredTables::PrefetchRoom() const { return limit_ / kPrefetchPart; }
 
 Status TieredTables::Prefetch(std::uint32_t table, std::span<const std::uint64_t> keys, std::uint64_t* room) {
-  if (!lost_.ok()) return lost_;
+  if (!damage_.ok()) return damage_;
   if (!limited()) return Ok();
   keys = keys.first(std::min<std::uint64_t>(keys.size(), *room / RowBytes(table)));
   *room -= keys.size() * RowBytes(table);
@@ -234,7 +224,7 @@ Status TieredTables::FindOnDisk(std::uint32_t table, std::span<const std::uint64
 
 Status TieredTables::ReadStored(std::uint32_t table, std::span<const std::uint64_t> keys, std::span<float> values,
                                 std::span<RowHeader> headers, std::span<std::uint8_t> found) {
-  if (!lost_.ok()) return lost_;
+  if (!damage_.ok()) return damage_;
   const auto floats = static_cast<std::size_t>(spec(table).dim + state_dim(table));
   absent_.clear();
   for (std::size_t i = 0; i < keys.size(); ++i) {
@@ -269,13 +259,19 @@ Status TieredTables::FaultIn(std::uint32_t table, std::span<const std::uint64_t>
   tables_[table]->FindAbsent(keys, want, &absent_);
   if (on_disk_[table].rows == 0 || absent_.empty()) return Ok();
   std::optional<std::uint64_t> last;  // a key that comes twice comes back once
-  return FindOnDisk(table, keys, [&](std::uint32_t at, std::span<const float> values, const RowHeader& header) {
+  GM_RETURN_IF_ERROR(FindOnDisk(table, keys, [&](std::uint32_t at, std::span<const float> values, const RowHeader& header) {
     if (last == keys[at]) return;
     last = keys[at];
     tables_[table]->PutStored(keys[at], values, header, true);
     on_disk_[table].Take(keys[at]);
     ++spill_stats_[table].faulted_rows;
-  });
+  }));
+  return CheckCounts(table);
+}
+
+Status TieredTables::CheckCounts(std::uint32_t table) const {
+  if (!on_disk_[table].miscounted) return Ok();
+  return DataLoss("row store: table '" + spec(table).name + "' has more rows than its checkpoint counted; go back to an older one");
 }
 
 Status TieredTables::CheckStoredRow(std::uint32_t table, std::uint64_t key, std::span<const float> values) const {
@@ -290,7 +286,7 @@ Status TieredTables::CheckStoredRow(std::uint32_t table, std::uint64_t key, std:
 
 Status TieredTables::FindAbsent(std::uint32_t table, std::span<const std::uint64_t> keys,
                                 std::vector<std::uint32_t>* absent) {
-  if (!lost_.ok()) return lost_;
+  if (!damage_.ok()) return damage_;
   absent_.clear();
   tables_[table]->FindAbsent(keys, false, &absent_);
   if (on_disk_[table].rows == 0 || absent_.empty()) {
@@ -306,9 +302,9 @@ Status TieredTables::FindAbsent(std::uint32_t table, std::span<const std::uint64
 }
 
 Status TieredTables::Make(std::uint32_t table, std::span<const std::uint64_t> keys, const RowHeader& header) {
-  if (!lost_.ok()) return lost_;
+  if (!damage_.ok()) return damage_;
   last_step_ = std::max<std::uint64_t>(last_step_, header.last_step);
-  const std::size_t slice = limited() ? SliceOf(table) : kMaxSlice;
+  const std::size_t slice = SliceOf(table);
   for (std::size_t begin = 0; begin < keys.size(); begin += slice) {
     const std::span<const std::uint64_t> some = keys.subspan(begin, std::min(slice, keys.size() - begin));
     GM_RETURN_IF_ERROR(MakeRoom(table, some.size()));
@@ -319,8 +315,8 @@ Status TieredTables::Make(std::uint32_t table, std::span<const std::uint64_t> ke
 
 Status TieredTables::ReadHeaders(std::uint32_t table, std::span<const std::uint64_t> keys, std::span<RowHeader> headers,
                                  std::span<std::uint8_t> found) {
-  if (!lost_.ok()) return lost_;
-  const std::size_t slice = limited() ? SliceOf(table) : kMaxSlice;
+  if (!damage_.ok()) return damage_;
+  const std::size_t slice = SliceOf(table);
   for (std::size_t begin = 0; begin < keys.size(); begin += slice) {
     const std::size_t n = std::min(slice, keys.size() - begin);
     GM_RETURN_IF_ERROR(MakeRoom(table, n));
@@ -331,7 +327,7 @@ Status TieredTables::ReadHeaders(std::uint32_t table, std::span<const std::uint6
 }
 
 Status TieredTables::Erase(std::uint32_t table, std::span<const std::uint64_t> keys) {
-  if (!lost_.ok()) return lost_;
+  if (!damage_.ok()) return damage_;
   for (const std::uint64_t key : keys) {
     if (erased_.size() >= kMaxErased) {
       FinishCheckpoint();
@@ -350,7 +346,7 @@ std::uint64_t TieredTables::rows(std::uint32_t table, std::uint32_t vshard) cons
 }
 
 Result<std::uint64_t> TieredTables::EraseIdle(std::uint32_t table, std::uint32_t vshard, std::uint64_t step) {
-  if (!lost_.ok()) return lost_;
+  if (!damage_.ok()) return damage_;
   const OnDisk& disk = on_disk_[table];
   const bool on_disk = disk.vshard_rows[vshard] != 0 && disk.oldest_update[vshard] < step;
   GM_RETURN_IF_ERROR(CollectHeaders(table, vshard, on_disk));
@@ -363,7 +359,7 @@ Result<std::uint64_t> TieredTables::EraseIdle(std::uint32_t table, std::uint32_t
 
 Result<std::uint64_t> TieredTables::EraseDownTo(std::uint32_t table, std::uint32_t vshard, std::uint64_t keep,
                                                 EvictionOrder order) {
-  if (!lost_.ok()) return lost_;
+  if (!damage_.ok()) return damage_;
   const bool on_disk = on_disk_[table].vshard_rows[vshard] != 0;
   GM_RETURN_IF_ERROR(CollectHeaders(table, vshard, on_disk));
   if (headers_.size() <= keep) return 0;
@@ -419,6 +415,7 @@ std::uint64_t TieredTables::RowBytes(std::uint32_t table) const {
 }
 
 std::size_t TieredTables::SliceOf(std::uint32_t table) const {
+  if (!limited()) return kMaxSlice;
   return std::clamp<std::uint64_t>(limit_ / kSlicesInMemory / RowBytes(table), 1, kMaxSlice);
 }
 
@@ -452,6 +449,7 @@ std::uint64_t TieredTables::CountersBytes() const {
   for (const OnDisk& disk : on_disk_) {
     bytes += (disk.vshard_rows.size() + disk.oldest_update.size()) * sizeof(std::uint32_t);
   }
+  if (reader_ != nullptr) bytes += reader_->memory_bytes() + piece_.rows.memory_bytes();
   return bytes;
 }
 
@@ -568,6 +566,7 @@ Status TieredTables::WriteDirty(std::span<const ColdRow> rows) {
     ++written[rows[i].table];
   }
   GM_RETURN_IF_ERROR(erased.Rest());
+  ++store_version_;
   GM_RETURN_IF_ERROR(writer->Finish());
   erased_.Clear();
   for (std::size_t t = 0; t < written.size(); ++t) spill_stats_[t].written_rows += written[t];
@@ -592,9 +591,10 @@ void TieredTables::Drop(std::span<const ColdRow> rows) {
 // ---- checkpoints --------------------------------------------------------------------------------------------------------
 
 Status TieredTables::BeginCheckpoint(const std::string& dir) {
-  if (!lost_.ok()) return lost_;
+  if (!damage_.ok()) return damage_;
   if (phase_ != Phase::kNone) return Unavailable("a checkpoint is being written to " + report_.dir + "; wait until it is done");
   report_ = {.dir = dir};
+  cut_counts_ = CountRows();
   cut_erased_ = std::move(erased_);
   erased_.Clear();
   for (const auto& table : tables_) table->BeginCut();
@@ -626,6 +626,7 @@ void TieredTables::ContinueCheckpoint(std::uint64_t rows) {
     // What is marked as stored from here on may leave memory and be asked of the store.
     if (!writer_->stored()) erased_.Add(cut_erased_);
     cut_erased_.Clear();
+    ++store_version_;
     cut_table_ = 0;
     phase_ = Phase::kEnding;
   }
@@ -650,7 +651,7 @@ void TieredTables::CopyCut(std::uint64_t rows) {
   report_.rows_written = writer_->rows_written();
   if (cut_table_ < tables_.size() && !writer_->failed()) return;
   cut_rows_ = {};
-  writer_->Finish(report_.dir);
+  writer_->Finish(report_.dir, std::move(cut_counts_));
   phase_ = Phase::kWriting;
 }
 
@@ -670,12 +671,23 @@ void TieredTables::FinishCheckpoint() {
   }
 }
 
-// The tables of the cut are about to go.
-void TieredTables::AbandonCheckpoint() {
+// The tables of the cut, and the store, are about to change as a whole.
+void TieredTables::StopBackground() {
+  reader_.reset();
+  piece_ = {};
+  piece_at_ = 0;
+  scrubbing_ = false;
   if (phase_ == Phase::kNone) return;
+  writer_->Stop();
+  const bool stored = writer_->stored();
   writer_.reset();
-  cut_rows_ = {};
+  for (const auto& table : tables_) {
+    while (!table->EndCut(stored, ~0ULL)) {}
+  }
+  if (!stored) erased_.Add(cut_erased_);
   cut_erased_.Clear();
+  cut_rows_ = {};
+  ++store_version_;
   phase_ = Phase::kNone;
   report_.done = true;
   if (report_.status.ok()) report_.status = Cancelled("the tables were replaced while the checkpoint " + report_.dir + " was written");
@@ -688,90 +700,206 @@ Status TieredTables::WriteCheckpoint(const std::string& dir, std::uint64_t* rows
   return report_.status;
 }
 
-// Reads into new tables (with a budget: into the store alone) and a bulk write.
+RowCounts TieredTables::CountRows() const {
+  RowCounts counts{.vshards = options_.vshards, .tables = {}};
+  for (std::uint32_t t = 0; t < tables_.size(); ++t) {
+    std::vector<std::uint32_t>& of_table = counts.tables.emplace_back();
+    of_table.reserve(options_.vshards.end - options_.vshards.first);
+    for (std::uint32_t vshard = options_.vshards.first; vshard < options_.vshards.end; ++vshard) {
+      of_table.push_back(static_cast<std::uint32_t>(rows(t, vshard)));
+    }
+  }
+  return counts;
+}
+
+// ---- restore ------------------------------------------------------------------------------------------------------------
+
+Status TieredTables::TakeOver(std::span<const RowStore::Source> sources, const RowCounts& counts, std::uint64_t step) {
+  StopBackground();
+  GM_RETURN_IF_ERROR(store_->Replace(sources, static_cast<std::uint32_t>(tables_.size())));
+  std::vector<OnDisk> rows = NothingOnDisk();
+  for (std::size_t t = 0; t < rows.size(); ++t) {
+    for (std::uint32_t vshard = options_.vshards.first; vshard < options_.vshards.end; ++vshard) {
+      const std::uint32_t of_vshard = counts.tables[t][vshard - counts.vshards.first];
+      rows[t].vshard_rows[vshard] = of_vshard;
+      rows[t].rows += of_vshard;
+    }
+    // When they were updated is not known until they are read.
+    std::fill(rows[t].oldest_update.begin(), rows[t].oldest_update.end(), 0U);
+  }
+  StartOver(std::move(rows), step);
+  return Ok();
+}
+
 Status TieredTables::Restore(CheckpointReader* reader, std::span<const std::uint32_t> numbers, std::uint64_t step) {
-  GM_ASSIGN_OR_RETURN(const auto writer, store_->NewBulkWriter());
-  std::vector<std::unique_ptr<Table>> restored;
+  StopBackground();
+  GM_ASSIGN_OR_RETURN(const auto writer, store_->NewReplacement());
   std::vector<OnDisk> rows = NothingOnDisk();
   for (std::uint32_t number = 0; number < tables_.size(); ++number) {
-    GM_ASSIGN_OR_RETURN(auto table, Table::Create(spec(number), options_.seed, options_.vshards, options_.preparer));
+    if (numbers[number] == kNotSaved) continue;
     const auto take = [&](std::uint64_t key, std::span<const float> values, const RowHeader& header) {
-      if (!limited()) table->PutStored(key, values, header);
       rows[number].Add(key, header);
       return writer->Add({.table = number, .key = key}, values, header);
     };
-    if (numbers[number] != kNotSaved) {
-      if (!limited()) {
-        GM_ASSIGN_OR_RETURN(const std::uint64_t expected, EstimateRows(reader, numbers[number], options_.vshards));
-        table->Reserve(expected);
-      }
-      GM_RETURN_IF_ERROR(reader->Scan(numbers[number], options_.vshards.first, options_.vshards.end, take));
-    }
-    restored.push_back(std::move(table));
+    GM_RETURN_IF_ERROR(reader->Scan(numbers[number], options_.vshards.first, options_.vshards.end, take));
   }
-  const Status replaced = Replace(std::move(restored), std::move(rows), writer.get());
-  lost_ = replaced.ok() ? Ok() : Status(replaced.code(), "the rows were lost when they were restored: " + replaced.message());
-  last_step_ = step;
-  return replaced;
-}
-
-Status TieredTables::Replace(std::vector<std::unique_ptr<Table>> tables, std::vector<OnDisk> rows,
-                             RowStore::BulkWriter* writer) {
-  AbandonCheckpoint();
-  GM_RETURN_IF_ERROR(store_->DropAll());
   GM_RETURN_IF_ERROR(writer->Finish());
-  tables_ = std::move(tables);
-  erased_.Clear();
-  on_disk_ = NothingOnDisk();
-  if (!limited()) return Ok();
-  on_disk_ = std::move(rows);
-  return Refill();
-}
-
-// A part of what is on disk, of every vshard and table alike, so that the first steps find some of what they need.
-Status TieredTables::Refill() {
-  const std::uint64_t vshards = options_.vshards.end - options_.vshards.first;
-  const std::uint64_t parts = vshards * tables_.size();
-  std::uint64_t part = 0;
-  std::uint64_t bytes = 1;
-  for (std::uint32_t t = 0; t < tables_.size(); ++t) bytes += on_disk_[t].rows * RowBytes(t);
-  const double share = std::min(1.0, static_cast<double>(Limit(kRefillPercent)) / static_cast<double>(bytes));
-  for (std::uint32_t t = 0; t < tables_.size(); ++t) {
-    tables_[t]->Reserve(static_cast<std::uint64_t>(share * static_cast<double>(on_disk_[t].rows)));
-  }
-  const std::uint64_t indexes = TouchedBytes();
-  for (std::uint32_t vshard = options_.vshards.first; vshard < options_.vshards.end; ++vshard) {
-    for (std::uint32_t t = 0; t < tables_.size(); ++t) {
-      ++part;
-      if (on_disk_[t].rows == 0) continue;
-      const std::uint64_t all = Limit(kRefillPercent);
-      const std::uint64_t limit = indexes + (all - std::min(all, indexes)) / parts * part;
-      std::uint64_t room = (limit - std::min(limit, TouchedBytes())) / RowBytes(t);
-      const auto put = [&](std::uint64_t key, std::span<const float> values, const RowHeader& header) {
-        if (room == 0) return Cancelled("enough");
-        const Status row = CheckStoredRow(t, key, values);
-        if (!row.ok()) return row;
-        --room;
-        tables_[t]->PutStored(key, values, header);
-        on_disk_[t].Take(key);
-        return Ok();
-      };
-      const Status scanned = store_->Scan(t, vshard, vshard + 1, put);
-      if (!scanned.ok() && scanned.code() != Code::kCancelled) return scanned;
-    }
-  }
+  StartOver(std::move(rows), step);
   return Ok();
 }
 
 Status TieredTables::Clear() {
-  AbandonCheckpoint();
-  const Status dropped = store_->DropAll();
-  lost_ = dropped.ok() ? Ok() : Status(dropped.code(), "the rows were lost when they were cleared: " + dropped.message());
+  StopBackground();
+  GM_RETURN_IF_ERROR(store_->Replace({}, 0));
+  StartOver(NothingOnDisk(), 0);
+  return Ok();
+}
+
+// All rows are in the store.
+void TieredTables::StartOver(std::vector<OnDisk> rows, std::uint64_t step) {
   for (const auto& table : tables_) table->Clear();
   erased_.Clear();
-  on_disk_ = NothingOnDisk();
-  last_step_ = 0;
-  return dropped;
+  on_disk_ = std::move(rows);
+  last_step_ = step;
+  damage_ = Ok();
+  BeginRefill();
+}
+
+// A part of what is on disk, of every vshard and table alike, so that the first steps find some of what they need; without a
+// budget everything.
+void TieredTables::BeginRefill() {
+  std::uint64_t on_disk = 0;
+  std::uint64_t bytes = 1;
+  for (std::uint32_t t = 0; t < tables_.size(); ++t) {
+    on_disk += on_disk_[t].rows;
+    bytes += on_disk_[t].rows * RowBytes(t);
+  }
+  if (on_disk == 0) return;
+  const auto share_of = [](std::uint64_t room, std::uint64_t need) {
+    return std::min(1.0, static_cast<double>(room) / static_cast<double>(need));
+  };
+  double share = limited() ? share_of(Limit(kRefillPercent), bytes) : 1.0;
+  for (std::uint32_t t = 0; t < tables_.size(); ++t) {
+    tables_[t]->Reserve(static_cast<std::uint64_t>(share * static_cast<double>(on_disk_[t].rows)));
+  }
+  if (limited()) {  // indexes have their full size now
+    bytes = 1;
+    for (std::uint32_t t = 0; t < tables_.size(); ++t) bytes += on_disk_[t].rows * tables_[t]->stats().row_bytes;
+    const std::uint64_t room = Limit(kRefillPercent);
+    share = std::min(share, share_of(room - std::min(room, TouchedBytes()), bytes));
+  }
+  refill_share_ = share;
+  refill_table_ = 0;
+  refill_vshard_ = options_.vshards.first;
+  const auto on_progress = options_.on_progress ? options_.on_progress : [] {};
+  reader_ = std::make_unique<StoreReader>(
+      store_.get(), options_.executor != nullptr ? options_.executor : &here_,
+      [this](std::uint32_t table, std::uint64_t key, std::span<const float> values) { return CheckStoredRow(table, key, values); },
+      on_progress);
+}
+
+bool TieredTables::HasNextPiece() const { return refill_table_ < tables_.size(); }
+
+// The next vshards of a table that have about so many rows on disk; maybe none, at a table's end.
+StorePiece TieredTables::NextPiece() {
+  const OnDisk& disk = on_disk_[refill_table_];
+  StorePiece piece;
+  piece.table = refill_table_;
+  piece.only_checked = scrubbing_;
+  piece.version = store_version_;
+  while (refill_vshard_ < options_.vshards.end && disk.vshard_rows[refill_vshard_] == 0) ++refill_vshard_;
+  piece.vshards.first = refill_vshard_;
+  const std::uint64_t wanted = limited() ? CutPieceOf(refill_table_) : kRefillPiece;
+  std::uint64_t rows = 0;
+  while (refill_vshard_ < options_.vshards.end && rows < wanted) {
+    const std::uint32_t of_vshard = disk.vshard_rows[refill_vshard_++];
+    const auto some = scrubbing_ ? of_vshard : static_cast<std::uint32_t>(std::ceil(refill_share_ * of_vshard));
+    if (refill_share_ < 1.0 && !scrubbing_) piece.max_rows.push_back(some);
+    rows += some;
+  }
+  piece.vshards.end = refill_vshard_;
+  if (refill_vshard_ == options_.vshards.end) {
+    refill_vshard_ = options_.vshards.first;
+    ++refill_table_;
+  }
+  return piece;
+}
+
+void TieredTables::AskNext() {
+  StorePiece next = NextPiece();
+  if (next.vshards.first < next.vshards.end) reader_->Ask(std::move(next));
+}
+
+void TieredTables::Scrub() {
+  if (scrubbing_ && reader_->idle() && HasNextPiece()) AskNext();
+}
+
+bool TieredTables::CanRefill() const {
+  if (reader_ == nullptr) return false;
+  return piece_at_ < piece_.rows.keys.size() || reader_->ready() || (HasNextPiece() && !scrubbing_ && reader_->CanAsk()) ||
+         (!HasNextPiece() && reader_->idle());
+}
+
+void TieredTables::Refill(std::uint64_t rows) {
+  if (reader_ == nullptr) return;
+  while (HasNextPiece() && !scrubbing_ && reader_->CanAsk()) AskNext();
+  if (piece_at_ == piece_.rows.keys.size() && reader_->ready()) {
+    piece_ = reader_->Take();
+    piece_at_ = 0;
+    if (!piece_.status.ok()) {
+      damage_ = piece_.status;
+      return EndRefill();
+    }
+  }
+  if (piece_.version != store_version_ && !piece_.rows.keys.empty()) {  // some may have changed or gone since
+    piece_.version = store_version_;
+    piece_at_ = 0;
+    reader_->Ask(std::move(piece_));
+    piece_ = {};
+    return;
+  }
+  PutPiece(rows);
+  if (!HasNextPiece() && reader_ != nullptr && reader_->idle() && piece_at_ == piece_.rows.keys.size()) EndRefill();
+}
+
+// Of piece_, those that did not come by themselves.
+void TieredTables::PutPiece(std::uint64_t rows) {
+  const std::uint32_t t = piece_.table;
+  const std::size_t n = std::min<std::uint64_t>(rows, piece_.rows.keys.size() - piece_at_);
+  if (n == 0) return;
+  if (limited() && TouchedBytes() - FreeBytes() + n * tables_[t]->stats().row_bytes > Limit(kRefillPercent)) return EndRefill();
+  const std::span<const std::uint64_t> keys = std::span(piece_.rows.keys).subspan(piece_at_, n);
+  const auto floats = static_cast<std::size_t>(spec(t).dim + state_dim(t));
+  absent_.clear();
+  tables_[t]->FindAbsent(keys, false, &absent_);
+  for (const std::uint32_t i : absent_) {
+    if (IsErased({.table = t, .key = keys[i]})) continue;
+    const std::size_t at = piece_at_ + i;
+    tables_[t]->PutStored(keys[i], std::span(piece_.rows.values).subspan(at * floats, floats), piece_.rows.headers[at]);
+    on_disk_[t].Take(keys[i]);
+  }
+  piece_at_ += n;
+  damage_ = CheckCounts(t);
+  if (!damage_.ok()) EndRefill();
+}
+
+void TieredTables::EndRefill() {
+  piece_ = {};
+  piece_at_ = 0;
+  if (limited() && !scrubbing_ && damage_.ok()) {
+    scrubbing_ = true;
+    refill_table_ = 0;
+    refill_vshard_ = options_.vshards.first;
+    return;
+  }
+  scrubbing_ = false;
+  reader_.reset();
+  if (limited() || !damage_.ok()) return;
+  for (std::uint32_t t = 0; t < tables_.size(); ++t) {
+    if (on_disk_[t].rows == 0) continue;
+    damage_ = DataLoss("row store: table '" + spec(t).name + "' has " + std::to_string(on_disk_[t].rows) +
+                       " rows less than its checkpoint counted; go back to an older one");
+  }
 }
 
 SpillStats TieredTables::spill_stats() const {

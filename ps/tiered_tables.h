@@ -17,12 +17,16 @@
 // newer enters the store: rows that changed since the cut stay in memory, and where a budget has no room for that the rest of the
 // checkpoint is done at once, by the call that needs the room.
 //
+// A restore takes a checkpoint's files over and reads no row: rows come in as they are asked for, as with a budget, and beside other
+// calls each Refill brings some of the others, all of them or as many as a budget has room for. Of those for which it has none the
+// store's blocks are read once, to find damage.
+//
 // Budget: bytes of index, rows, erased keys, the store's caches and writers, scratch and `buffered` together. Without one (0) everything
-// stays in memory and the store holds what was checkpointed.
+// comes into memory and stays there, and the store holds what was checkpointed.
 //
 // Errors are the store's (a full disk, a damaged file); after one in Update, Prefetch, Make or one of the erasing calls the
 // rows are as they were before the piece of the call that failed. kInvalidInput when what the store needs for the rows on disk leaves no room for others.
-// After a Restore or Clear that failed when the old rows were gone already, every call fails until one succeeds.
+// Damage that a Refill finds makes every call fail, until a restore or Clear succeeds.
 // Thread safety: none.
 #pragma once
 
@@ -35,14 +39,14 @@
 
 #include "common/executor.h"
 #include "common/status.h"
+#include "ps/checkpoint.h"
 #include "ps/cut_writer.h"
 #include "ps/erased_keys.h"
 #include "ps/store/row_store.h"
+#include "ps/store_reader.h"
 #include "ps/table/table.h"
 
 namespace gatemill::ps {
-
-class CheckpointReader;
 
 struct TieredOptions {
   std::uint64_t seed = 1;
@@ -126,7 +130,7 @@ class TieredTables {
   Result<std::uint64_t> EraseIdle(std::uint32_t table, std::uint32_t vshard, std::uint64_t step);
   // Erases rows of a vshard until `keep` are left. Ties are broken by the key.
   Result<std::uint64_t> EraseDownTo(std::uint32_t table, std::uint32_t vshard, std::uint64_t keep, EvictionOrder order);
-  // Of a vshard. Only for a table with eviction.max_rows.
+  // Of a vshard.
   [[nodiscard]] std::uint64_t rows(std::uint32_t table, std::uint32_t vshard) const;
 
   // What waits or is on its way, and so takes from the budget, in bytes.
@@ -143,12 +147,21 @@ class TieredTables {
   [[nodiscard]] const CheckpointReport& checkpoint() const { return report_; }
   // The same at once. *rows_written: of those that had changed.
   Status WriteCheckpoint(const std::string& dir, std::uint64_t* rows_written);
-  // Both give up a checkpoint under way (kCancelled).
-  // Replaces every row by the reader's; numbers[t] is the reader's number of table t or kNotSaved, `step` the next to be
-  // updated. A
-  // checkpoint that turns out damaged changes nothing.
+  // All three give up a checkpoint under way (kCancelled), and change nothing else when they fail.
+  // Replaces every row by those of checkpoints of the same tables, `counts` of them (of this shard's vshards). `step`: the next to
+  // be updated.
+  Status TakeOver(std::span<const RowStore::Source> sources, const RowCounts& counts, std::uint64_t step);
+  // The same by reading and writing every row, whatever the tables' numbers are: numbers[t] is the reader's of table t or kNotSaved.
   Status Restore(CheckpointReader* reader, std::span<const std::uint32_t> numbers, std::uint64_t step);
   Status Clear();
+
+  // Is there something for Refill to do? Else it waits for the executor, or there is nothing left.
+  [[nodiscard]] bool CanRefill() const;
+  // Takes up to so many rows.
+  void Refill(std::uint64_t rows);
+  // After each request: has some of the rows that stay on disk read, to find damage. So that takes its share of a busy shard's
+  // time, and of a long one.
+  void Scrub();
 
   [[nodiscard]] TieredTableStats stats(std::uint32_t table) const;
   [[nodiscard]] const SpillStats& spill_stats(std::uint32_t table) const { return spill_stats_[table]; }
@@ -160,8 +173,9 @@ class TieredTables {
   // A table's rows that are not in memory.
   struct OnDisk {
     std::uint64_t rows = 0;
-    std::vector<std::uint32_t> vshard_rows;    // for a table with eviction: of each vshard
-    std::vector<std::uint32_t> oldest_update;  // the same: none of its rows was last updated before
+    std::vector<std::uint32_t> vshard_rows;    // of each vshard
+    std::vector<std::uint32_t> oldest_update;  // for a table with eviction, of each vshard: none of its rows was last updated before
+    bool miscounted = false;                   // a row was found that the counts do not have
 
     void Add(std::uint64_t key, const RowHeader& header);
     void Take(std::uint64_t key);
@@ -187,19 +201,26 @@ class TieredTables {
   Status ReadForEval(std::uint32_t table, std::span<const std::uint64_t> keys, const RowSink& out);
   template <typename Visit>
   Status FindOnDisk(std::uint32_t table, std::span<const std::uint64_t> keys, const Visit& visit);
-  Status Replace(std::vector<std::unique_ptr<Table>> tables, std::vector<OnDisk> rows, RowStore::BulkWriter* writer);
+  void StartOver(std::vector<OnDisk> rows, std::uint64_t step);
+  [[nodiscard]] Status CheckCounts(std::uint32_t table) const;
   Status CheckStoredRow(std::uint32_t table, std::uint64_t key, std::span<const float> values) const;
   [[nodiscard]] std::vector<OnDisk> NothingOnDisk() const;
   [[nodiscard]] std::uint64_t CountersBytes() const;
   [[nodiscard]] ReadMode UnseenReads(std::uint32_t table, ReadMode mode) const;
   Status CollectHeaders(std::uint32_t table, std::uint32_t vshard, bool on_disk);
   Status EraseAfter(std::uint32_t table, std::uint32_t vshard, std::size_t kept, bool on_disk);
-  Status Refill();
+  [[nodiscard]] RowCounts CountRows() const;
+  void BeginRefill();
+  [[nodiscard]] bool HasNextPiece() const;
+  StorePiece NextPiece();
+  void AskNext();
+  void PutPiece(std::uint64_t rows);
+  void EndRefill();
+  void StopBackground();
   [[nodiscard]] bool IsErased(StoreKey key) const { return erased_.Contains(key) || cut_erased_.Contains(key); }
   void CopyCut(std::uint64_t rows);
   void EndCut(std::uint64_t rows);
   void FinishCheckpoint();
-  void AbandonCheckpoint();
 
   enum class Phase : std::uint8_t {
     kNone,
@@ -218,7 +239,7 @@ class TieredTables {
   std::uint64_t limit_ = 0;                     // for tables, store and buffers; 0 = none
   std::uint64_t buffered_bytes_ = 0;
   std::uint64_t last_step_ = 0;
-  Status lost_;                                 // why there are no rows any more
+  Status damage_;                               // that a refill found
   std::uint32_t next_vshard_ = 0;               // where the next batch of cold rows is looked for
   std::vector<SpillStats> spill_stats_;         // by number
 
@@ -226,8 +247,18 @@ class TieredTables {
   CheckpointReport report_;
   std::uint32_t cut_table_ = 0;
   std::uint32_t cut_vshard_ = 0;
+  RowCounts cut_counts_;
   StoredRows cut_rows_;                // of cut_table_, not handed over yet
   std::unique_ptr<CutWriter> writer_;  // while a checkpoint is under way; goes before the store
+
+  std::unique_ptr<StoreReader> reader_;  // while rows come back beside other calls; goes before the store
+  std::uint32_t refill_table_ = 0;       // of the piece that is to be asked for next
+  std::uint32_t refill_vshard_ = 0;
+  double refill_share_ = 1.0;            // of the rows on disk, for which there is room
+  bool scrubbing_ = false;               // what is read now is checked alone
+  StorePiece piece_;                     // whose rows are put in place, from piece_at_ on
+  std::size_t piece_at_ = 0;
+  std::uint64_t store_version_ = 0;      // rows of a piece that was asked for before the last change may be old ones
 
   // Scratch.
   struct Lookup {

@@ -27,7 +27,8 @@ Order OrderOf(StoreKey key) { return {key.table, VshardOf(key.key), key.key}; }
 
 class MemoryBulkWriter final : public RowStore::BulkWriter {
  public:
-  MemoryBulkWriter(Rows* rows, std::mutex* mutex) : rows_(rows), mutex_(mutex) {}
+  // replaces: everything there was goes when it is finished.
+  MemoryBulkWriter(Rows* rows, std::mutex* mutex, bool replaces) : rows_(rows), mutex_(mutex), replaces_(replaces) {}
 
   Status Add(StoreKey key, std::span<const float> values, const RowHeader& header) override {
     return Append(key, Row{{values.begin(), values.end()}, header});
@@ -35,6 +36,7 @@ class MemoryBulkWriter final : public RowStore::BulkWriter {
   Status Erase(StoreKey key) override { return Append(key, std::nullopt); }
   Status Finish() override {
     const std::lock_guard lock(*mutex_);
+    if (replaces_) rows_->clear();
     for (auto& [order, row] : added_) {
       if (row.has_value()) {
         (*rows_)[order] = std::move(*row);
@@ -58,13 +60,17 @@ class MemoryBulkWriter final : public RowStore::BulkWriter {
 
   Rows* rows_;  // the store's, as is the mutex that guards them
   std::mutex* mutex_;
+  bool replaces_;
   std::map<Order, std::optional<Row>> added_;  // none = erased
 };
 
 class MemoryRowStore final : public RowStore {
  public:
   Result<std::unique_ptr<BulkWriter>> NewBulkWriter() override {
-    return std::unique_ptr<BulkWriter>(std::make_unique<MemoryBulkWriter>(&rows_, &mutex_));
+    return std::unique_ptr<BulkWriter>(std::make_unique<MemoryBulkWriter>(&rows_, &mutex_, false));
+  }
+  Result<std::unique_ptr<BulkWriter>> NewReplacement() override {
+    return std::unique_ptr<BulkWriter>(std::make_unique<MemoryBulkWriter>(&rows_, &mutex_, true));
   }
 
   Status MultiGet(std::span<const StoreKey> keys, const VisitFound& visit) override {
@@ -94,9 +100,24 @@ class MemoryRowStore final : public RowStore {
     return status.ok() ? removed : status;
   }
 
-  Status DropAll() override {
+  // Reads them all.
+  Status Replace(std::span<const Source> sources, std::uint32_t num_tables) override {
+    Rows taken;
+    for (const Source& source : sources) {
+      const auto opened = OpenRowStoreReadOnly(source.dir);
+      if (opened.status().code() == Code::kInvalidInput) return DataLoss(opened.status().message());  // its files are gone
+      GM_RETURN_IF_ERROR(opened.status());
+      const std::unique_ptr<RowStore>& store = *opened;
+      for (std::uint32_t table = 0; table < num_tables; ++table) {
+        GM_RETURN_IF_ERROR(store->Scan(table, source.vshards.first, source.vshards.end,
+                                       [&](std::uint64_t key, std::span<const float> values, const RowHeader& header) {
+                                         taken[OrderOf({.table = table, .key = key})] = {{values.begin(), values.end()}, header};
+                                         return Ok();
+                                       }));
+      }
+    }
     const std::lock_guard lock(mutex_);
-    rows_.clear();
+    rows_ = std::move(taken);
     return Ok();
   }
 

@@ -1,7 +1,12 @@
 // The row store on disk: the one file that includes RocksDB.
 //
-// Layout of a store's directory: db/ is RocksDB's, ingest/ holds SST files that are being written. A checkpoint is a
-// copy of db/ by hard links. Nothing is ever put: rows arrive only as ingested files, so there is no memtable to lose.
+// Layout of a store's directory: db-N/ is RocksDB's, the next N when the store is replaced; ingest/ holds SST files that are
+// being written or taken over. A checkpoint is a copy of db-N/ by hard links. Nothing is ever put: rows arrive only as files, so
+// there is no memtable to lose.
+//
+// Parts are column families: a store that begins empty has RocksDB's default one for all vshards, one that took checkpoints over
+// has one for each of their parts, named by its vshards, and nothing in the default one. Their files stay those of the
+// checkpoint, so the next checkpoint shares them.
 #include <rocksdb/cache.h>
 #include <rocksdb/db.h>
 #include <rocksdb/env.h>
@@ -12,12 +17,17 @@
 #include <rocksdb/utilities/checkpoint.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
+#include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -41,6 +51,8 @@ constexpr std::size_t kScanReadaheadBytes = 2U << 20;
 constexpr std::uint32_t kVshardsPerFileGroup = 16;    // a file ends only where such a group (or a table) ends
 constexpr std::uint64_t kMinFileBytes = 16ULL << 20;  // smaller ones go on into the next group
 constexpr std::uint64_t kMinTableFileBytes = 256ULL << 10;  // and still smaller ones into the next table
+constexpr int kFilesOfTakeOver = 16;                  // of a checkpoint, open while its list of files is read
+constexpr const char* kIngestDir = "/ingest/";
 
 // RocksDB would write its log beside the data, into checkpoints too.
 class SilentLogger final : public rocksdb::Logger {
@@ -94,136 +106,303 @@ Status Unreadable(const std::string& path) {
 
 rocksdb::Slice SliceOf(const RecordKey& key) { return {key.data(), key.size()}; }
 
-// Owned by a store; replaced as a whole by DropAll, which writers must survive.
-struct Database {
-  std::unique_ptr<rocksdb::DB> db;
-  std::atomic<std::uint64_t> readers_bytes = 0;  // of the files' indexes and filters, when rows were last written
+// ---- parts --------------------------------------------------------------------------------------------------------------
+
+struct Part {
+  VshardRange vshards;
+  rocksdb::ColumnFamilyHandle* family;  // its database's
+};
+
+constexpr const char* kPartName = "vshards-%u-%u";
+
+std::string NameOfPart(VshardRange vshards) {
+  std::array<char, 40> name;
+  std::snprintf(name.data(), name.size(), kPartName, vshards.first, vshards.end);
+  return name.data();
+}
+
+bool ParsePartName(const std::string& name, VshardRange* vshards) {
+  return std::sscanf(name.c_str(), kPartName, &vshards->first, &vshards->end) == 2 && vshards->first < vshards->end &&
+         vshards->end <= kNumVshards && NameOfPart(*vshards) == name;
+}
+
+VshardRange Common(VshardRange a, VshardRange b) {
+  return {.first = std::max(a.first, b.first), .end = std::min(a.end, b.end)};
+}
+bool IsEmpty(VshardRange vshards) { return vshards.first >= vshards.end; }
+
+// One RocksDB and the parts that it has, in ascending order.
+class Database {
+ public:
+  Database(std::string dir, std::unique_ptr<rocksdb::DB> db) : dir_(std::move(dir)), db_(std::move(db)) {}
+  ~Database() {
+    for (rocksdb::ColumnFamilyHandle* family : families_) (void)db_->DestroyColumnFamilyHandle(family);
+  }
+  Database(const Database&) = delete;
+  Database& operator=(const Database&) = delete;
+
+  // An empty one, in a directory that does not exist.
+  static Result<std::shared_ptr<Database>> Create(const rocksdb::Options& options, const std::string& dir) {
+    rocksdb::DB* opened = nullptr;
+    GM_RETURN_IF_ERROR(FromRocks(rocksdb::DB::Open(options, dir, &opened), dir));
+    return std::make_shared<Database>(dir, std::unique_ptr<rocksdb::DB>(opened));
+  }
+
+  // A checkpoint.
+  static Result<std::shared_ptr<Database>> OpenReadOnly(const rocksdb::Options& options, const std::string& dir) {
+    if (!FileExists(dir + "/CURRENT")) {
+      return InvalidInput(dir + " is no row store (it has no file CURRENT); give the directory of a checkpoint's shard");
+    }
+    std::vector<std::string> names;
+    rocksdb::Status status = rocksdb::DB::ListColumnFamilies(options, dir, &names);
+    std::vector<rocksdb::ColumnFamilyDescriptor> descriptors;
+    for (const std::string& name : names) descriptors.emplace_back(name, rocksdb::ColumnFamilyOptions(options));
+    std::vector<rocksdb::ColumnFamilyHandle*> families;
+    rocksdb::DB* opened = nullptr;
+    if (status.ok()) status = rocksdb::DB::OpenForReadOnly(rocksdb::DBOptions(options), dir, descriptors, &families, &opened);
+    if (!status.ok()) return FromFiles(status, dir);
+    auto database = std::make_shared<Database>(dir, std::unique_ptr<rocksdb::DB>(opened));
+    database->families_ = families;
+    for (std::size_t i = 0; i < names.size(); ++i) {
+      if (names[i] == rocksdb::kDefaultColumnFamilyName) {
+        if (names.size() == 1) database->parts_ = {{.vshards = {}, .family = families[i]}};
+        continue;
+      }
+      VshardRange vshards;
+      if (!ParsePartName(names[i], &vshards)) {
+        return DataLoss("row store " + dir + ": '" + names[i] + "' is no part of a store; use another checkpoint");
+      }
+      database->AddPart({.vshards = vshards, .family = families[i]});
+    }
+    return database;
+  }
+
+  // All vshards in the default part.
+  void MakeWhole() { parts_ = {{.vshards = {}, .family = db_->DefaultColumnFamily()}}; }
+
+  // A part whose rows are in `files`, which are moved or copied; none: an empty one. source: whose files they are.
+  Status Import(const rocksdb::Options& options, VshardRange vshards, bool move, std::vector<rocksdb::LiveFileMetaData> files,
+                const std::string& source) {
+    rocksdb::ColumnFamilyHandle* family = nullptr;
+    rocksdb::Status status;
+    if (files.empty()) {
+      status = db_->CreateColumnFamily(rocksdb::ColumnFamilyOptions(options), NameOfPart(vshards), &family);
+    } else {
+      rocksdb::ExportImportFilesMetaData metadata;
+      metadata.db_comparator_name = options.comparator->Name();
+      metadata.files = std::move(files);
+      rocksdb::ImportColumnFamilyOptions import;
+      import.move_files = move;
+      status = db_->CreateColumnFamilyWithImport(rocksdb::ColumnFamilyOptions(options), NameOfPart(vshards), import, metadata,
+                                                 &family);
+    }
+    GM_RETURN_IF_ERROR(FromFiles(status, source));
+    families_.push_back(family);
+    AddPart({.vshards = vshards, .family = family});
+    return Ok();
+  }
+
+  // files: of each part.
+  Status Ingest(const std::vector<std::vector<std::string>>& files) {
+    std::vector<rocksdb::IngestExternalFileArg> arguments;
+    for (std::size_t i = 0; i < files.size(); ++i) {
+      if (files[i].empty()) continue;
+      rocksdb::IngestExternalFileArg& part = arguments.emplace_back();
+      part.column_family = parts_[i].family;
+      part.external_files = files[i];
+      part.options.move_files = true;
+      part.options.write_global_seqno = false;  // files stay as written: checkpoints link to them
+    }
+    if (arguments.empty()) return Ok();
+    GM_RETURN_IF_ERROR(FromRocks(db_->IngestExternalFiles(arguments), dir_));
+    ReadReadersBytes();
+    return Ok();
+  }
 
   void ReadReadersBytes() {
     std::uint64_t bytes = 0;
-    if (db->GetIntProperty(rocksdb::DB::Properties::kEstimateTableReadersMem, &bytes)) readers_bytes = bytes;
+    if (db_->GetAggregatedIntProperty(rocksdb::DB::Properties::kEstimateTableReadersMem, &bytes)) readers_bytes_ = bytes;
   }
+
+  [[nodiscard]] const std::string& dir() const { return dir_; }
+  [[nodiscard]] rocksdb::DB* db() const { return db_.get(); }
+  [[nodiscard]] const std::vector<Part>& parts() const { return parts_; }
+  // Of the files' indexes and filters, when rows were last written.
+  [[nodiscard]] std::uint64_t readers_bytes() const { return readers_bytes_; }
+
+  // The number of a vshard's part, parts().size() when it has none.
+  [[nodiscard]] std::size_t PartOf(std::uint32_t vshard) const {
+    const auto after = std::upper_bound(parts_.begin(), parts_.end(), vshard, [](std::uint32_t wanted, const Part& part) {
+      return wanted < part.vshards.first;
+    });
+    if (after == parts_.begin() || std::prev(after)->vshards.end <= vshard) return parts_.size();
+    return static_cast<std::size_t>(std::prev(after) - parts_.begin());
+  }
+
+ private:
+  // Of files that the store's own list names.
+  static Status FromFiles(const rocksdb::Status& status, const std::string& dir) {
+    if (status.ok() || status.IsNoSpace()) return FromRocks(status, dir);
+    const std::string text = status.ToString();
+    if (const Status mapped = FromRocks(status, dir); mapped.code() == Code::kUnavailable) return mapped;
+    if (text.find(std::strerror(EACCES)) != std::string::npos) {
+      return Unavailable("row store " + dir + ": " + text + "; run as a user who may read it");
+    }
+    // One that cannot be read is damage to whoever needs it, whatever the system calls it.
+    return DataLoss("row store " + dir + ": " + text + "; use another checkpoint");
+  }
+
+  void AddPart(const Part& part) {
+    const auto at = std::find_if(parts_.begin(), parts_.end(), [&](const Part& other) {
+      return other.vshards.first > part.vshards.first;
+    });
+    parts_.insert(at, part);
+  }
+
+  std::string dir_;
+  std::unique_ptr<rocksdb::DB> db_;
+  std::vector<rocksdb::ColumnFamilyHandle*> families_;  // to be given back before db_ goes
+  std::vector<Part> parts_;
+  std::atomic<std::uint64_t> readers_bytes_ = 0;
 };
 
 class RocksBulkWriter final : public RowStore::BulkWriter {
  public:
+  // What becomes of the files, which are given for each part.
+  using TakeFiles = std::function<Status(const std::vector<std::vector<std::string>>&)>;
+
   // Files are named `prefix`-0.sst, ...
-  RocksBulkWriter(Database* database, rocksdb::Options options, std::string prefix)
-      : database_(database), options_(std::move(options)), prefix_(std::move(prefix)) {}
+  RocksBulkWriter(std::shared_ptr<Database> database, rocksdb::Options options, std::string prefix, TakeFiles take)
+      : database_(std::move(database)),
+        options_(std::move(options)),
+        prefix_(std::move(prefix)),
+        take_(std::move(take)),
+        parts_(database_->parts().size()) {}
 
   ~RocksBulkWriter() override {
-    writer_.reset();
-    // What is left was not ingested; a file that stays behind goes with the scratch directory.
-    for (const std::string& file : files_) (void)RemoveTree(file);
+    for (PartFiles& part : parts_) {
+      part.writer.reset();
+      // What is left was not ingested; a file that stays behind goes with the scratch directory.
+      for (const std::string& file : part.files) (void)RemoveTree(file);
+    }
   }
 
   Status Add(StoreKey key, std::span<const float> values, const RowHeader& header) override {
-    GM_RETURN_IF_ERROR(GoTo(key));
+    GM_ASSIGN_OR_RETURN(PartFiles* const part, GoTo(key));
     EncodeRecord(values, header, &record_);
-    return FromRocks(writer_->Put(SliceOf(last_key_), record_), files_.back());
+    return FromRocks(part->writer->Put(SliceOf(last_key_), record_), part->files.back());
   }
 
   Status Erase(StoreKey key) override {
-    GM_RETURN_IF_ERROR(GoTo(key));
-    return FromRocks(writer_->Delete(SliceOf(last_key_)), files_.back());
+    GM_ASSIGN_OR_RETURN(PartFiles* const part, GoTo(key));
+    return FromRocks(part->writer->Delete(SliceOf(last_key_)), part->files.back());
   }
 
   Status Finish() override {
-    if (rows_ == 0) return Ok();
-    if (writer_ != nullptr) GM_RETURN_IF_ERROR(CloseFile());
-    if (database_->db == nullptr) return Internal("row store " + prefix_ + ": closed by an earlier failure");
-    rocksdb::IngestExternalFileOptions ingest;
-    ingest.move_files = true;
-    ingest.write_global_seqno = false;  // files stay as written: checkpoints link to them
-    GM_RETURN_IF_ERROR(FromRocks(database_->db->IngestExternalFile(files_, ingest), prefix_));
-    files_.clear();
+    std::vector<std::vector<std::string>> files;
+    for (PartFiles& part : parts_) {
+      if (part.writer != nullptr) GM_RETURN_IF_ERROR(CloseFile(&part));
+      files.push_back(part.files);
+    }
+    GM_RETURN_IF_ERROR(take_(files));
+    for (PartFiles& part : parts_) part.files.clear();
     rows_ = 0;
-    database_->ReadReadersBytes();
     return Ok();
   }
 
  private:
-  // What comes next is of this key, in a file that is open for it.
-  Status GoTo(StoreKey key) {
+  struct PartFiles {
+    std::unique_ptr<rocksdb::SstFileWriter> writer;
+    std::vector<std::string> files;
+    std::uint64_t group = 0;  // of vshards, that the writer is in
+  };
+
+  // The files of the key's part, with one open for it.
+  Result<PartFiles*> GoTo(StoreKey key) {
     const RecordKey record_key = EncodeRecordKey(key);
-    const std::uint64_t group =
-        (static_cast<std::uint64_t>(key.table) << 32) | (VshardOf(key.key) / kVshardsPerFileGroup);
+    const std::uint32_t vshard = VshardOf(key.key);
     if (rows_ != 0 && SliceOf(last_key_).compare(SliceOf(record_key)) >= 0) {
       return Internal("row store: rows added out of (table, vshard, key) order");
     }
+    const std::size_t number = database_->PartOf(vshard);
+    if (number == parts_.size()) return Internal("row store: a row of vshard " + std::to_string(vshard) + ", which is not its");
+    PartFiles* const part = &parts_[number];
+    const std::uint64_t group = (static_cast<std::uint64_t>(key.table) << 32) | (vshard / kVshardsPerFileGroup);
     // Where a table ends earlier: a file with rows of the next would lie across everything between.
-    const bool next_table = group >> 32 != group_ >> 32;
-    if (writer_ != nullptr && group != group_ &&
-        writer_->FileSize() >= (next_table ? kMinTableFileBytes : kMinFileBytes)) {
-      GM_RETURN_IF_ERROR(CloseFile());
+    const bool next_table = group >> 32 != part->group >> 32;
+    if (part->writer != nullptr && group != part->group &&
+        part->writer->FileSize() >= (next_table ? kMinTableFileBytes : kMinFileBytes)) {
+      GM_RETURN_IF_ERROR(CloseFile(part));
     }
-    if (writer_ == nullptr) GM_RETURN_IF_ERROR(OpenFile());
-    group_ = group;
+    if (part->writer == nullptr) GM_RETURN_IF_ERROR(OpenFile(part));
+    part->group = group;
     last_key_ = record_key;
     ++rows_;
-    return Ok();
+    return part;
   }
 
-  Status OpenFile() {
-    files_.push_back(prefix_ + "-" + std::to_string(files_.size()) + ".sst");
+  Status OpenFile(PartFiles* part) {
+    part->files.push_back(prefix_ + "-" + std::to_string(next_file_++) + ".sst");
     // The file's pages stay in the system's cache: its rows may be back soon.
-    writer_ = std::make_unique<rocksdb::SstFileWriter>(rocksdb::EnvOptions(), options_, nullptr, false);
-    return FromRocks(writer_->Open(files_.back()), files_.back());
+    part->writer = std::make_unique<rocksdb::SstFileWriter>(rocksdb::EnvOptions(), options_, nullptr, false);
+    return FromRocks(part->writer->Open(part->files.back()), part->files.back());
   }
-  Status CloseFile() {
-    Status status = FromRocks(writer_->Finish(), files_.back());
-    writer_.reset();
+  static Status CloseFile(PartFiles* part) {
+    Status status = FromRocks(part->writer->Finish(), part->files.back());
+    part->writer.reset();
     return status;
   }
 
-  Database* database_;
+  std::shared_ptr<Database> database_;
   rocksdb::Options options_;
   std::string prefix_;
-  std::unique_ptr<rocksdb::SstFileWriter> writer_;
-  std::vector<std::string> files_;
+  TakeFiles take_;
+  std::vector<PartFiles> parts_;
+  std::uint64_t next_file_ = 0;
   std::uint64_t rows_ = 0;
-  std::uint64_t group_ = 0;
   RecordKey last_key_{};
   std::string record_;
 };
 
 class RocksRowStore final : public RowStore {
  public:
-  // An empty `ingest_dir` makes the store read-only.
-  RocksRowStore(std::string db_dir, std::string ingest_dir, const RowStoreOptions& options)
-      : db_dir_(std::move(db_dir)),
-        ingest_dir_(std::move(ingest_dir)),
+  // An empty `dir` makes the store read-only.
+  RocksRowStore(std::string dir, const RowStoreOptions& options)
+      : dir_(std::move(dir)),
         cache_bytes_(options.cache_bytes),
         options_(OptionsOf(options)),
         readers_(options.read_threads) {}
 
-  Status Open() {
-    rocksdb::DB* db = nullptr;
-    const rocksdb::Status status = ingest_dir_.empty() ? rocksdb::DB::OpenForReadOnly(options_, db_dir_, &db)
-                                                       : rocksdb::DB::Open(options_, db_dir_, &db);
-    database_.db.reset(db);
-    if (status.ok()) {
-      database_.ReadReadersBytes();
-      return Ok();
-    }
-    const std::string text = status.ToString();
-    if (const Status mapped = FromRocks(status, db_dir_); mapped.code() == Code::kUnavailable) return mapped;
-    if (text.find(std::strerror(EACCES)) != std::string::npos) {
-      return Unavailable("row store " + db_dir_ + ": " + text + "; run as a user who may read it");
-    }
-    // A file that the store's own list names cannot be read: to a reader that is damage, whatever the system calls it.
-    if (ingest_dir_.empty()) return DataLoss("row store " + db_dir_ + ": " + text + "; use another checkpoint");
-    return FromRocks(status, db_dir_);
+  // One of these, first.
+  Status Create() {
+    GM_ASSIGN_OR_RETURN(database_, NewDatabase());
+    database_->MakeWhole();
+    return Ok();
+  }
+  Status OpenReadOnly(const std::string& dir) {
+    GM_ASSIGN_OR_RETURN(database_, Database::OpenReadOnly(options_, dir));
+    return Ok();
   }
 
   Result<std::unique_ptr<BulkWriter>> NewBulkWriter() override {
     GM_RETURN_IF_ERROR(CheckWritable());
-    return std::unique_ptr<BulkWriter>(
-        std::make_unique<RocksBulkWriter>(&database_, options_, ingest_dir_ + "/" + std::to_string(next_writer_++)));
+    return std::unique_ptr<BulkWriter>(std::make_unique<RocksBulkWriter>(
+        database_, options_, NextIngestPath(), [database = database_](const auto& files) { return database->Ingest(files); }));
+  }
+
+  Result<std::unique_ptr<BulkWriter>> NewReplacement() override {
+    GM_RETURN_IF_ERROR(CheckWritable());
+    GM_ASSIGN_OR_RETURN(const std::shared_ptr<Database> made, NewDatabase());
+    made->MakeWhole();
+    return std::unique_ptr<BulkWriter>(std::make_unique<RocksBulkWriter>(made, options_, NextIngestPath(),
+                                                                         [this, made](const auto& files) {
+                                                                           GM_RETURN_IF_ERROR(made->Ingest(files));
+                                                                           Exchange(made);
+                                                                           return Ok();
+                                                                         }));
   }
 
   Status MultiGet(std::span<const StoreKey> keys, const VisitFound& visit) override {
-    GM_RETURN_IF_ERROR(CheckOpen());
     for (std::size_t begin = 0; begin < keys.size(); begin += kLookups * kMultiGetKeys) {
       const std::span<const StoreKey> batch = keys.subspan(begin, std::min(kLookups * kMultiGetKeys, keys.size() - begin));
       const std::size_t lookups = (batch.size() + kMultiGetKeys - 1) / kMultiGetKeys;
@@ -247,59 +426,140 @@ class RocksRowStore final : public RowStore {
 
   Status Scan(std::uint32_t table, std::uint32_t first_vshard, std::uint32_t end_vshard,
               const VisitRow& visit) override {
-    GM_RETURN_IF_ERROR(CheckOpen());
-    if (first_vshard >= end_vshard) return Ok();
-    const RecordKey begin = FirstRecordKey(table, first_vshard);
-    const RecordKey end = FirstRecordKey(table, end_vshard);
+    for (const Part& part : database_->parts()) {
+      const VshardRange vshards = Common(part.vshards, {.first = first_vshard, .end = end_vshard});
+      if (!IsEmpty(vshards)) GM_RETURN_IF_ERROR(ScanPart(part, table, vshards, visit));
+    }
+    return Ok();
+  }
+
+  Status Checkpoint(const std::string& dir) override {
+    GM_RETURN_IF_ERROR(CheckWritable());
+    if (FileExists(dir)) return InvalidInput("checkpoint directory " + dir + " exists already; give a new one");
+    rocksdb::Checkpoint* made = nullptr;
+    GM_RETURN_IF_ERROR(FromRocks(rocksdb::Checkpoint::Create(database_->db(), &made), dir));
+    const std::unique_ptr<rocksdb::Checkpoint> checkpoint(made);
+    return FromRocks(checkpoint->CreateCheckpoint(dir), dir);
+  }
+
+  Status Replace(std::span<const Source> sources, std::uint32_t /*num_tables*/) override {
+    GM_RETURN_IF_ERROR(CheckWritable());
+    GM_ASSIGN_OR_RETURN(const std::shared_ptr<Database> made, NewDatabase());
+    Status status;
+    if (sources.empty()) made->MakeWhole();
+    for (const Source& source : sources) {
+      if (status.ok()) status = TakeOver(source, made.get());
+    }
+    if (status.ok()) {
+      made->ReadReadersBytes();
+      Exchange(made);
+    }
+    return status;
+  }
+
+  [[nodiscard]] std::uint64_t memory_bytes() const override {
+    return cache_bytes_ + kRowStoreWriterBytes + database_->readers_bytes();
+  }
+
+ private:
+  [[nodiscard]] Status CheckWritable() const {
+    return dir_.empty() ? Internal("row store " + database_->dir() + " is open for reading only") : Ok();
+  }
+
+  std::string NextIngestPath() { return dir_ + kIngestDir + std::to_string(next_writer_++); }
+
+  // A new database's files go with it, unless it becomes the store's.
+  Result<std::shared_ptr<Database>> NewDatabase() {
+    const std::string dir = dir_ + "/db-" + std::to_string(next_database_++);
+    GM_ASSIGN_OR_RETURN(std::shared_ptr<Database> made, Database::Create(options_, dir));
+    Database* const database = made.get();
+    return std::shared_ptr<Database>(database, [dir, owner = std::move(made)](Database*) mutable {
+      owner.reset();
+      (void)RemoveTree(dir);  // what stays behind goes with the scratch directory
+    });
+  }
+
+  // Cheaper than deleting row by row, and the space is free at once (checkpoints keep their links).
+  void Exchange(std::shared_ptr<Database> made) { database_ = std::move(made); }
+
+  // Adds what a checkpoint has of source.vshards to `into`.
+  Status TakeOver(const Source& source, Database* into) {
+    rocksdb::Options options = options_;
+    options.max_open_files = kFilesOfTakeOver;  // the list of files is all that is read
+    const Result<std::shared_ptr<Database>> opened = Database::OpenReadOnly(options, source.dir);
+    if (opened.status().code() == Code::kInvalidInput) return DataLoss(opened.status().message());  // its files are gone
+    GM_RETURN_IF_ERROR(opened.status());
+    const std::shared_ptr<Database>& from = *opened;
+    std::vector<rocksdb::LiveFileMetaData> files;
+    from->db()->GetLiveFilesMetaData(&files);
+    for (const Part& part : from->parts()) {
+      const VshardRange vshards = Common(part.vshards, source.vshards);
+      if (IsEmpty(vshards)) continue;
+      std::vector<rocksdb::LiveFileMetaData> wanted;
+      for (const rocksdb::LiveFileMetaData& file : files) {
+        if (file.column_family_name == part.family->GetName() && MayHold(file, vshards)) wanted.push_back(file);
+      }
+      const std::string links = NextIngestPath();
+      Result<bool> linked = LinkFiles(&wanted, links);
+      if (!linked.ok()) return linked.status();
+      const Status imported = into->Import(options_, vshards, *linked, std::move(wanted), source.dir);
+      (void)RemoveTree(links);  // empty, or copied from
+      GM_RETURN_IF_ERROR(imported);
+    }
+    return Ok();
+  }
+
+  // Links in `dir` in the place of the files, to be moved from there; false: they are on another disk and stay as they are.
+  static Result<bool> LinkFiles(std::vector<rocksdb::LiveFileMetaData>* files, const std::string& dir) {
+    GM_RETURN_IF_ERROR(MakeDirs(dir));
+    for (rocksdb::LiveFileMetaData& file : *files) {
+      const std::string from = file.db_path + file.name;
+      std::error_code error;
+      std::filesystem::create_hard_link(from, dir + file.name, error);
+      if (error == std::errc::cross_device_link || error == std::errc::operation_not_permitted ||
+          error == std::errc::operation_not_supported || error == std::errc::too_many_links) {
+        return false;
+      }
+      if (error == std::errc::no_such_file_or_directory) return DataLoss(from + " is missing; use another checkpoint");
+      if (error) return Internal(from + " cannot be linked to " + dir + ": " + error.message());
+    }
+    for (rocksdb::LiveFileMetaData& file : *files) file.db_path = file.directory = dir;
+    return true;
+  }
+
+  // May a file have rows of these vshards? Where it has several tables their vshards lie between one another.
+  static bool MayHold(const rocksdb::LiveFileMetaData& file, VshardRange vshards) {
+    StoreKey first;
+    StoreKey last;
+    if (!DecodeRecordKey(file.smallestkey, &first) || !DecodeRecordKey(file.largestkey, &last)) return true;
+    if (first.table != last.table) return true;
+    return !IsEmpty(Common({.first = VshardOf(first.key), .end = VshardOf(last.key) + 1}, vshards));
+  }
+
+  Status ScanPart(const Part& part, std::uint32_t table, VshardRange vshards, const VisitRow& visit) const {
+    const RecordKey begin = FirstRecordKey(table, vshards.first);
+    const RecordKey end = FirstRecordKey(table, vshards.end);
     const rocksdb::Slice upper = SliceOf(end);
     rocksdb::ReadOptions read;
     read.iterate_upper_bound = &upper;
     // A few vshards are less than that: there RocksDB reads ahead as it sees fit.
-    if (end_vshard - first_vshard > kVshardsPerFileGroup) read.readahead_size = kScanReadaheadBytes;
+    if (vshards.end - vshards.first > kVshardsPerFileGroup) read.readahead_size = kScanReadaheadBytes;
     read.fill_cache = false;
-    const std::unique_ptr<rocksdb::Iterator> at(database_.db->NewIterator(read));
+    const std::unique_ptr<rocksdb::Iterator> at(database_->db()->NewIterator(read, part.family));
     std::vector<float> values;
     RowHeader header;
     for (at->Seek(SliceOf(begin)); at->Valid(); at->Next()) {
       StoreKey key;
       if (!DecodeRecordKey(at->key().ToStringView(), &key) ||
           !DecodeRecord(at->value().ToStringView(), &values, &header)) {
-        return Unreadable(db_dir_);
+        return Unreadable(database_->dir());
       }
       GM_RETURN_IF_ERROR(visit(key.key, values, header));
     }
-    return FromRocks(at->status(), db_dir_);
+    return FromRocks(at->status(), database_->dir());
   }
 
-  Status Checkpoint(const std::string& dir) override {
-    GM_RETURN_IF_ERROR(CheckWritable());
-    GM_RETURN_IF_ERROR(CheckOpen());
-    if (FileExists(dir)) return InvalidInput("checkpoint directory " + dir + " exists already; give a new one");
-    rocksdb::Checkpoint* made = nullptr;
-    GM_RETURN_IF_ERROR(FromRocks(rocksdb::Checkpoint::Create(database_.db.get(), &made), dir));
-    const std::unique_ptr<rocksdb::Checkpoint> checkpoint(made);
-    return FromRocks(checkpoint->CreateCheckpoint(dir), dir);
-  }
-
-  // A new database: cheaper than deleting row by row, and the space is free at once (checkpoints keep their links).
-  Status DropAll() override {
-    GM_RETURN_IF_ERROR(CheckWritable());
-    database_.db.reset();
-    GM_RETURN_IF_ERROR(RemoveTree(db_dir_));
-    return Open();
-  }
-
-  [[nodiscard]] std::uint64_t memory_bytes() const override { return cache_bytes_ + kRowStoreWriterBytes + database_.readers_bytes; }
-
- private:
-  [[nodiscard]] Status CheckWritable() const {
-    return ingest_dir_.empty() ? Internal("row store " + db_dir_ + " is open for reading only") : Ok();
-  }
-  [[nodiscard]] Status CheckOpen() const {
-    return database_.db == nullptr ? Internal("row store " + db_dir_ + ": closed by an earlier failure") : Ok();
-  }
-
-  // One RocksDB call, and what it found.
+  // One RocksDB call for each part, and what it found.
   struct FoundRow {
     std::size_t key;
     std::size_t first_value;
@@ -329,13 +589,27 @@ class RocksRowStore final : public RowStore {
       lookup->record_keys[i] = EncodeRecordKey(keys[i]);
       lookup->slices[i] = SliceOf(lookup->record_keys[i]);
     }
-    const std::span<const rocksdb::Slice> asked = std::span(lookup->slices).first(keys.size());
+    for (std::size_t begin = 0; begin < keys.size();) {
+      const std::size_t part = database_->PartOf(VshardOf(keys[begin].key));
+      std::size_t end = begin + 1;
+      while (end < keys.size() && database_->PartOf(VshardOf(keys[end].key)) == part) ++end;
+      if (part < database_->parts().size()) {
+        GM_RETURN_IF_ERROR(LookUpIn(database_->parts()[part], begin, end, lookup));
+      }
+      begin = end;
+    }
+    return Ok();
+  }
+
+  // The lookup's keys in [begin, end), which are of one part.
+  Status LookUpIn(const Part& part, std::size_t begin, std::size_t end, Lookup* lookup) const {
+    const std::span<const rocksdb::Slice> asked = std::span(lookup->slices).subspan(begin, end - begin);
     const bool sorted =
         std::is_sorted(asked.begin(), asked.end(), [](const auto& a, const auto& b) { return a.compare(b) < 0; });
-    database_.db->MultiGet(rocksdb::ReadOptions(), database_.db->DefaultColumnFamily(), keys.size(), asked.data(),
-                           lookup->records.data(), lookup->statuses.data(), sorted);
+    database_->db()->MultiGet(rocksdb::ReadOptions(), part.family, asked.size(), asked.data(), lookup->records.data() + begin,
+                              lookup->statuses.data() + begin, sorted);
     Status status;
-    for (std::size_t i = 0; i < keys.size(); ++i) {
+    for (std::size_t i = begin; i < end; ++i) {
       if (status.ok() && lookup->statuses[i].ok()) {
         FoundRow row{.key = i, .first_value = lookup->values.size(), .num_values = 0, .header = {}};
         if (DecodeRecord(lookup->records[i].ToStringView(), &lookup->row, &row.header)) {
@@ -343,22 +617,22 @@ class RocksRowStore final : public RowStore {
           lookup->values.insert(lookup->values.end(), lookup->row.begin(), lookup->row.end());
           lookup->found.push_back(row);
         } else {
-          status = Unreadable(db_dir_);
+          status = Unreadable(database_->dir());
         }
       } else if (status.ok() && !lookup->statuses[i].IsNotFound()) {
-        status = FromRocks(lookup->statuses[i], db_dir_);
+        status = FromRocks(lookup->statuses[i], database_->dir());
       }
       lookup->records[i].Reset();
     }
     return status;
   }
 
-  std::string db_dir_;
-  std::string ingest_dir_;
+  std::string dir_;
   std::uint64_t cache_bytes_;
   rocksdb::Options options_;
-  Database database_;
   std::atomic<std::uint64_t> next_writer_ = 0;
+  std::uint64_t next_database_ = 0;
+  std::shared_ptr<Database> database_;
   ThreadPool readers_;
   std::vector<Lookup> lookups_;  // scratch of MultiGet
 };
@@ -367,18 +641,15 @@ class RocksRowStore final : public RowStore {
 
 Result<std::unique_ptr<RowStore>> CreateRowStore(const std::string& dir, const RowStoreOptions& options) {
   GM_RETURN_IF_ERROR(RemoveTree(dir));
-  GM_RETURN_IF_ERROR(MakeDirs(dir + "/ingest"));
-  auto store = std::make_unique<RocksRowStore>(dir + "/db", dir + "/ingest", options);
-  GM_RETURN_IF_ERROR(store->Open());
+  GM_RETURN_IF_ERROR(MakeDirs(dir + kIngestDir));
+  auto store = std::make_unique<RocksRowStore>(dir, options);
+  GM_RETURN_IF_ERROR(store->Create());
   return std::unique_ptr<RowStore>(std::move(store));
 }
 
 Result<std::unique_ptr<RowStore>> OpenRowStoreReadOnly(const std::string& dir) {
-  if (!FileExists(dir + "/CURRENT")) {
-    return InvalidInput(dir + " is no row store (it has no file CURRENT); give the directory of a checkpoint's shard");
-  }
-  auto store = std::make_unique<RocksRowStore>(dir, "", RowStoreOptions());
-  GM_RETURN_IF_ERROR(store->Open());
+  auto store = std::make_unique<RocksRowStore>("", RowStoreOptions());
+  GM_RETURN_IF_ERROR(store->OpenReadOnly(dir));
   return std::unique_ptr<RowStore>(std::move(store));
 }
 

@@ -2,12 +2,16 @@
 //
 // RocksDB keys sort by (table number, vshard, key), big-endian; a value is [header | dim + state_dim floats],
 // little-endian, with a format byte in front. Bulk writes go in as sorted SST files that are ingested (no WAL: a
-// checkpoint is the durability point). A checkpoint is a directory of hard links made by RocksDB; it is opened
-// read-only, never written.
+// checkpoint is the durability point). A checkpoint is a directory of hard links made by RocksDB; it is never written to.
+//
+// A store takes over checkpoints of other stores whole, as files (Replace). Its vshards then lie in parts, one for each store
+// that they came from (a RocksDB column family): a row is looked for, and written, in the part of its vshard alone, so that
+// what else those files hold is not seen.
 //
 // Errors: kDataLoss for damaged files, kInvalidInput for a directory that is no store, kUnavailable for one that may not be
-// read or when too many files are open, kInternal for a full or failing disk; messages name the path. Thread safety: one thread per store (which may use others), but that
-// another may make, fill and finish a BulkWriter and call Checkpoint meanwhile; two of them must not write at a time.
+// read or when too many files are open, kInternal for a full or failing disk; messages name the path. Thread safety: one thread
+// per store (which may use others), but that another may make, fill and finish a BulkWriter, Scan and call Checkpoint meanwhile;
+// two of them must not write at a time, and nobody else may be in a call of a store that is replaced.
 #pragma once
 
 #include <cstdint>
@@ -39,6 +43,8 @@ class RowStore {
     virtual Status Finish() = 0;  // without it nothing of what was added is kept
   };
   virtual Result<std::unique_ptr<BulkWriter>> NewBulkWriter() = 0;
+  // The same, but that Finish puts what was added in the place of everything there was; the store is as it was when it fails.
+  virtual Result<std::unique_ptr<BulkWriter>> NewReplacement() = 0;
 
   // keys: [n]; visit(i, values, header) for each that exists, in any order. Keys in (table, vshard, key) order are found
   // faster.
@@ -53,7 +59,15 @@ class RowStore {
 
   // Writes a checkpoint of everything ingested so far into `dir`, which must not exist.
   virtual Status Checkpoint(const std::string& dir) = 0;
-  virtual Status DropAll() = 0;  // an empty store again
+
+  // Puts the rows of checkpoints, which have num_tables tables, in the place of everything there was: of each source those of its
+  // vshards. Their ranges do not overlap; none: an empty store. No row is read, so it takes no longer however many there are: files are linked,
+  // those on another disk are copied. The store is as it was when it fails.
+  struct Source {
+    std::string dir;  // of a Checkpoint
+    VshardRange vshards;
+  };
+  virtual Status Replace(std::span<const Source> sources, std::uint32_t num_tables) = 0;
 
   // What its caches, writers and the indexes and filters of its files take, in bytes; about 3 a row.
   [[nodiscard]] virtual std::uint64_t memory_bytes() const = 0;

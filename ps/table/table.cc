@@ -41,7 +41,7 @@ class PagedTable final : public Table {
         index_(vshards, BestIsa(), preparer),
         embeddings_(preparer),
         states_(preparer),
-        vshard_rows_(spec_.eviction.max_rows > 0 ? kNumVshards : 0, 0) {
+        vshard_rows_(kNumVshards, 0) {
     memory_.dim = dim_;
     memory_.state_bytes = sizeof(PackedHeader) + state_dim_ * sizeof(float);
     memory_.dtype = spec_.dtype;
@@ -197,7 +197,7 @@ class PagedTable final : public Table {
     }
   }
 
-  std::uint32_t rows(std::uint32_t vshard) const override { return vshard_rows_.empty() ? 0 : vshard_rows_[vshard]; }
+  std::uint32_t rows(std::uint32_t vshard) const override { return vshard_rows_[vshard]; }
 
   void Compact() override {
     if (free_rows_.empty()) return;
@@ -361,7 +361,7 @@ class PagedTable final : public Table {
   }
   // For `key`.
   void TakeNextRow(std::uint64_t key) {
-    if (!vshard_rows_.empty()) ++vshard_rows_[VshardOf(key)];
+    ++vshard_rows_[VshardOf(key)];
     if (!free_rows_.empty()) {
       free_rows_.pop_back();
       return;
@@ -374,7 +374,7 @@ class PagedTable final : public Table {
   }
 
   void Forget(std::uint64_t key, std::uint32_t row) {
-    if (!vshard_rows_.empty()) --vshard_rows_[VshardOf(key)];
+    --vshard_rows_[VshardOf(key)];
     Discount(row);
     index_.Erase(key);
     *memory_.Header(row) = {};
@@ -458,7 +458,7 @@ class PagedTable final : public Table {
   std::unordered_map<std::uint32_t, StoredRows> kept_;  // rows of the cut as they were, by vshard
   std::uint64_t kept_bytes_ = 0;
   std::vector<std::uint32_t> free_rows_;  // of dropped rows
-  std::vector<std::uint32_t> vshard_rows_;  // where rows are limited: of each vshard
+  std::vector<std::uint32_t> vshard_rows_;  // of each vshard
   std::vector<RowIndex::Slot> slots_;     // scratch of AddCold, AddHeaders and VisitCut
   std::vector<RowIndex::Slot> kept_slots_;  // the same, of VisitCut
   std::vector<float> new_row_;            // scratch of FillEmbedding

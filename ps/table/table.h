@@ -160,7 +160,7 @@ class Table {
   // The rows' headers, and found[i] = 0 for those of keys without one.
   virtual void ReadHeaders(std::span<const std::uint64_t> keys, std::span<RowHeader> headers,
                            std::span<std::uint8_t> found) const = 0;
-  // Rows of a vshard; counted for a table whose rows are limited (spec().eviction.max_rows), else 0.
+  // Rows of a vshard.
   [[nodiscard]] virtual std::uint32_t rows(std::uint32_t vshard) const = 0;
   // Moves rows to the places of dropped ones and returns the memory: one pass over the index.
   virtual void Compact() = 0;

@@ -3,10 +3,12 @@
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <map>
+#include <set>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -77,6 +79,18 @@ Rows ScanAll(RowStore* store, std::uint32_t first_vshard, std::uint32_t end_vsha
     EXPECT_TRUE(status.ok()) << status.message();
   }
   return rows;
+}
+
+std::map<std::string, std::uint64_t> Checksums(const std::string& dir) {
+  std::map<std::string, std::uint64_t> sums;
+  const auto files = ListTree(dir);
+  EXPECT_TRUE(files.ok());
+  for (const std::string& file : *files) {
+    const auto sum = FileChecksum(dir + "/" + file);
+    EXPECT_TRUE(sum.ok());
+    sums[file] = *sum;
+  }
+  return sums;
 }
 
 enum class Kind { kRocks, kMemory };
@@ -225,17 +239,170 @@ TEST_P(RowStoreConformance, AnEmptyWriteIsFine) {
   EXPECT_TRUE(ScanAll(store.get(), 0, kNumVshards).empty());
 }
 
-TEST_P(RowStoreConformance, DropAllEmptiesIt) {
+TEST_P(RowStoreConformance, ReplacedByNothingItIsEmpty) {
   const auto store = NewStore("a");
   RandomStream random(kSeed, 4);
   Write(store.get(), DrawRows(&random, 500));
-  auto writer = store->NewBulkWriter();  // survives the drop
-  ASSERT_TRUE(writer.ok());
-  ASSERT_TRUE((*writer)->Add({.table = 2, .key = 5}, std::vector<float>{8}, {}).ok());
-  ASSERT_TRUE(store->DropAll().ok());
+  ASSERT_TRUE(store->Replace({}, 0).ok());
   EXPECT_TRUE(ScanAll(store.get(), 0, kNumVshards).empty());
-  ASSERT_TRUE((*writer)->Finish().ok());
+  const Rows rows = DrawRows(&random, 500);
+  Write(store.get(), rows);
+  EXPECT_EQ(ScanAll(store.get(), 0, kNumVshards), rows);
+}
+
+TEST_P(RowStoreConformance, AReplacementTakesThePlaceOfEverythingWhenItIsFinished) {
+  const auto store = NewStore("a");
+  RandomStream random(kSeed, 12);
+  const Rows before = DrawRows(&random, 500);
+  Write(store.get(), before);
+  for (const bool finished : {false, true}) {
+    auto writer = store->NewReplacement();
+    ASSERT_TRUE(writer.ok());
+    ASSERT_TRUE((*writer)->Add({.table = 2, .key = 5}, std::vector<float>{8}, {}).ok());
+    EXPECT_EQ(ScanAll(store.get(), 0, kNumVshards), before);
+    if (finished) {
+      ASSERT_TRUE((*writer)->Finish().ok());
+    }
+  }
   EXPECT_EQ(ScanAll(store.get(), 0, kNumVshards), (Rows{{OrderOf(2, 5), {{8}, {}}}}));
+}
+
+// Those of `rows` that are of some vshards.
+Rows Of(const Rows& rows, VshardRange vshards) {
+  Rows some;
+  for (const auto& [order, row] : rows) {
+    if (std::get<1>(order) >= vshards.first && std::get<1>(order) < vshards.end) some[order] = row;
+  }
+  return some;
+}
+
+// Rows of some vshards go from 1 store to 3, to 2, to 5 and to 1 again, each of which writes, erases and keeps files that hold rows of
+// others, too.
+TEST_P(RowStoreConformance, TakesCheckpointsOver) {
+  RandomStream random(kSeed, 20);
+  Rows model = DrawRows(&random, 3'000);
+  std::vector<RowStore::Source> checkpoints;
+  {
+    const auto store = NewStore("first");
+    Write(store.get(), model);
+    checkpoints = {{.dir = scratch_.path() + "/first-checkpoint", .vshards = {}}};
+    ASSERT_TRUE(store->Checkpoint(checkpoints[0].dir).ok());
+  }
+  int round = 0;
+  for (const std::uint32_t shards : {3U, 2U, 5U, 1U}) {
+    SCOPED_TRACE("seed " + std::to_string(kSeed) + ", " + std::to_string(shards) + " stores");
+    ++round;
+    const Rows drawn = DrawRows(&random, 600);
+    Rows next;
+    std::vector<RowStore::Source> written;
+    for (std::uint32_t shard = 0; shard < shards; ++shard) {
+      const VshardRange own{.first = FirstVshardOf(shard, shards), .end = FirstVshardOf(shard + 1, shards)};
+      const std::string name = "store-" + std::to_string(round) + "-" + std::to_string(shard);
+      const auto store = NewStore(name);
+      Write(store.get(), Of(drawn, own));  // goes
+      std::vector<RowStore::Source> sources;
+      for (const RowStore::Source& source : checkpoints) {
+        const VshardRange common{.first = std::max(own.first, source.vshards.first),
+                                 .end = std::min(own.end, source.vshards.end)};
+        if (common.first < common.end) sources.push_back({.dir = source.dir, .vshards = common});
+      }
+      const Status taken = store->Replace(sources, 3);
+      ASSERT_TRUE(taken.ok()) << taken.message();
+      Rows rows = Of(model, own);
+      ASSERT_EQ(ScanAll(store.get(), 0, kNumVshards), rows);
+      // Some of what it has is replaced, some erased, some is new.
+      auto writer = store->NewBulkWriter();
+      ASSERT_TRUE(writer.ok());
+      Rows changes = Of(drawn, own);
+      int i = 0;
+      for (const auto& [order, row] : rows) {
+        if (++i % 3 == 0) changes.try_emplace(order, Row{{row.values[0] + 1}, row.header});
+      }
+      i = 0;
+      for (const auto& [order, row] : changes) {
+        const StoreKey key{.table = std::get<0>(order), .key = std::get<2>(order)};
+        const bool erased = ++i % 4 == 0;
+        ASSERT_TRUE((erased ? (*writer)->Erase(key) : (*writer)->Add(key, row.values, row.header)).ok());
+        if (erased) {
+          rows.erase(order);
+        } else {
+          rows[order] = row;
+        }
+      }
+      ASSERT_TRUE((*writer)->Finish().ok());
+      ASSERT_EQ(ScanAll(store.get(), 0, kNumVshards), rows);
+      std::vector<StoreKey> keys;
+      for (const auto& [order, row] : changes) keys.push_back({.table = std::get<0>(order), .key = std::get<2>(order)});
+      std::uint64_t found = 0;
+      ASSERT_TRUE(store->MultiGet(keys, [&](std::size_t at, std::span<const float> values, const RowHeader& header) {
+        const auto expected = rows.find(OrderOf(keys[at].table, keys[at].key));
+        ASSERT_NE(expected, rows.end());
+        EXPECT_EQ((Row{{values.begin(), values.end()}, header}), expected->second);
+        ++found;
+      }).ok());
+      EXPECT_EQ(found, changes.size() - changes.size() / 4);
+      written.push_back({.dir = scratch_.path() + "/" + name + "-checkpoint", .vshards = own});
+      ASSERT_TRUE(store->Checkpoint(written.back().dir).ok());
+      auto reader = OpenRowStoreReadOnly(written.back().dir);
+      ASSERT_TRUE(reader.ok()) << reader.status().message();
+      EXPECT_EQ(ScanAll(reader->get(), own.first, own.end), rows);
+      next.insert(rows.begin(), rows.end());
+    }
+    for (const RowStore::Source& source : checkpoints) ASSERT_TRUE(RemoveTree(source.dir).ok());
+    checkpoints = written;
+    model = std::move(next);
+    ASSERT_FALSE(HasFailure());
+  }
+}
+
+TEST_P(RowStoreConformance, ADamagedCheckpointIsNotTakenOver) {
+  RandomStream random(kSeed, 21);
+  const auto store = NewStore("a");
+  const Rows rows = DrawRows(&random, 500);
+  Write(store.get(), rows);
+  const std::string dir = scratch_.path() + "/checkpoint";
+  ASSERT_TRUE(store->Checkpoint(dir).ok());
+  const auto names = ListDir(dir);
+  ASSERT_TRUE(names.ok());
+  for (const std::string& name : *names) {
+    if (name.ends_with(".sst")) {
+      ASSERT_TRUE(RemoveTree(dir + "/" + name).ok());
+    }
+  }
+  const std::vector<RowStore::Source> damaged{{.dir = dir, .vshards = {}}};
+  EXPECT_EQ(store->Replace(damaged, 3).code(), Code::kDataLoss);
+  const std::vector<RowStore::Source> missing{{.dir = dir + "-none", .vshards = {}}};
+  EXPECT_EQ(store->Replace(missing, 3).code(), Code::kDataLoss);
+  EXPECT_EQ(ScanAll(store.get(), 0, kNumVshards), rows);
+}
+
+// The checkpoint after a restore costs what changed since, as any other.
+TEST(RocksRowStore, WhatWasTakenOverStaysTheCheckpointsFiles) {
+  const TempDir scratch;
+  RandomStream random(kSeed, 22);
+  const auto first = CreateRowStore(scratch.path() + "/first").value();
+  Write(first.get(), DrawRows(&random, 5'000));
+  const std::string dir = scratch.path() + "/checkpoint";
+  ASSERT_TRUE(first->Checkpoint(dir).ok());
+  const auto before = Checksums(dir);
+  const auto second = CreateRowStore(scratch.path() + "/second").value();
+  const std::vector<RowStore::Source> sources{{.dir = dir, .vshards = {}}};
+  ASSERT_TRUE(second->Replace(sources, 3).ok());
+  Write(second.get(), DrawRows(&random, 50));
+  const std::string next = scratch.path() + "/next";
+  ASSERT_TRUE(second->Checkpoint(next).ok());
+  const auto inodes = [](const std::string& in) {
+    std::set<ino_t> numbers;
+    const auto names = ListDir(in);
+    for (const std::string& name : *names) {
+      struct stat file {};
+      if (name.ends_with(".sst") && stat((in + "/" + name).c_str(), &file) == 0) numbers.insert(file.st_ino);
+    }
+    return numbers;
+  };
+  for (const ino_t file : inodes(dir)) EXPECT_TRUE(inodes(next).contains(file));
+  EXPECT_EQ(inodes(next).size(), inodes(dir).size() + 1);
+  EXPECT_EQ(Checksums(dir), before);
 }
 
 TEST_P(RowStoreConformance, ACheckpointKeepsWhatWasThereThen) {
@@ -246,7 +413,7 @@ TEST_P(RowStoreConformance, ACheckpointKeepsWhatWasThereThen) {
   const std::string dir = scratch_.path() + "/checkpoint";
   ASSERT_TRUE(store->Checkpoint(dir).ok());
   Write(store.get(), DrawRows(&random, 1000));
-  ASSERT_TRUE(store->DropAll().ok());
+  ASSERT_TRUE(store->Replace({}, 0).ok());
 
   auto reader = OpenRowStoreReadOnly(dir);
   ASSERT_TRUE(reader.ok()) << reader.status().message();
@@ -271,18 +438,6 @@ TEST_P(RowStoreConformance, ACheckpointIsNotWrittenOver) {
   EXPECT_NE(status.message().find(dir), std::string::npos);
 }
 
-std::map<std::string, std::uint64_t> Checksums(const std::string& dir) {
-  std::map<std::string, std::uint64_t> sums;
-  const auto files = ListTree(dir);
-  EXPECT_TRUE(files.ok());
-  for (const std::string& file : *files) {
-    const auto sum = FileChecksum(dir + "/" + file);
-    EXPECT_TRUE(sum.ok());
-    sums[file] = *sum;
-  }
-  return sums;
-}
-
 // A checkpoint of 1000 rows in `dir`, written by a store on disk.
 void WriteCheckpoint(const TempDir& scratch, const std::string& dir) {
   auto store = CreateRowStore(scratch.path() + "/store");
@@ -302,7 +457,8 @@ TEST(ReadOnlyRowStore, ReadingChangesNoByteAndWritingFails) {
     ASSERT_TRUE(reader.ok());
     EXPECT_FALSE(ScanAll(reader->get(), 0, kNumVshards).empty());
     EXPECT_FALSE((*reader)->NewBulkWriter().ok());
-    EXPECT_FALSE((*reader)->DropAll().ok());
+    EXPECT_FALSE((*reader)->NewReplacement().ok());
+    EXPECT_FALSE((*reader)->Replace({}, 0).ok());
     EXPECT_FALSE((*reader)->Checkpoint(scratch.path() + "/again").ok());
   }
   EXPECT_EQ(Checksums(dir), before);

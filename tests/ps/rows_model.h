@@ -6,12 +6,15 @@
 #include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <numeric>
+#include <optional>
 #include <span>
 #include <string>
 #include <unordered_map>
 #include <utility>
 #include <vector>
 
+#include "ps/checkpoint.h"
 #include "ps/tiered_tables.h"
 #include "tests/ps/one_row.h"
 
@@ -98,6 +101,22 @@ inline void ExpectAllRows(const RowsModel& model, TieredTables* tables) {
       if (testing::Test::HasFatalFailure()) return;
     }
   }
+}
+
+// The ways back from a checkpoint of tables with the same numbers: as files, and row by row.
+inline Status TakeOver(const std::string& ps_dir, std::uint64_t step, TieredTables* tables) {
+  GM_ASSIGN_OR_RETURN(const CheckpointTables saved, ReadCheckpointTables(ps_dir));
+  GM_ASSIGN_OR_RETURN(const std::optional<RowCounts> counts, ReadRowCounts(ps_dir, saved, {}));
+  return tables->TakeOver(SourcesOf(ps_dir, saved, {}), counts.value(), step);
+}
+inline Status ReadBack(const std::string& ps_dir, std::uint64_t step, TieredTables* tables) {
+  GM_ASSIGN_OR_RETURN(const auto reader, CheckpointReader::Open(ps_dir));
+  std::vector<std::uint32_t> numbers(reader->tables().specs.size());
+  std::iota(numbers.begin(), numbers.end(), 0U);
+  return tables->Restore(reader.get(), numbers, step);
+}
+inline void RefillAll(TieredTables* tables) {
+  while (tables->CanRefill()) tables->Refill(5'000);
 }
 
 }  // namespace gatemill::ps

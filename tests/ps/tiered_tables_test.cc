@@ -141,16 +141,15 @@ TEST_P(TieredTablesModel, BehaveAsAnUnorderedMap) {
         const std::vector<float> lost(static_cast<std::size_t>(specs[t].dim) * keys.size(), 1.0F);
         ASSERT_TRUE(tables->Update(t, keys, lost, step).ok());
       }
-      const auto reader = CheckpointReader::Open(ps_dir);
-      ASSERT_TRUE(reader.ok()) << MessageOf(reader.status());
-      const std::vector<std::uint32_t> numbers{0, 1, 2};
-      status = tables->Restore(reader->get(), numbers, step);
+      status = random.Below(2) == 0 ? TakeOver(ps_dir, step, tables.get()) : ReadBack(ps_dir, step, tables.get());
       ASSERT_TRUE(status.ok()) << MessageOf(status);
     } else if (random.Below(20) == 0) {
       ASSERT_TRUE(tables->Clear().ok());
       model.Clear();
     }
     if (HasFatalFailure()) return;
+    for (std::uint64_t i = random.Below(3); i > 0 && tables->CanRefill(); --i) tables->Refill(random.Below(1'000));
+    tables->Scrub();
     ASSERT_TRUE(!limited || tables->memory_bytes() <= budget) << "round " << round << ": " << tables->memory_bytes();
     for (std::uint32_t table = 0; table < specs.size(); ++table) {
       ASSERT_EQ(tables->stats(table).rows, model.rows(table).size()) << "round " << round << " table " << table;
@@ -175,20 +174,23 @@ TEST_P(TieredTablesModel, ACheckpointBesideEverythingHoldsItsMoment) {
   SCOPED_TRACE("seed " + std::to_string(kSeed));
   const TempDir scratch;
   const std::vector<TableSpec> specs = Specs(optimizer, dim);
-  const std::vector<std::uint32_t> numbers{0, 1, 2};
   const std::uint64_t rows_budget = static_cast<std::uint64_t>(dim) * 100'000 + (1 << 20);
   const std::uint64_t budget = rows_budget + (kind == Kind::kRocks ? 11ULL << 20 : 0);
   RandomStream random(kSeed, 77 + static_cast<std::uint64_t>(dim));
   for (const std::uint64_t limit : {std::uint64_t{0}, budget}) {
     StepExecutor executor;
     int told = 0;
-    std::unique_ptr<RowStore> store = NewMemoryRowStore();
-    if (kind == Kind::kRocks) {
-      store = CreateRowStore(scratch.path() + "/store-" + std::to_string(limit),
-                             {.cache_bytes = TieredTables::StoreCacheBytes(budget)}).value();
-    }
-    auto tables = TieredTables::Create({.seed = kSeed, .memory_budget = limit, .executor = &executor,
-                                        .on_progress = [&told] { ++told; }}, specs, std::move(store)).value();
+    int stores = 0;
+    const auto make = [&] {
+      std::unique_ptr<RowStore> store = NewMemoryRowStore();
+      if (kind == Kind::kRocks) {
+        store = CreateRowStore(scratch.path() + "/store-" + std::to_string(limit) + "-" + std::to_string(++stores),
+                               {.cache_bytes = TieredTables::StoreCacheBytes(budget)}).value();
+      }
+      return TieredTables::Create({.seed = kSeed, .memory_budget = limit, .executor = &executor,
+                                   .on_progress = [&told] { ++told; }}, specs, std::move(store)).value();
+    };
+    auto tables = make();
     RowsModel model(specs, kSeed);
     std::optional<RowsModel> then;  // when the checkpoint under way was cut
     std::string ps_dir;
@@ -233,6 +235,8 @@ TEST_P(TieredTablesModel, ACheckpointBesideEverythingHoldsItsMoment) {
           EXPECT_EQ(told, before + 1);
         }
         if (tables->CanContinueCheckpoint()) tables->ContinueCheckpoint(random.Below(3'000));
+        if (tables->CanRefill()) tables->Refill(random.Below(1'000));
+        if (random.Below(4) == 0) tables->Scrub();
       }
       if (HasFatalFailure()) return;
       ASSERT_TRUE(limit == 0 || tables->memory_bytes() <= limit) << "round " << round;
@@ -242,11 +246,16 @@ TEST_P(TieredTablesModel, ACheckpointBesideEverythingHoldsItsMoment) {
       if (!then || !tables->checkpoint().done) continue;
       if (tables->checkpoint().status.ok()) {
         ASSERT_TRUE(WriteCheckpointTables(ps_dir, {.specs = specs, .seed = kSeed, .num_shards = 1}).ok());
-        const auto reader = CheckpointReader::Open(ps_dir);
-        ASSERT_TRUE(reader.ok()) << MessageOf(reader.status());
         const auto restored = NewTables(specs, 0, Kind::kMemory, "");
-        ASSERT_TRUE(restored->Restore(reader->get(), numbers, step).ok());
+        ASSERT_TRUE(ReadBack(ps_dir, step, restored.get()).ok());
         ExpectAllRows(*then, restored.get());
+        if (checkpoints % 2 == 0) {  // it ends here, and goes on from there
+          tables.reset();
+          tables = make();
+          const Status taken = TakeOver(ps_dir, step, tables.get());
+          ASSERT_TRUE(taken.ok()) << MessageOf(taken);
+          model = *then;
+        }
       } else {
         ++failed;
       }
@@ -323,7 +332,13 @@ class FailingStore final : public RowStore {
     return rows_->Scan(table, first, end, visit);
   }
   Status Checkpoint(const std::string& dir) override { return rows_->Checkpoint(dir); }
-  Status DropAll() override { return rows_->DropAll(); }
+  Result<std::unique_ptr<BulkWriter>> NewReplacement() override {
+    if (*fails_) return Internal("the disk is full");
+    return rows_->NewReplacement();
+  }
+  Status Replace(std::span<const Source> sources, std::uint32_t num_tables) override {
+    return *fails_ ? Internal("the disk is full") : rows_->Replace(sources, num_tables);
+  }
   [[nodiscard]] std::uint64_t memory_bytes() const override { return 0; }
 
  private:
@@ -480,7 +495,7 @@ TEST(TieredTables, TheStoreIsToldOfErasedRowsInTime) {
   ASSERT_TRUE(tables->Update(0, keys, std::vector<float>(keys.size(), 1.0F), 0).ok());
   ASSERT_TRUE(tables->Erase(0, std::span(keys).first(100'000)).ok());
   const std::uint64_t before = tables->memory_bytes();
-  EXPECT_LT(before, tables->stats(0).memory.memory_bytes + 1'000) << "the store never had them";
+  EXPECT_LT(before, tables->stats(0).memory.memory_bytes + 10'000) << "the store never had them";
   ASSERT_TRUE(tables->Update(0, std::span(keys).first(100'000), std::vector<float>(100'000, 1.0F), 1).ok());
   std::uint64_t rows = 0;
   ASSERT_TRUE(tables->WriteCheckpoint(ps_dir + "/" + ShardDirName(0, 1), &rows).ok());
@@ -494,7 +509,7 @@ TEST(TieredTables, TheStoreIsToldOfErasedRowsInTime) {
   EXPECT_EQ(CheckpointReader::Open(later).value()->CountRows(0).value(), 50'000U);
 }
 
-TEST(TieredTables, AfterARestoreThatLostTheRowsNothingIsReadUntilOneSucceeds) {
+TEST(TieredTables, ARestoreThatFailsChangesNothing) {
   const TempDir scratch;
   const std::vector<TableSpec> specs = Specs("sgd", 4);
   bool full = false;
@@ -507,19 +522,135 @@ TEST(TieredTables, AfterARestoreThatLostTheRowsNothingIsReadUntilOneSucceeds) {
   ASSERT_TRUE(MakeDirs(scratch.path() + "/ps").ok());
   ASSERT_TRUE(tables->WriteCheckpoint(scratch.path() + "/ps/" + ShardDirName(0, 1), &written).ok());
   ASSERT_TRUE(WriteCheckpointTables(scratch.path() + "/ps", {.specs = specs, .seed = kSeed, .num_shards = 1}).ok());
-  const auto reader = CheckpointReader::Open(scratch.path() + "/ps");
-  ASSERT_TRUE(reader.ok());
-  const std::vector<std::uint32_t> numbers{0, 1, 2};
+  std::vector<float> saved(4);
+  ASSERT_TRUE(tables->Read(0, keys, ReadMode::kEval, {.rows = saved}).ok());
+  ASSERT_TRUE(tables->Update(0, keys, grads, 1).ok());
+  std::vector<float> before(4);
+  ASSERT_TRUE(tables->Read(0, keys, ReadMode::kEval, {.rows = before}).ok());
   full = true;
-  EXPECT_FALSE(tables->Restore(reader->get(), numbers, 1).ok());
+  EXPECT_FALSE(TakeOver(scratch.path() + "/ps", 1, tables.get()).ok());
+  EXPECT_FALSE(ReadBack(scratch.path() + "/ps", 1, tables.get()).ok());
+  EXPECT_FALSE(tables->Clear().ok());
   std::vector<float> row(4);
-  const Status read = tables->Read(0, keys, ReadMode::kTrain, {.rows = row});
-  EXPECT_NE(read.message().find("lost"), std::string::npos) << read.message();
-  EXPECT_FALSE(tables->Update(0, keys, grads, 1).ok());
+  ASSERT_TRUE(tables->Read(0, keys, ReadMode::kEval, {.rows = row}).ok());
+  EXPECT_EQ(row, before);
   full = false;
-  ASSERT_TRUE(tables->Restore(reader->get(), numbers, 1).ok());
-  EXPECT_TRUE(tables->Read(0, keys, ReadMode::kEval, {.rows = row}).ok());
-  EXPECT_NE(row[0], 0.0F);
+  ASSERT_TRUE(TakeOver(scratch.path() + "/ps", 1, tables.get()).ok());
+  ASSERT_TRUE(tables->Read(0, keys, ReadMode::kEval, {.rows = row}).ok());
+  EXPECT_EQ(row, saved);
+}
+
+// Rows come in as they are asked for and beside that, until all are there.
+TEST(TieredTables, ARestoreReadsNoRowBeforeItIsAskedFor) {
+  const TempDir scratch;
+  const std::vector<TableSpec> specs = Specs("adagrad", 4);
+  constexpr std::uint64_t kRows = 50'000;
+  std::vector<std::uint64_t> keys(kRows);
+  std::iota(keys.begin(), keys.end(), 0U);
+  const std::vector<float> grads(kRows * 4, 0.5F);
+  const auto first = NewTables(specs, 0, Kind::kMemory, "");
+  ASSERT_TRUE(first->Update(0, keys, grads, 0).ok());
+  std::uint64_t written = 0;
+  const std::string ps_dir = scratch.path() + "/ps";
+  ASSERT_TRUE(MakeDirs(ps_dir).ok());
+  ASSERT_TRUE(first->WriteCheckpoint(ps_dir + "/" + ShardDirName(0, 1), &written).ok());
+  ASSERT_TRUE(WriteCheckpointTables(ps_dir, {.specs = specs, .seed = kSeed, .num_shards = 1}).ok());
+
+  StepExecutor executor;
+  const auto tables =
+      TieredTables::Create({.seed = kSeed, .executor = &executor}, specs, CreateRowStore(scratch.path() + "/store").value()).value();
+  ASSERT_TRUE(TakeOver(ps_dir, 1, tables.get()).ok());
+  EXPECT_EQ(tables->stats(0).rows, kRows);
+  EXPECT_EQ(tables->stats(0).memory.rows, 0U);
+  std::vector<float> expected(400);
+  std::vector<float> rows(400);
+  const std::span<const std::uint64_t> some = std::span(keys).first(100);
+  ASSERT_TRUE(first->Read(0, some, ReadMode::kTrain, {.rows = expected}).ok());
+  ASSERT_TRUE(tables->Read(0, some, ReadMode::kTrain, {.rows = rows}).ok());
+  EXPECT_EQ(rows, expected);
+  EXPECT_EQ(tables->stats(0).memory.rows, 100U);
+  // Those read before the executor's job that has them ran are changed and erased meanwhile.
+  while (tables->CanRefill()) tables->Refill(5'000);  // asks for the first pieces
+  ASSERT_TRUE(tables->Update(0, some, std::span(grads).first(400), 1).ok());
+  ASSERT_TRUE(first->Update(0, some, std::span(grads).first(400), 1).ok());
+  ASSERT_TRUE(tables->Erase(0, std::span(keys).subspan(50, 100)).ok());
+  ASSERT_TRUE(first->Erase(0, std::span(keys).subspan(50, 100)).ok());
+  while (tables->CanRefill() || executor.RunOne()) tables->Refill(5'000);
+  EXPECT_EQ(tables->stats(0).memory.rows, kRows - 100);
+  EXPECT_EQ(tables->stats(0).rows, kRows - 100);
+  EXPECT_EQ(tables->stats(0).memory.dirty_rows, 50U);
+  std::vector<float> all(kRows * 4);
+  std::vector<float> all_expected(kRows * 4);
+  ASSERT_TRUE(tables->Read(0, keys, ReadMode::kEval, {.rows = all}).ok());
+  ASSERT_TRUE(first->Read(0, keys, ReadMode::kEval, {.rows = all_expected}).ok());
+  EXPECT_EQ(all, all_expected);
+}
+
+// Counts decide when rows go and whether the store is asked: those that are not the rows' are damage.
+TEST(TieredTables, CountsThatAreNotTheRowsAreDamage) {
+  const TempDir scratch;
+  const std::vector<TableSpec> specs = Specs("adagrad", 4);
+  std::vector<std::uint64_t> keys(5'000);
+  std::iota(keys.begin(), keys.end(), 0U);
+  const auto first = NewTables(specs, 0, Kind::kMemory, "");
+  ASSERT_TRUE(first->Update(0, keys, std::vector<float>(keys.size() * 4, 0.5F), 0).ok());
+  std::uint64_t written = 0;
+  const std::string ps_dir = scratch.path() + "/ps";
+  ASSERT_TRUE(MakeDirs(ps_dir).ok());
+  ASSERT_TRUE(first->WriteCheckpoint(ps_dir + "/" + ShardDirName(0, 1), &written).ok());
+  const CheckpointTables saved{.specs = specs, .seed = kSeed, .num_shards = 1};
+  const RowCounts counts = ReadRowCounts(ps_dir, saved, {}).value().value();
+  for (const int more : {-1, 1}) {
+    const auto tables = NewTables(specs, 0, Kind::kRocks, scratch.path() + "/store");
+    RowCounts wrong = counts;
+    wrong.tables[0][VshardOf(keys[7])] += static_cast<std::uint32_t>(more);
+    ASSERT_TRUE(tables->TakeOver(SourcesOf(ps_dir, saved, {}), wrong, 1).ok());
+    RefillAll(tables.get());
+    std::vector<float> row(4);
+    const Status read = tables->Read(0, std::span(keys).first(1), ReadMode::kTrain, {.rows = row});
+    EXPECT_EQ(read.code(), Code::kDataLoss) << more;
+    EXPECT_FALSE(tables->Update(0, std::span(keys).first(1), row, 1).ok());
+    ASSERT_TRUE(tables->TakeOver(SourcesOf(ps_dir, saved, {}), counts, 1).ok());
+    RefillAll(tables.get());
+    EXPECT_TRUE(tables->Read(0, std::span(keys).first(1), ReadMode::kTrain, {.rows = row}).ok());
+  }
+}
+
+// A block that is damaged is found though no call asks for its rows: without a budget by the refill, with one by the scrub.
+TEST(TieredTables, DamageOnDiskIsFoundThoughNobodyAsks) {
+  const std::vector<TableSpec> specs = Specs("adagrad", 16);
+  std::vector<std::uint64_t> keys(100'000);
+  std::iota(keys.begin(), keys.end(), 0U);
+  for (const std::uint64_t budget : {std::uint64_t{0}, std::uint64_t{16} << 20}) {
+    const TempDir scratch;
+    const auto first = NewTables(specs, 0, Kind::kMemory, "");
+    ASSERT_TRUE(first->Update(0, keys, std::vector<float>(keys.size() * 16, 0.5F), 0).ok());
+    std::uint64_t written = 0;
+    const std::string ps_dir = scratch.path() + "/ps";
+    const std::string dir = ps_dir + "/" + ShardDirName(0, 1);
+    ASSERT_TRUE(MakeDirs(ps_dir).ok());
+    ASSERT_TRUE(first->WriteCheckpoint(dir, &written).ok());
+    ASSERT_TRUE(WriteCheckpointTables(ps_dir, {.specs = specs, .seed = kSeed, .num_shards = 1}).ok());
+    const auto names = ListDir(dir);
+    std::string sst;
+    for (const std::string& name : *names) {
+      if (name.ends_with(".sst")) sst = dir + "/" + name;
+    }
+    std::string bytes = ReadFile(sst).value();
+    bytes[bytes.size() / 3 * 2] = static_cast<char>(bytes[bytes.size() / 3 * 2] ^ 1);
+    ASSERT_TRUE(WriteFileAtomic(sst, bytes).ok());
+    const auto tables = NewTables(specs, budget, Kind::kRocks, scratch.path() + "/store");
+    ASSERT_TRUE(TakeOver(ps_dir, 1, tables.get()).ok());
+    std::vector<float> row(16);
+    const auto read = [&] { return tables->Read(0, std::span(keys).first(1), ReadMode::kEval, {.rows = row}); };
+    ASSERT_TRUE(read().ok());
+    RefillAll(tables.get());
+    for (int requests = 0; requests < 100; ++requests) {
+      tables->Scrub();
+      RefillAll(tables.get());
+    }
+    EXPECT_EQ(read().code(), Code::kDataLoss) << "budget " << budget;
+  }
 }
 
 // Rows come back in the order of their hashes, the worst there is for an index that grows with them: of so many rows a restore took
@@ -545,11 +676,9 @@ TEST(TieredTables, ARestoreTakesTimeInProportionToItsRows) {
   ASSERT_TRUE(WriteCheckpointTables(ps_dir, {.specs = specs, .seed = kSeed, .num_shards = 1}).ok());
   for (const std::uint64_t budget : {std::uint64_t{0}, std::uint64_t{24} << 20, std::uint64_t{128} << 20}) {
     const auto restored = NewTables(specs, budget, Kind::kRocks, scratch.path() + "/store-" + std::to_string(budget));
-    const auto reader = CheckpointReader::Open(ps_dir);
-    ASSERT_TRUE(reader.ok());
-    const std::vector<std::uint32_t> numbers{0};
     const auto restoring = std::chrono::steady_clock::now();
-    ASSERT_TRUE(restored->Restore(reader->get(), numbers, 1).ok());
+    ASSERT_TRUE(ReadBack(ps_dir, 1, restored.get()).ok());
+    RefillAll(restored.get());
     EXPECT_LT(seconds_since(restoring), 5 * made) << "budget " << budget << ", the rows were made in " << made << " s";
     EXPECT_EQ(restored->stats(0).rows, kRows);
     EXPECT_LT(restored->stats(0).memory.memory_bytes, tables->stats(0).memory.memory_bytes * 5 / 4);

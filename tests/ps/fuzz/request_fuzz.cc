@@ -9,10 +9,13 @@
 // waits (4), one worker (5). A message's: which peer sends it (bits 0, 1), its frames are borrowed and go when Handle
 // returns (2), and those of session.h.
 //
-// No file is written: a request's directory is replaced by one that exists and of which nothing is kept, or by one that
-// cannot exist.
+// A request's directory is replaced by a scratch one, in which the store leaves nothing, or by one that cannot exist.
+#include <stdlib.h>
+
 #include <cstring>
+#include <filesystem>
 #include <set>
+#include <system_error>
 #include <tuple>
 #include <utility>
 
@@ -40,6 +43,20 @@ constexpr std::uint64_t kJob = 0x6a0b;
 constexpr std::uint32_t kIncarnation = 3;
 constexpr std::uint64_t kOps = static_cast<std::uint64_t>(Op::kClear);
 constexpr std::uint64_t kObserverRoute = 99;
+
+// Removed when the program ends.
+const std::string& ScratchDir() {
+  struct Dir {
+    Dir() { Require(::mkdtemp(path.data()) != nullptr, "a scratch directory can be made"); }
+    ~Dir() {
+      std::error_code error;
+      std::filesystem::remove_all(path, error);
+    }
+    std::string path = (std::filesystem::temp_directory_path() / "gatemill-fuzz-XXXXXX").string();
+  };
+  static const Dir dir;
+  return dir.path;
+}
 
 const std::vector<Peer>& Peers() {
   static const std::vector<Peer> peers{{.route = 1, .may_write = true, .worker = -1},
@@ -247,7 +264,10 @@ class QuietStore final : public ps::RowStore {
     return rows_->Scan(table, first_vshard, end_vshard, visit);
   }
   Status Checkpoint(const std::string& /*dir*/) override { return Ok(); }
-  Status DropAll() override { return rows_->DropAll(); }
+  Result<std::unique_ptr<BulkWriter>> NewReplacement() override { return rows_->NewReplacement(); }
+  Status Replace(std::span<const Source> sources, std::uint32_t num_tables) override {
+    return rows_->Replace(sources, num_tables);
+  }
   [[nodiscard]] std::uint64_t memory_bytes() const override { return rows_->memory_bytes(); }
 
  private:
@@ -320,7 +340,7 @@ class FuzzedShard {
   static void HideDirectory(Request* request) {
     if (request->text.empty()) return;
     const bool exists = request->op == Op::kCheckpoint && request->text[0] % 2 == 0;
-    if (request->op == Op::kCheckpoint || request->op == Op::kRestore) request->text = exists ? "/" : "/dev/null/none";
+    if (request->op == Op::kCheckpoint || request->op == Op::kRestore) request->text = exists ? ScratchDir() : "/dev/null/none";
   }
 
   void Handle(const Peer& from, Request request) {
