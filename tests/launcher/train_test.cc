@@ -249,7 +249,7 @@ TEST(Bench, CheckpointPrintsWhatCheckpointsCost) {
   EXPECT_GT(result.at("changed_bytes_share").get<double>(), 0.005) << "one row of a hundred had changed";
   EXPECT_LT(result.at("changed_bytes_share").get<double>(), 0.5);
   for (const char* figure : {"full_s", "full_bytes_per_s", "changed_time_share", "steps_share_beside", "longest_step_ms",
-                             "longest_step_beside_ms", "restore_s"}) {
+                             "longest_step_beside_ms", "restore_s", "restored_speed_s"}) {
     EXPECT_GT(result.at(figure).get<double>(), 0.0) << figure;
   }
   EXPECT_TRUE(ListDir(dir.path())->empty());
