@@ -81,8 +81,10 @@ void KeepFrames(std::vector<TablePart>* parts) {
 
 // Keys whose rows are converted together: few enough that the floats between stay in the cache.
 constexpr std::size_t kConvertBatch = 1024;
-// That a piece of a checkpoint looks at, or a piece of a refill brings.
+// That a piece of a checkpoint looks at.
 constexpr std::uint64_t kRowsOfWork = 8192;
+// That a piece of a refill brings: more, as steps are slow until it is over.
+constexpr std::uint64_t kRowsOfRefill = 32768;
 
 class StepShard final : public Shard {
  public:
@@ -108,7 +110,7 @@ class StepShard final : public Shard {
       if (tables_->CanContinueCheckpoint()) {
         tables_->ContinueCheckpoint(kRowsOfWork);
       } else {
-        tables_->Refill(kRowsOfWork);
+        tables_->Refill(kRowsOfRefill);
       }
     });
   }

@@ -29,7 +29,7 @@ constexpr std::uint64_t kProcessPart = 7;       // no more than such a part of a
 constexpr std::size_t kRowsAhead = 8;
 constexpr std::size_t kMaxErased = 1 << 15;     // keys that the store is not told of yet
 constexpr std::size_t kCutPiece = 8192;         // rows of a cut that are handed over together
-constexpr std::uint64_t kRefillPiece = 16384;   // rows that are read together, about
+constexpr std::uint64_t kRefillPiece = 32768;   // rows that are read together, about
 constexpr std::uint64_t kCutPiecesInMemory = 128;  // they take at most such a part of the limit
 
 std::uint64_t Headroom(std::uint64_t budget) {
