@@ -5,6 +5,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <vector>
 
@@ -98,9 +99,13 @@ std::optional<Failure> ReadFailure(const std::string& run_dir) {
 }
 
 Status RemoveFailure(const std::string& run_dir) {
-  const std::string path = FailurePath(run_dir);
-  if (::unlink(path.c_str()) == 0 || errno == ENOENT || errno == ENOTDIR) return Ok();
-  return Internal("cannot remove " + path + ": " + std::strerror(errno));
+  const std::string name = std::filesystem::path(FailurePath(run_dir)).filename();
+  const auto names = ListDir(run_dir);
+  if (!names.ok()) return Ok();  // there is no run yet
+  for (const std::string& file : *names) {
+    if (file.starts_with(name)) GM_RETURN_IF_ERROR(RemoveTree(run_dir + "/" + file));
+  }
+  return Ok();
 }
 
 }  // namespace gatemill::launcher

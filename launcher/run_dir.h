@@ -42,6 +42,6 @@ bool IsCause(const Status& status);
 Status RecordFailure(const std::string& run_dir, const Failure& failure);
 // None without a record, and for one that is no JSON object of ours.
 std::optional<Failure> ReadFailure(const std::string& run_dir);
-Status RemoveFailure(const std::string& run_dir);  // none is ok
+Status RemoveFailure(const std::string& run_dir);  // and what a rank that was killed left of one; none is ok
 
 }  // namespace gatemill::launcher

@@ -26,6 +26,8 @@ Finished RunProgram(const std::vector<std::string>& command, int seconds);
 
 // build/.../gatemill, which the tests are for.
 std::string Binary();
+// The whole model of a run (its best checkpoint) or of a checkpoint, written to `output`: its bytes.
+std::string Export(const std::string& from, const std::string& output);
 // `command` as `ranks` ranks under mpirun on this machine.
 std::vector<std::string> Mpirun(int ranks, const std::vector<std::string>& command);
 

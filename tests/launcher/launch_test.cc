@@ -3,16 +3,12 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
-#include <algorithm>
-#include <chrono>
-#include <filesystem>
-#include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "common/file.h"
-#include "tests/launcher/commands.h"
+#include "tests/launcher/launch_fixture.h"
 #include "tests/launcher/small_data.h"
 
 namespace gatemill::launcher {
@@ -20,54 +16,23 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int kSeconds = 120;
-constexpr int kWaitMs = 60000;
-constexpr int kEndMs = 10000;  // from the death of launch to the end of the last rank
-
-class LaunchTest : public testing::Test {
+// 2 servers and 2 workers, a second or two of training, a checkpoint every 40 steps.
+class LaunchTest : public LaunchFixture {
  protected:
-  LaunchTest() : config_(WriteSmallJob(dir_)), run_(dir_.path() + "/run") {}
-  ~LaunchTest() override {
-    EXPECT_TRUE(Ranks().empty()) << "a rank lives on";
-    EXPECT_EQ(Scratch(), std::vector<std::string>());
-  }
-
-  // 2 servers and 2 workers, a second or two of training, a checkpoint every 40 steps.
-  [[nodiscard]] std::vector<std::string> Launch(const std::vector<std::string>& launch = {},
-                                                const std::vector<std::string>& train = {}) const {
-    std::vector<std::string> command = InOwnTmp({Binary(), "launch", "-np", "4", "--servers", "2"});
-    command.insert(command.end(), launch.begin(), launch.end());
-    command.insert(command.end(), {"--json", "--", "train", config_, "--run-dir", run_});
-    AddLength(&command);
-    command.insert(command.end(), train.begin(), train.end());
-    return command;
-  }
-  // With this test's directory as the one for temporary files.
-  [[nodiscard]] std::vector<std::string> InOwnTmp(std::vector<std::string> command) const {
-    command.insert(command.begin(), {"/usr/bin/env", "TMPDIR=" + dir_.path()});
-    return command;
-  }
-  static void AddLength(std::vector<std::string>* command) {
-    command->insert(command->end(),
-                    {"--set", "train.num_epochs=30", "--set", "train.checkpoint={every_steps: 40, every_epochs: 0}"});
-  }
+  LaunchTest()
+      : LaunchFixture({.servers = 2, .workers = 2},
+                      {"--set", "train.num_epochs=30", "--set", "train.checkpoint={every_steps: 40, every_epochs: 0}"}) {}
   static constexpr int kSteps = 30 * 32;
 
   // Every bit of the model that the run ended with.
   static std::string Model(const std::string& run) {
-    const std::string output = run + ".safetensors";
-    const Finished done = RunProgram({Binary(), "export", run + "/checkpoints/step-000000960", "--format",
-                                      "safetensors", "--tables", "all", "--output", output},
-                                     kSeconds);
-    EXPECT_EQ(done.exit_code, 0) << done.err;
-    const auto bytes = ReadFile(output);
-    return bytes.ok() ? *bytes : std::string();
+    return Export(run + "/checkpoints/step-000000960", run + ".safetensors");
   }
   // The same of a run that nobody disturbed.
   [[nodiscard]] std::string UndisturbedModel() const {
     const std::string run = dir_.path() + "/undisturbed";
     std::vector<std::string> command = Mpirun(2, {Binary(), "train", config_, "--run-dir", run});
-    AddLength(&command);
+    AddSettings(&command);
     const Finished done = RunProgram(command, kSeconds);
     EXPECT_EQ(done.exit_code, 0) << done.err;
     return Model(run);
@@ -79,79 +44,6 @@ class LaunchTest : public testing::Test {
     EXPECT_FALSE(FileExists(run_ + "/failure.json"));
     EXPECT_EQ(Model(run_), UndisturbedModel());
   }
-
-  static std::vector<pid_t> Processes(const std::function<bool(const std::string& proc)>& wanted) {
-    std::vector<pid_t> found;
-    for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
-      const std::string name = entry.path().filename().string();
-      if (name.find_first_not_of("0123456789") == std::string::npos && wanted(entry.path().string())) {
-        found.push_back(std::stoi(name));
-      }
-    }
-    return found;
-  }
-  static std::string Read(const std::string& path) {
-    const auto text = ReadFile(path);
-    return text.ok() ? *text : std::string();
-  }
-  // The ranks of this test's jobs; `number`: that one only.
-  [[nodiscard]] std::vector<pid_t> Ranks(int number = -1) const {
-    const std::string begin = Binary() + std::string("\0train\0", 7);
-    const std::string variable = "OMPI_COMM_WORLD_RANK=" + std::to_string(number) + std::string(1, '\0');
-    return Processes([&](const std::string& proc) {
-      const std::string command = Read(proc + "/cmdline");
-      return command.starts_with(begin) && command.find(run_) != std::string::npos &&
-             (number < 0 || Read(proc + "/environ").find(variable) != std::string::npos);
-    });
-  }
-  static std::vector<pid_t> MpirunOf(const Process& launch) {
-    const std::string parent = " " + std::to_string(launch.pid()) + " ";
-    return Processes([&](const std::string& proc) {
-      const std::string stat = Read(proc + "/stat");
-      return stat.find("(mpirun) ") != std::string::npos && stat.find(parent) == stat.find(") ") + 3;
-    });
-  }
-  // What jobs have left in the directory for temporary files.
-  [[nodiscard]] std::vector<std::string> Scratch() const {
-    std::vector<std::string> found;
-    const auto names = ListDir(dir_.path());
-    for (const std::string& name : names.ok() ? *names : std::vector<std::string>()) {
-      if (name.starts_with("gatemill-")) found.push_back(name);
-    }
-    return found;
-  }
-
-  // The step of the newest checkpoint, 0 without one.
-  [[nodiscard]] int NewestStep() const {
-    int newest = 0;
-    const auto names = ListDir(run_ + "/checkpoints");
-    for (const std::string& name : names.ok() ? *names : std::vector<std::string>()) {
-      if (!name.starts_with("step-") || !FileExists(run_ + "/checkpoints/" + name + "/manifest.json")) continue;
-      newest = std::max(newest, std::atoi(name.c_str() + 5));
-    }
-    return newest;
-  }
-  bool AwaitCheckpoint(Process* launch, int step) const {
-    return launch->WaitFor(kWaitMs, [&](const Process& p) { return NewestStep() >= step || !p.running(); }) &&
-           launch->running();
-  }
-  static bool AwaitWords(Process* launch, const std::string& words) {
-    return launch->WaitFor(kWaitMs, [&](const Process& p) {
-      return p.err().find(words) != std::string::npos || !p.running();
-    }) && launch->err().find(words) != std::string::npos;
-  }
-  static bool AwaitEndOf(Process* launch, const std::vector<pid_t>& pids) {
-    return launch->WaitFor(kEndMs, [&](const Process&) {
-      return std::all_of(pids.begin(), pids.end(), [](pid_t pid) {
-        const std::string stat = Read("/proc/" + std::to_string(pid) + "/stat");
-        return stat.empty() || stat.find(") Z ") != std::string::npos;
-      });
-    });
-  }
-
-  const TempDir dir_;
-  const std::string config_;
-  const std::string run_;
 };
 
 TEST_F(LaunchTest, AKilledRankCostsNoBit) {
@@ -237,7 +129,7 @@ TEST_F(LaunchTest, AStepThatFailsTwiceIsTheEnd) {
   EXPECT_EQ(done.exit_code, 1) << done.err;
   EXPECT_EQ(Process::Count(done.err, "; restart "), 1) << done.err;
   EXPECT_NE(done.err.find("a restart would fail the same way"), std::string::npos) << done.err;
-  const json record = json::parse(Read(run_ + "/failure.json"), nullptr, false);
+  const json record = json::parse(ReadIfThere(run_ + "/failure.json"), nullptr, false);
   ASSERT_TRUE(record.is_object());
   EXPECT_EQ(record.value("code", ""), "internal");
   EXPECT_GT(record.value("step", 0), 0);
@@ -316,7 +208,7 @@ TEST_F(LaunchTest, AskedToEndBeforeTrainingItEndsWell) {
 
 TEST_F(LaunchTest, TrainAloneSavesAndLeavesToo) {
   std::vector<std::string> command = InOwnTmp({Binary(), "train", config_, "--run-dir", run_, "--json"});
-  AddLength(&command);
+  AddSettings(&command);
   Process train(command);
   ASSERT_TRUE(AwaitCheckpoint(&train, 40)) << train.err();
   ::kill(train.pid(), SIGUSR1);

@@ -13,6 +13,7 @@
 
 #include "common/file.h"
 #include "tests/launcher/commands.h"
+#include "tests/launcher/launch_fixture.h"
 #include "tests/launcher/small_data.h"
 #include "worker/train/metrics.h"
 
@@ -47,13 +48,6 @@ json RunJson(const std::vector<std::string>& command) {
   const Finished done = RunProgram(command, kSeconds);
   EXPECT_EQ(done.exit_code, 0) << done.err;
   return json::parse(LastLine(done.out), nullptr, false);
-}
-
-std::string Export(const std::string& run, const std::string& output) {
-  const Finished done = RunProgram(
-      {Binary(), "export", run, "--format", "safetensors", "--tables", "all", "--output", output}, kSeconds);
-  EXPECT_EQ(done.exit_code, 0) << done.err;
-  return *ReadFile(output);
 }
 
 // One epoch of `config`, and the whole model that it ends with.
@@ -737,20 +731,6 @@ std::vector<std::string> Leftovers() {
     if (name.starts_with("gatemill-") && !name.starts_with("gatemill-test-")) found.push_back(name);
   }
   return found;
-}
-
-std::vector<pid_t> RanksOf(const std::string& run_dir) {
-  std::vector<pid_t> ranks;
-  for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
-    const std::string name = entry.path().filename().string();
-    if (name.find_first_not_of("0123456789") != std::string::npos) continue;
-    std::ifstream file(entry.path() / "cmdline", std::ios::binary);
-    std::stringstream text;
-    text << file.rdbuf();
-    const std::string command = text.str();
-    if (command.starts_with(Binary()) && command.find(run_dir) != std::string::npos) ranks.push_back(std::stoi(name));
-  }
-  return ranks;
 }
 
 bool Says(Process* job, const std::string& text) {

@@ -168,10 +168,19 @@ Status RemoveUnfinished(const std::string& checkpoints_dir) {
   const auto names = ListDir(checkpoints_dir);
   if (!names.ok()) return Ok();  // there is none yet
   for (const std::string& name : *names) {
-    if (!name.starts_with(kStepPrefix) || !name.ends_with(kUnfinished)) continue;
-    GM_RETURN_IF_ERROR(RemoveTree(checkpoints_dir + "/" + name));
+    const std::string dir = checkpoints_dir + "/" + name;
+    if (!name.starts_with(kStepPrefix) || (!name.ends_with(kUnfinished) && FileExists(dir + "/" + kManifest))) continue;
+    GM_RETURN_IF_ERROR(RemoveTree(dir));
   }
   return Ok();
+}
+
+Status FinishInterrupted(const std::string& checkpoints_dir, const Cursor& cursor) {
+  GM_RETURN_IF_ERROR(RemoveUnfinished(checkpoints_dir));
+  const std::string best = CheckpointDirName(cursor.best_step);
+  if (!cursor.best_value || BestTarget(checkpoints_dir) == best) return Ok();
+  if (!FileExists(checkpoints_dir + "/" + best + "/" + kManifest)) return Ok();  // it could not be written
+  return MarkBest(checkpoints_dir, cursor.best_step);
 }
 
 Status MarkBest(const std::string& checkpoints_dir, std::uint64_t step) {
@@ -190,7 +199,7 @@ Status PruneCheckpoints(const std::string& checkpoints_dir, int keep) {
   const std::string best = BestTarget(checkpoints_dir);
   std::erase_if(all, [&](const std::string& dir) { return fs::path(dir).filename() == best; });
   for (std::size_t i = 0; i + static_cast<std::size_t>(std::max(keep, 1)) < all.size(); ++i) {
-    // Without its manifest a half-removed directory is no checkpoint.
+    // Without its manifest a half-removed directory is no checkpoint, and RemoveUnfinished removes the rest.
     GM_RETURN_IF_ERROR(RemoveTree(all[i] + "/" + kManifest));
     GM_RETURN_IF_ERROR(RemoveTree(all[i]));
   }

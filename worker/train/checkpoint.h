@@ -55,8 +55,11 @@ Status WriteWorkerFiles(const std::string& dir, const Checkpoint& checkpoint);
 // UnfinishedDir has all files but the manifest: that is written, and the checkpoint has its name. One of the same step is replaced,
 // of another run that went on from an older one. Checksums of files that the newest checkpoint has too (hard links) are its.
 Status CompleteCheckpoint(const std::string& checkpoints_dir, const Cursor& cursor);
-// What was being written when a process ended.
+// What was being written, or removed, when a process ended.
 Status RemoveUnfinished(const std::string& checkpoints_dir);
+// Before training goes on from a checkpoint with this cursor: what the process before it was ended in the middle of. That includes
+// the mark of the best one, which comes behind its name.
+Status FinishInterrupted(const std::string& checkpoints_dir, const Cursor& cursor);
 // Points RUN/checkpoints/best at a step's checkpoint.
 Status MarkBest(const std::string& checkpoints_dir, std::uint64_t step);
 // Removes the oldest checkpoints beyond `keep`, never the best one.

@@ -68,6 +68,7 @@ class FitLoop {
 
   Status Open() {
     if (!leader()) return Ok();
+    GM_RETURN_IF_ERROR(FinishInterrupted(checkpoints_dir(), cursor_));
     metrics_.open(parts_.run_dir + "/metrics.jsonl", std::ios::app);
     if (!metrics_) return InvalidInput("cannot write " + parts_.run_dir + "/metrics.jsonl");
     return Ok();

@@ -278,9 +278,11 @@ TEST(CheckpointSaver, WhatAnEndedProcessLeftIsRemovedAndOneOfTheSameStepReplaced
   const std::string dir = Save(job, 7);
   std::ofstream(dir + "/of-the-old-one") << "x";
   fs::create_directories(UnfinishedDir(CheckpointsDir(job), 3) + "/ps");
+  fs::create_directories(CheckpointsDir(job) + "/" + CheckpointDirName(2) + "/ps");  // half-removed
   EXPECT_EQ(Save(job, 7), dir);
   EXPECT_FALSE(FileExists(dir + "/of-the-old-one"));
   EXPECT_FALSE(FileExists(UnfinishedDir(CheckpointsDir(job), 3)));
+  EXPECT_FALSE(FileExists(CheckpointsDir(job) + "/" + CheckpointDirName(2)));
   EXPECT_FALSE(FileExists(UnfinishedDir(CheckpointsDir(job), 7)));
   EXPECT_TRUE(CheckCheckpoint(dir, true).ok());
 }

@@ -171,6 +171,23 @@ TEST(Fit, AFinishedRunHasNothingLeftToDo) {
   EXPECT_EQ(job.State(), state);
 }
 
+// Killed between two parts of a save, the last one of a run among them: the next job makes up for it, whatever is left to train.
+TEST(Fit, AResumeFinishesWhatAKillCutShort) {
+  Job job({.overrides = {"train.checkpoint={every_steps: 5, keep: 3}"}});
+  const FitResult done = FitAll(job.Parts());
+  ASSERT_EQ(done.cursor.best_step, 14U);
+  const std::string dir = job.run_dir() + "/checkpoints";
+  const std::vector<std::string> kept = ListCheckpoints(dir);
+  ASSERT_TRUE(MarkBest(dir, 7).ok());  // as it was before the last one had its name
+  ASSERT_TRUE(MakeDirs(dir + "/" + CheckpointDirName(3)).ok());
+  ASSERT_TRUE(MakeDirs(UnfinishedDir(dir, 14)).ok());
+  const FitResult result = FitAll(Resumed(&job, dir + "/" + CheckpointDirName(14)));
+  EXPECT_EQ(result.best_checkpoint, done.best_checkpoint);
+  EXPECT_EQ(ListCheckpoints(dir), kept);
+  EXPECT_FALSE(FileExists(dir + "/" + CheckpointDirName(3)));
+  EXPECT_FALSE(FileExists(UnfinishedDir(dir, 14)));
+}
+
 TEST(Fit, WhatIsWatched) {
   Job job({});
   EXPECT_EQ(MonitorOf(job.config), "mean(auc)");
