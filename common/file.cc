@@ -101,6 +101,28 @@ Status WriteFileAtomic(const std::string& path, std::string_view contents) {
   return SyncDir(fs::path(path).parent_path().string());
 }
 
+// A link appears at once and never takes the place of another, unlike a rename.
+Result<bool> WriteNewFile(const std::string& path, std::string_view contents) {
+  std::string temporary = path + ".XXXXXX";
+  {
+    const Descriptor file(::mkostemp(temporary.data(), O_CLOEXEC));
+    if (file.get() < 0) return SystemError("cannot create", temporary, errno);
+    Status written = WriteAll(file.get(), contents, temporary);
+    if (written.ok() && ::fchmod(file.get(), 0644) != 0) written = SystemError("cannot open to others", temporary, errno);
+    if (written.ok() && ::fsync(file.get()) != 0) written = SystemError("cannot fsync", temporary, errno);
+    if (!written.ok()) {
+      ::unlink(temporary.c_str());
+      return written;
+    }
+  }
+  const int error = ::link(temporary.c_str(), path.c_str()) == 0 ? 0 : errno;
+  ::unlink(temporary.c_str());
+  if (error == EEXIST) return false;
+  if (error != 0) return SystemError("cannot write", path, error);
+  GM_RETURN_IF_ERROR(SyncDir(fs::path(path).parent_path().string()));
+  return true;
+}
+
 Status SyncDir(const std::string& path) {
   const Descriptor directory(::open(path.empty() ? "." : path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (directory.get() < 0) return SystemError("cannot open", path, errno);
@@ -144,6 +166,8 @@ Result<std::uint64_t> FileSize(const std::string& path) {
   if (error) return SystemError("cannot read the size of", path, error.value());
   return static_cast<std::uint64_t>(size);
 }
+
+std::uint64_t Checksum(std::string_view bytes) { return XXH3_64bits(bytes.data(), bytes.size()); }
 
 Result<std::uint64_t> FileChecksum(const std::string& path) {
   const std::unique_ptr<XXH3_state_t, XXH_errorcode (*)(XXH3_state_t*)> state(XXH3_createState(), XXH3_freeState);

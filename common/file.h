@@ -16,6 +16,8 @@ namespace gatemill {
 Result<std::string> ReadFile(const std::string& path);
 // Writes `path`.tmp, fsyncs it, renames it to `path` and fsyncs the directory: readers see the old file or the new one.
 Status WriteFileAtomic(const std::string& path, std::string_view contents);
+// The same where there is no file yet; else nothing is written, and false is returned. Of several that write one the first wins.
+Result<bool> WriteNewFile(const std::string& path, std::string_view contents);
 Status MakeDirs(const std::string& path);
 // Waits until the entries of a directory are on disk.
 Status SyncDir(const std::string& path);
@@ -25,7 +27,8 @@ Status RenameOver(const std::string& from, const std::string& to);
 Status RemoveTree(const std::string& path);  // a missing path is ok
 bool FileExists(const std::string& path);    // a file or a directory
 Result<std::uint64_t> FileSize(const std::string& path);
-// XXH3-64 of the file's bytes, read in blocks.
+std::uint64_t Checksum(std::string_view bytes);  // XXH3-64
+// The same of a file's bytes, read in blocks.
 Result<std::uint64_t> FileChecksum(const std::string& path);
 // Names (not paths) in a directory, sorted.
 Result<std::vector<std::string>> ListDir(const std::string& path);

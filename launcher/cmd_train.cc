@@ -117,7 +117,10 @@ class TrainCommand {
                                                   .log = log_,
                                                   .store_dir = store + "-" + std::to_string(job_->rank())}));
     if (!job_->is_worker()) return job_->WaitForWorkers([this] { return session_->server_health(); });
-    if (resumed_) GM_RETURN_IF_ERROR(session_->Restore(resume_from_, *resumed_, true));
+    if (resumed_) {
+      restored_from_ = resume_from_;
+      GM_RETURN_IF_ERROR(session_->Restore(resume_from_, *resumed_, true));
+    }
     // Only now is it certain that this configuration can train: the one that a resumed run has stays until then, and for
     // good when there is nothing left to train.
     if (leader() && !NothingLeft()) {
@@ -135,6 +138,22 @@ class TrainCommand {
     const Status kept = RecordFailure(
         run_dir_, {.step = steps_done_, .code = NameOf(status.code()), .error = status.message(), .rank = job_->rank()});
     if (!kept.ok()) log_->Warn(kept.message());
+  }
+
+  // What a server cannot read is in the files of the checkpoint that its rows are from; those written since share them. The next
+  // start goes on from an older one.
+  void MarkDamaged() const {
+    const ps::Client* client = session_ != nullptr ? session_->client() : nullptr;
+    if (restored_from_.empty() || client == nullptr || client->damage().ok()) return;
+    std::vector<std::string> suspects{restored_from_};
+    for (const std::string& dir : train::ListCheckpoints(run_dir_ + "/checkpoints")) {
+      if (train::StepOf(dir) > train::StepOf(restored_from_)) suspects.push_back(dir);
+    }
+    for (const std::string& dir : suspects) {
+      const Result<bool> marked = train::MarkDamaged(dir, client->damage().message());
+      if (!marked.ok()) log_->Warn(marked.status().message());
+      if (marked.ok() && *marked) log_->Warn(dir + " is marked as damaged");
+    }
   }
 
   // Of a job before this one, which has ended well.
@@ -398,6 +417,7 @@ class TrainCommand {
     GM_ASSIGN_OR_RETURN(const train::Checkpoint best, train::LoadCheckpoint(fit.best_checkpoint));
     evaluated_step_ = best.cursor.step;
     if (best.cursor.step == fit.cursor.step) return Ok();
+    restored_from_ = fit.best_checkpoint;
     return session_->Restore(fit.best_checkpoint, best, false);
   }
 
@@ -481,6 +501,7 @@ class TrainCommand {
   Config config_;
   data::Schema schema_;
   std::string resume_from_;
+  std::string restored_from_;  // the checkpoint that the servers' rows are from
   std::optional<train::Checkpoint> resumed_;
   bool same_judge_ = true;  // the resumed run's best value means the same here
   data::Statistics statistics_;
@@ -513,7 +534,10 @@ Status RunTrain(const TrainArgs& args) {
   GM_RETURN_IF_ERROR(read);
   GM_RETURN_IF_ERROR(command.MakeRunDir());
   Status status = WithoutExceptions([&] { return command.Run(); });
-  if (!status.ok()) command.KeepFailure(status);
+  if (!status.ok()) {
+    command.MarkDamaged();
+    command.KeepFailure(status);
+  }
   // From here on the others may be waiting for this rank: end them too, with the cause.
   if (!status.ok() && job->size() > 1) job->Abort(status.exit_code(), status.message());
   return status;

@@ -1,8 +1,5 @@
 #include "launcher/run_dir.h"
 
-#include <errno.h>
-#include <unistd.h>
-
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -19,11 +16,6 @@ using nlohmann::json;
 
 std::string FailurePath(const std::string& run_dir) { return run_dir + "/failure.json"; }
 
-// The step in a checkpoint's name, "step-000000120".
-std::uint64_t StepOf(const std::string& checkpoint_dir) {
-  return std::strtoull(checkpoint_dir.c_str() + checkpoint_dir.rfind('-') + 1, nullptr, 10);
-}
-
 }  // namespace
 
 std::optional<RunCheckpoint> NewestCheckpoint(const std::string& run_dir,
@@ -31,7 +23,7 @@ std::optional<RunCheckpoint> NewestCheckpoint(const std::string& run_dir,
   const std::vector<std::string> all = train::ListCheckpoints(run_dir + "/checkpoints");
   for (auto it = all.rbegin(); it != all.rend(); ++it) {
     const Status whole = train::CheckCheckpoint(*it, false);
-    if (whole.ok()) return RunCheckpoint{.step = StepOf(*it), .dir = *it};
+    if (whole.ok()) return RunCheckpoint{.step = train::StepOf(*it), .dir = *it};
     passed_over("passed over " + *it + ": " + whole.message());
   }
   return std::nullopt;
@@ -71,17 +63,10 @@ bool IsCause(const Status& status) {
   }
 }
 
-// A link appears at once and never takes the place of another, unlike a rename.
 Status RecordFailure(const std::string& run_dir, const Failure& failure) {
   const json record = {
       {"step", failure.step}, {"code", failure.code}, {"error", failure.error}, {"rank", failure.rank}};
-  const std::string path = FailurePath(run_dir);
-  const std::string mine = path + "." + std::to_string(failure.rank);
-  GM_RETURN_IF_ERROR(WriteFileAtomic(mine, record.dump(-1, ' ', false, json::error_handler_t::replace) + "\n"));
-  const int error = ::link(mine.c_str(), path.c_str()) == 0 ? 0 : errno;
-  ::unlink(mine.c_str());
-  if (error != 0 && error != EEXIST) return Internal("cannot write " + path + ": " + std::strerror(error));
-  return Ok();
+  return WriteNewFile(FailurePath(run_dir), record.dump(-1, ' ', false, json::error_handler_t::replace) + "\n").status();
 }
 
 std::optional<Failure> ReadFailure(const std::string& run_dir) {

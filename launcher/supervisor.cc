@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cctype>
 #include <cstdio>
+#include <regex>
 #include <utility>
 
 namespace gatemill::launcher {
@@ -54,7 +55,9 @@ std::string WithoutNumbers(const std::string& message) {
     if (!digit) text += c;
     if (digit && (text.empty() || text.back() != '#')) text += '#';
   }
-  return text;
+  // A job's scratch directory has a name of its own.
+  static const std::regex scratch("gatemill-[A-Za-z#]+/");
+  return std::regex_replace(text, scratch, "gatemill-#/");
 }
 
 Supervisor::Supervisor(SupervisorOptions options) : options_(std::move(options)) {}

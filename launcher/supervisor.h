@@ -97,7 +97,7 @@ class Supervisor {
   std::optional<int> stillborn_;    // exit code of the last job, when no rank of it began
 };
 
-// The same for two messages that differ in numbers only: process ids, ports, times.
+// The same for two messages that differ in numbers only (process ids, ports, times) or in the name of a job's scratch directory.
 std::string WithoutNumbers(const std::string& message);
 
 }  // namespace gatemill::launcher

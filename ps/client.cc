@@ -209,7 +209,7 @@ class ClientImpl final : public Client {
     for (std::uint32_t shard = 0; shard < replies.size(); ++shard) {
       GM_ASSIGN_OR_RETURN(const ShardCheckpoint part, ReadCheckpointStats(replies[shard].text, shard));
       rows_written += part.rows_written;
-      if (part.done && !part.status.ok()) return part.status.Annotate(ShardName(shard));
+      if (part.done && !part.status.ok()) return NoteDamage(part.status.Annotate(ShardName(shard)));
       done = done && part.done;
     }
     if (!done) {
@@ -269,6 +269,7 @@ class ClientImpl final : public Client {
     return StoredRowOf(answers_[shard], table);
   }
 
+  [[nodiscard]] Status damage() const override { return damage_; }
   [[nodiscard]] std::uint64_t wire_bytes() const override { return channel_->wire_bytes(); }
 
  private:
@@ -523,6 +524,7 @@ class ClientImpl final : public Client {
     pending_.erase(found);
     const Status taken = Take(pending, reply).Annotate(ShardName(pending.shard));
     if (taken.ok()) return Ok();
+    if (reply.code != Code::kOk) (void)NoteDamage(taken);
     const Op op = pending.request.op;
     if (op == Op::kPush) {
       if (push_failure_.ok()) push_failure_ = taken;
@@ -532,6 +534,11 @@ class ClientImpl final : public Client {
     if (op != Op::kPull) return taken;
     if (OpenPull* pull = FindPull(pending.pull)) pull->failure = taken;
     return Ok();
+  }
+
+  Status NoteDamage(const Status& status) {
+    if (status.code() == Code::kDataLoss && damage_.ok()) damage_ = status;
+    return status;
   }
 
   Status Take(const Pending& pending, const Reply& reply) {
@@ -692,6 +699,7 @@ class ClientImpl final : public Client {
   OpenPulls pulls_;  // in the order they were begun
   std::uint64_t next_pull_ = 1;
   std::vector<Reply> answers_;  // by shard, to what AskAll or ReadStored asked
+  Status damage_;
   Status push_failure_;         // of an acknowledgement; told by the next call
 };
 

@@ -98,6 +98,8 @@ class Client {
   // A JSON array with one object per shard.
   virtual Result<std::string> Stats() = 0;
   virtual Result<StoredRow> ReadStored(std::uint32_t table, std::uint64_t key) = 0;
+  // The first answer of a shard that said kDataLoss; ok while none did. Whatever it was answered to: the rows it has are damaged.
+  [[nodiscard]] virtual Status damage() const = 0;
   // Bytes of all messages so far, both ways; 0 in process, where nothing is serialized.
   [[nodiscard]] virtual std::uint64_t wire_bytes() const = 0;
 };

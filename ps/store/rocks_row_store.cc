@@ -12,6 +12,7 @@
 #include <rocksdb/env.h>
 #include <rocksdb/filter_policy.h>
 #include <rocksdb/options.h>
+#include <rocksdb/sst_file_reader.h>
 #include <rocksdb/sst_file_writer.h>
 #include <rocksdb/table.h>
 #include <rocksdb/utilities/checkpoint.h>
@@ -177,6 +178,18 @@ class Database {
     return database;
   }
 
+  // Of files that the store's own list names.
+  static Status FromFiles(const rocksdb::Status& status, const std::string& dir) {
+    if (status.ok() || status.IsNoSpace()) return FromRocks(status, dir);
+    const std::string text = status.ToString();
+    if (const Status mapped = FromRocks(status, dir); mapped.code() == Code::kUnavailable) return mapped;
+    if (text.find(std::strerror(EACCES)) != std::string::npos) {
+      return Unavailable("row store " + dir + ": " + text + "; run as a user who may read it");
+    }
+    // One that cannot be read is damage to whoever needs it, whatever the system calls it.
+    return DataLoss("row store " + dir + ": " + text + "; use another checkpoint");
+  }
+
   // All vshards in the default part.
   void MakeWhole() { parts_ = {{.vshards = {}, .family = db_->DefaultColumnFamily()}}; }
 
@@ -240,18 +253,6 @@ class Database {
   }
 
  private:
-  // Of files that the store's own list names.
-  static Status FromFiles(const rocksdb::Status& status, const std::string& dir) {
-    if (status.ok() || status.IsNoSpace()) return FromRocks(status, dir);
-    const std::string text = status.ToString();
-    if (const Status mapped = FromRocks(status, dir); mapped.code() == Code::kUnavailable) return mapped;
-    if (text.find(std::strerror(EACCES)) != std::string::npos) {
-      return Unavailable("row store " + dir + ": " + text + "; run as a user who may read it");
-    }
-    // One that cannot be read is damage to whoever needs it, whatever the system calls it.
-    return DataLoss("row store " + dir + ": " + text + "; use another checkpoint");
-  }
-
   void AddPart(const Part& part) {
     const auto at = std::find_if(parts_.begin(), parts_.end(), [&](const Part& other) {
       return other.vshards.first > part.vshards.first;
@@ -497,7 +498,9 @@ class RocksRowStore final : public RowStore {
       if (IsEmpty(vshards)) continue;
       std::vector<rocksdb::LiveFileMetaData> wanted;
       for (const rocksdb::LiveFileMetaData& file : files) {
-        if (file.column_family_name == part.family->GetName() && MayHold(file, vshards)) wanted.push_back(file);
+        if (file.column_family_name != part.family->GetName() || !MayHold(file, vshards)) continue;
+        GM_RETURN_IF_ERROR(CheckEnds(file.db_path + file.name));
+        wanted.push_back(file);
       }
       const std::string links = NextIngestPath();
       Result<bool> linked = LinkFiles(&wanted, links);
@@ -507,6 +510,22 @@ class RocksRowStore final : public RowStore {
       GM_RETURN_IF_ERROR(imported);
     }
     return Ok();
+  }
+
+  // Can a file's first and last record be read? RocksDB's import takes that for granted, and ends the process otherwise.
+  [[nodiscard]] Status CheckEnds(const std::string& path) const {
+    rocksdb::SstFileReader reader(options_);
+    rocksdb::Status status = reader.Open(path);
+    if (!status.ok()) return Database::FromFiles(status, path);
+    const std::unique_ptr<rocksdb::Iterator> at(reader.NewIterator(rocksdb::ReadOptions()));
+    at->SeekToFirst();
+    const bool has_first = at->Valid();
+    status = at->status();
+    if (status.ok()) at->SeekToLast();
+    if (has_first && status.ok() && at->Valid()) return Ok();
+    if (status.ok()) status = at->status();
+    if (status.ok()) return DataLoss("row store " + path + ": it has no rows; use another checkpoint");
+    return Database::FromFiles(status, path);
   }
 
   // Links in `dir` in the place of the files, to be moved from there; false: they are on another disk and stay as they are.

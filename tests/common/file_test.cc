@@ -57,6 +57,15 @@ TEST_F(FileTest, ChecksumSeesEveryBit) {
   EXPECT_NE(*FileChecksum(path), before);
 }
 
+TEST_F(FileTest, OfSeveralThatWriteANewFileTheFirstWins) {
+  const std::string path = dir_ + "/mark";
+  ASSERT_TRUE(*WriteNewFile(path, "first"));
+  ASSERT_FALSE(*WriteNewFile(path, "second"));
+  EXPECT_EQ(*ReadFile(path), "first");
+  EXPECT_EQ(*ListDir(dir_), std::vector<std::string>{"mark"});
+  EXPECT_FALSE(WriteNewFile(dir_ + "/none/mark", "x").ok());
+}
+
 TEST_F(FileTest, OneProcessHoldsALock) {
   auto first = LockFile(dir_ + "/lock");
   ASSERT_TRUE(first.ok()) << first.status().message();

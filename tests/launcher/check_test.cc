@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "common/file.h"
@@ -132,6 +133,36 @@ TEST(CheckTest, DataFindsTextInNumbersAndLabels) {
   EXPECT_EQ(done.exit_code, 2);
   ExpectSays(done, "column price has text such as \"");
   ExpectSays(done, "label buy of task buy has values other than 0 and 1");
+}
+
+// A flipped bit among the rows: what is quick does not see it, --full does, and from then on nobody uses the checkpoint.
+TEST(CheckTest, FullReadsTheRowsOfACheckpointAndMarksWhatIsDamaged) {
+  const TempDir dir;
+  const std::string run = dir.path() + "/run";
+  const Finished trained = RunProgram({Binary(), "train", WriteSmallJob(dir), "--run-dir", run}, 60);
+  ASSERT_EQ(trained.exit_code, 0) << trained.err;
+  const std::string checkpoint = run + "/checkpoints/" + ListDir(run + "/checkpoints").value().back();
+  EXPECT_EQ(Check({checkpoint}).exit_code, 0);
+  ExpectSays(Check({checkpoint, "--full"}), "is whole");
+  const std::vector<std::string> files = ListTree(checkpoint).value();
+  const auto rows = std::find_if(files.begin(), files.end(), [](const std::string& file) { return file.ends_with(".sst"); });
+  ASSERT_NE(rows, files.end());
+  const std::string good = ReadFile(checkpoint + "/" + *rows).value();
+  std::string bad = good;
+  bad[bad.size() / 2] = static_cast<char>(bad[bad.size() / 2] ^ 1);
+  ASSERT_TRUE(WriteFileAtomic(checkpoint + "/" + *rows, bad).ok());
+  EXPECT_EQ(Check({checkpoint}).exit_code, 0);
+  const Finished found = Check({checkpoint, "--full"});
+  EXPECT_EQ(found.exit_code, 1);
+  ExpectSays(found, *rows);
+  const Finished marked = Check({checkpoint});
+  EXPECT_EQ(marked.exit_code, 1);
+  ExpectSays(marked, "marked as damaged");
+  ASSERT_TRUE(WriteFileAtomic(checkpoint + "/" + *rows, good).ok());
+  EXPECT_EQ(Check({checkpoint}).exit_code, 1) << "the mark stays until everything is read";
+  EXPECT_EQ(Check({checkpoint, "--full"}).exit_code, 0);
+  EXPECT_EQ(Check({checkpoint}).exit_code, 0);
+  EXPECT_EQ(Check({WriteSmallJob(dir), "--full"}).exit_code, 2);
 }
 
 TEST(CheckTest, DirectoriesThatAreNoCheckpoint) {

@@ -46,6 +46,35 @@ class LaunchTest : public LaunchFixture {
   }
 };
 
+// A block that is damaged in the newest checkpoint alone: the job that goes on from it ends, and the next takes an older one.
+TEST_F(LaunchTest, ADamagedCheckpointIsPassedOverAndCostsNoBit) {
+  {
+    Process launch(Launch());
+    ASSERT_TRUE(AwaitCheckpoint(&launch, 120)) << launch.err();
+    ::kill(launch.pid(), SIGTERM);
+    ASSERT_EQ(Finish(&launch, kSeconds).exit_code, 0) << launch.err();
+  }
+  const int step = NewestStep();
+  const std::string dir = run_ + "/checkpoints/" + NamesIn(run_ + "/checkpoints").back();
+  ASSERT_NE(dir.find(std::to_string(step)), std::string::npos) << dir;
+  std::string largest;
+  const auto files = ListTree(dir);
+  for (const std::string& file : *files) {
+    const std::string path = dir + "/" + file;
+    if (file.ends_with(".sst") && (largest.empty() || *FileSize(path) > *FileSize(largest))) largest = path;
+  }
+  ASSERT_FALSE(largest.empty());
+  std::string bytes = ReadFile(largest).value();
+  bytes[bytes.size() / 3] = static_cast<char>(bytes[bytes.size() / 3] ^ 8);
+  ASSERT_TRUE(WriteFileAtomic(largest, bytes).ok());  // a file of its own: older checkpoints have the other
+  Process launch(Launch({}, {"--resume", "auto"}));
+  const Finished done = Finish(&launch, kSeconds);
+  EXPECT_EQ(Process::Count(done.err, " W [worker 0] " + dir + " is marked as damaged\n") +
+                Process::Count(done.err, " W [worker 1] " + dir + " is marked as damaged\n"), 1) << done.err;
+  EXPECT_GE(Process::Count(done.err, "passed over " + dir), 1) << done.err;
+  ExpectFinished(done);
+}
+
 TEST_F(LaunchTest, AKilledRankCostsNoBit) {
   Process launch(Launch());
   ASSERT_TRUE(AwaitCheckpoint(&launch, 40)) << launch.err();

@@ -192,6 +192,7 @@ TEST_F(SupervisorTest, AnotherStepErrorOrCodeIsAnotherFailure) {
 
 TEST_F(SupervisorTest, NumbersDoNotMakeAnotherFailure) {
   EXPECT_EQ(WithoutNumbers("tcp://10.0.0.1:4711 after 30 s"), "tcp://#.#.#.#:# after # s");
+  EXPECT_EQ(WithoutNumbers("ipc:///tmp/gatemill-Ry4PlM/shard-0"), WithoutNumbers("ipc:///tmp/gatemill-abCdEf/shard-0"));
   Begin();
   ExpectRestartAfter(Failed(47, "process 123 at port 45000"), 0.5);
   JobEnds(Failed(47, "process 4567 at port 9"));

@@ -19,6 +19,7 @@
 #include "ps/checkpoint.h"
 #include "tests/ps/rows_model.h"
 #include "tests/ps/step_executor.h"
+#include "tests/small_disk.h"
 #include "tests/temp_dir.h"
 
 namespace gatemill::ps {
@@ -538,6 +539,53 @@ TEST(TieredTables, ARestoreThatFailsChangesNothing) {
   ASSERT_TRUE(TakeOver(scratch.path() + "/ps", 1, tables.get()).ok());
   ASSERT_TRUE(tables->Read(0, keys, ReadMode::kEval, {.rows = row}).ok());
   EXPECT_EQ(row, saved);
+}
+
+// Of the store's own disk: what could not be written is written by the next one.
+TEST(TieredTables, ACheckpointThatTheDiskHasNoRoomForCostsNothingElse) {
+  const TempDir scratch;
+  const SmallDisk disk(scratch.path() + "/disk", 24);
+  if (!disk.mounted()) GTEST_SKIP() << "no right to mount a small disk: " << disk.why();
+  const std::vector<TableSpec> specs = Specs("adagrad", 4);
+  RowsModel model(specs, kSeed);
+  const auto tables = NewTables(specs, 0, Kind::kRocks, disk.path() + "/store");
+  const std::vector<float> grad(4, 0.5F);
+  const auto update = [&](std::uint64_t first, std::uint64_t end, std::uint64_t step) {
+    for (std::uint64_t key = first; key < end; ++key) {
+      ASSERT_TRUE(tables->Update(0, {&key, 1}, grad, step).ok());
+      model.Update(0, key, grad, step);
+    }
+  };
+  const auto checkpoint = [&](const std::string& name) {
+    EXPECT_TRUE(MakeDirs(disk.path() + "/" + name).ok());
+    std::uint64_t written = 0;
+    const Status status = tables->WriteCheckpoint(disk.path() + "/" + name + "/" + ShardDirName(0, 1), &written);
+    if (!status.ok()) return status;
+    return WriteCheckpointTables(disk.path() + "/" + name, {.specs = specs, .seed = kSeed, .num_shards = 1});
+  };
+  update(0, 5'000, 0);
+  ASSERT_TRUE(checkpoint("first").ok());
+  const RowsModel then = model;
+  for (const std::uint64_t free_kib : {16U, 300U}) {  // when the file is begun, or when it is nearly written
+    update(2'000, 14'000, 1 + free_kib);
+    ASSERT_TRUE(tables->Erase(0, std::vector<std::uint64_t>{free_kib}).ok());
+    model.Erase(0, free_kib);
+    disk.Fill(free_kib);
+    const Status full = checkpoint("full-" + std::to_string(free_kib));
+    EXPECT_EQ(full.code(), Code::kInternal) << free_kib;
+    EXPECT_NE(full.message().find("No space left"), std::string::npos) << full.message();
+    update(13'000, 15'000, 2 + free_kib);
+    ExpectAllRows(model, tables.get());
+    const auto restored = NewTables(specs, 0, Kind::kMemory, "");
+    ASSERT_TRUE(TakeOver(disk.path() + "/first", 1, restored.get()).ok());
+    ExpectAllRows(then, restored.get());
+    disk.Empty();
+  }
+  const Status saved = checkpoint("second");
+  ASSERT_TRUE(saved.ok()) << saved.message();
+  const auto restored = NewTables(specs, 0, Kind::kMemory, "");
+  ASSERT_TRUE(TakeOver(disk.path() + "/second", 1, restored.get()).ok());
+  ExpectAllRows(model, restored.get());
 }
 
 // Rows come in as they are asked for and beside that, until all are there.

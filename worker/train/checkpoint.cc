@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -12,6 +13,7 @@
 
 #include "common/file.h"
 #include "common/safetensors.h"
+#include "ps/checkpoint.h"
 
 namespace gatemill::train {
 namespace {
@@ -98,9 +100,28 @@ std::map<std::pair<dev_t, ino_t>, std::uint64_t> KnownChecksums(const std::strin
   return known;
 }
 
+// Of every shard that wrote it? A run directory that each host has for itself would else make checkpoints of a part of the rows.
+Status CheckShards(const std::string& dir, const std::vector<std::string>& files, Code code) {
+  GM_ASSIGN_OR_RETURN(const ps::CheckpointTables tables, ps::ReadCheckpointTables(PsDir(dir)));
+  for (std::uint32_t shard = 0; shard < tables.num_shards; ++shard) {
+    const std::string part = "ps/" + ps::ShardDirName(shard, tables.num_shards);
+    if (std::find(files.begin(), files.end(), part + "/CURRENT") != files.end()) continue;
+    return Status(code, dir + "/" + part + " is missing, the part of shard " + std::to_string(shard) +
+                            ": the run directory must be on a disk that all hosts share");
+  }
+  return Ok();
+}
+
+// Of a manifest without it.
+std::uint64_t OwnChecksum(const json& manifest) {
+  const std::string text = manifest.dump();
+  return Checksum(text);
+}
+
 // `previous`: a checkpoint that may share files with it; "" = none.
 Status WriteManifest(const std::string& dir, const Cursor& cursor, const std::string& previous) {
   GM_ASSIGN_OR_RETURN(const std::vector<std::string> files, ListTree(dir));
+  GM_RETURN_IF_ERROR(CheckShards(dir, files, Code::kInvalidInput));
   const auto known = previous.empty() ? std::map<std::pair<dev_t, ino_t>, std::uint64_t>() : KnownChecksums(previous);
   json list = json::array();
   for (const std::string& file : files) {
@@ -117,9 +138,16 @@ Status WriteManifest(const std::string& dir, const Cursor& cursor, const std::st
     }
     list.push_back({{"path", file}, {"bytes", size}, {"xxh3", checksum}});
   }
-  const json manifest = {
+  json manifest = {
       {"format", kCheckpointFormat}, {"step", cursor.step}, {"cursor", CursorToJson(cursor)}, {"files", list}};
+  manifest["xxh3"] = OwnChecksum(manifest);
   return WriteFileAtomic(dir + "/" + kManifest, manifest.dump(2) + "\n");
+}
+
+std::string DamagedMark(const std::string& dir) {
+  const fs::path path = fs::path(dir).lexically_normal();
+  const fs::path checkpoint = path.has_filename() ? path : path.parent_path();  // "step-000000120/"
+  return (checkpoint.parent_path() / ("damaged-" + checkpoint.filename().string())).string();
 }
 
 std::string BestTarget(const std::string& checkpoints_dir) {
@@ -160,7 +188,9 @@ Status CompleteCheckpoint(const std::string& checkpoints_dir, const Cursor& curs
   const std::vector<std::string> before = ListCheckpoints(checkpoints_dir);
   GM_RETURN_IF_ERROR(WriteManifest(dir, cursor, before.empty() ? "" : before.back()));
   GM_RETURN_IF_ERROR(SyncDir(PsDir(dir)));
-  GM_RETURN_IF_ERROR(RenameOver(dir, checkpoints_dir + "/" + CheckpointDirName(cursor.step)));
+  const std::string named = checkpoints_dir + "/" + CheckpointDirName(cursor.step);
+  GM_RETURN_IF_ERROR(RenameOver(dir, named));
+  GM_RETURN_IF_ERROR(RemoveDamagedMark(named));
   return RemoveTree(dir);
 }
 
@@ -194,17 +224,34 @@ Status MarkBest(const std::string& checkpoints_dir, std::uint64_t step) {
   return Ok();
 }
 
-Status PruneCheckpoints(const std::string& checkpoints_dir, int keep) {
+Status PruneCheckpoints(const std::string& checkpoints_dir, int keep, std::uint64_t newest) {
   std::vector<std::string> all = ListCheckpoints(checkpoints_dir);
   const std::string best = BestTarget(checkpoints_dir);
-  std::erase_if(all, [&](const std::string& dir) { return fs::path(dir).filename() == best; });
-  for (std::size_t i = 0; i + static_cast<std::size_t>(std::max(keep, 1)) < all.size(); ++i) {
+  std::erase_if(all, [&](const std::string& dir) { return fs::path(dir).filename() == best || StepOf(dir) > newest; });
+  int kept = 0;
+  for (auto dir = all.rbegin(); dir != all.rend(); ++dir) {
+    if (kept < std::max(keep, 1)) {
+      kept += FileExists(DamagedMark(*dir)) ? 0 : 1;
+      continue;
+    }
     // Without its manifest a half-removed directory is no checkpoint, and RemoveUnfinished removes the rest.
-    GM_RETURN_IF_ERROR(RemoveTree(all[i] + "/" + kManifest));
-    GM_RETURN_IF_ERROR(RemoveTree(all[i]));
+    GM_RETURN_IF_ERROR(RemoveTree(*dir + "/" + kManifest));
+    GM_RETURN_IF_ERROR(RemoveTree(*dir));
+    GM_RETURN_IF_ERROR(RemoveDamagedMark(*dir));
   }
   return Ok();
 }
+
+std::uint64_t StepOf(const std::string& checkpoint_dir) {
+  return std::strtoull(checkpoint_dir.c_str() + checkpoint_dir.rfind('-') + 1, nullptr, 10);
+}
+
+// Several ranks may find it at once.
+Result<bool> MarkDamaged(const std::string& dir, const std::string& why) {
+  return WriteNewFile(DamagedMark(dir), why + "\n");
+}
+
+Status RemoveDamagedMark(const std::string& dir) { return RemoveTree(DamagedMark(dir)); }
 
 std::vector<std::string> ListCheckpoints(const std::string& checkpoints_dir) {
   std::vector<std::string> found;
@@ -246,32 +293,47 @@ Result<Checkpoint> LoadCheckpoint(const std::string& dir) {
 
 Status CheckCheckpoint(const std::string& dir, bool full) {
   if (!FileExists(dir + "/" + kManifest)) return NotACheckpoint(dir);
-  GM_ASSIGN_OR_RETURN(const json manifest, ReadJson(dir + "/" + kManifest));
+  if (!full && FileExists(DamagedMark(dir))) {
+    const Result<std::string> mark = ReadFile(DamagedMark(dir));
+    const std::string why = mark.ok() ? *mark : mark.status().message();
+    return DataLoss("checkpoint " + dir + " is marked as damaged: " + why.substr(0, why.find('\n')) + " (`gatemill check " + dir +
+                    " --full` reads all of it, and takes the mark away when everything is whole)");
+  }
+  GM_ASSIGN_OR_RETURN(json manifest, ReadJson(dir + "/" + kManifest));
   try {
+    if (manifest.contains("xxh3")) {  // older ones have none
+      const auto checksum = manifest.at("xxh3").get<std::uint64_t>();
+      manifest.erase("xxh3");
+      if (OwnChecksum(manifest) != checksum) {
+        return DataLoss("checkpoint " + dir + " is damaged: the checksum of " + dir + "/" + kManifest + " is wrong");
+      }
+    }
     const int format = manifest.at("format").get<int>();
     if (format != kCheckpointFormat) {
       return InvalidInput(dir + " has checkpoint format " + std::to_string(format) + "; this gatemill reads format " +
                           std::to_string(kCheckpointFormat));
     }
+    std::vector<std::string> files;
     for (const json& file : manifest.at("files")) {
-      const std::string path = dir + "/" + file.at("path").get<std::string>();
+      files.push_back(file.at("path").get<std::string>());
+      const std::string path = dir + "/" + files.back();
       const auto size = FileSize(path);
       if (!size.ok()) return DataLoss("checkpoint " + dir + " is damaged: " + size.status().message());
       if (*size != file.at("bytes").get<std::uint64_t>()) {
         return DataLoss("checkpoint " + dir + " is damaged: " + path + " has " + std::to_string(*size) + " bytes, not " +
                         std::to_string(file.at("bytes").get<std::uint64_t>()));
       }
-      // The servers' files are large and check their blocks when they read them.
-      if (!full && file.at("path").get<std::string>().starts_with("ps/")) continue;
+      // They are large, and the servers check their blocks when they read them.
+      if (!full && file.at("path").get<std::string>().ends_with(".sst")) continue;
       GM_ASSIGN_OR_RETURN(const std::uint64_t checksum, FileChecksum(path));
       if (checksum != file.at("xxh3").get<std::uint64_t>()) {
         return DataLoss("checkpoint " + dir + " is damaged: the checksum of " + path + " is wrong");
       }
     }
+    return CheckShards(dir, files, Code::kDataLoss);
   } catch (const json::exception& error) {
     return DataLoss(dir + "/" + kManifest + " is damaged: " + error.what());
   }
-  return Ok();
 }
 
 }  // namespace gatemill::train

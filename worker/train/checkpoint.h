@@ -6,6 +6,7 @@
 //     config.yaml         the resolved configuration
 //     ps/                 the servers' part, see ps/checkpoint.h
 //   RUN/checkpoints/best  a symbolic link to the best one, when there is a valid part
+//   RUN/checkpoints/damaged-step-000000120   why it is not to be used: what was found when its tables were read
 // A directory without a valid manifest is not a checkpoint. A checkpoint is never written to again. While one is being written it
 // is named step-000000120.tmp (worker/train/checkpoint_saver.h writes it).
 //
@@ -62,8 +63,15 @@ Status RemoveUnfinished(const std::string& checkpoints_dir);
 Status FinishInterrupted(const std::string& checkpoints_dir, const Cursor& cursor);
 // Points RUN/checkpoints/best at a step's checkpoint.
 Status MarkBest(const std::string& checkpoints_dir, std::uint64_t step);
-// Removes the oldest checkpoints beyond `keep`, never the best one.
-Status PruneCheckpoints(const std::string& checkpoints_dir, int keep);
+// Of the checkpoints up to that of step `newest`, removes those that are older than the `keep` newest undamaged ones, never the best.
+Status PruneCheckpoints(const std::string& checkpoints_dir, int keep, std::uint64_t newest);
+
+// The step in a checkpoint's name.
+std::uint64_t StepOf(const std::string& checkpoint_dir);
+// Damage was found where CheckCheckpoint without `full` does not look: from now on it fails. The first reason is kept; false: there was one.
+Result<bool> MarkDamaged(const std::string& dir, const std::string& why);
+// It was read as a whole and is not damaged, or a new one has its name.
+Status RemoveDamagedMark(const std::string& dir);
 
 // Checkpoint directories with a manifest, oldest first.
 std::vector<std::string> ListCheckpoints(const std::string& checkpoints_dir);
@@ -71,8 +79,8 @@ std::vector<std::string> ListCheckpoints(const std::string& checkpoints_dir);
 Result<std::string> ResolveCheckpoint(const std::string& path);
 // Reads everything but the servers' part, after CheckCheckpoint(dir, false).
 Result<Checkpoint> LoadCheckpoint(const std::string& dir);
-// Are all files there with their sizes, and those of the dense part and the worker with their checksums? `full`: the
-// servers' files too.
+// Are all files there with their sizes, all but those of the tables' rows with their checksums, and is it not marked as damaged?
+// `full`: whatever it is marked as, does every file have its checksum?
 Status CheckCheckpoint(const std::string& dir, bool full);
 
 }  // namespace gatemill::train

@@ -60,15 +60,9 @@ Status CheckpointSaver::BeginAtLeader(Checkpoint checkpoint, bool best) {
   const std::string dir = UnfinishedDir(options_.checkpoints_dir, cursor_.step);
   Status made = RemoveUnfinished(options_.checkpoints_dir);
   if (made.ok()) made = MakeDirs(dir);
-  if (!made.ok()) {
-    Fail(made);
-    return Ok();
-  }
+  if (!made.ok()) return Fail(made);
   const Status cut = options_.client->BeginCheckpoint(cursor_.step, PsDir(dir));
-  if (!cut.ok()) {
-    Fail(cut);
-    return Ok();
-  }
+  if (!cut.ok()) return Fail(cut);
   phase_ = Phase::kServersWrite;
   executor_.Run([background = background_, dir, checkpoint = std::move(checkpoint)] {
     background->Note(WriteWorkerFiles(dir, checkpoint));
@@ -88,8 +82,7 @@ Status CheckpointSaver::Advance() {
   if (phase_ == Phase::kServersWrite) {
     const Result<bool> done = options_.client->CheckpointDone();
     if (!done.ok()) {
-      Fail(done.status());
-      return Ok();
+      return Fail(done.status());
     }
     if (!*done) return Ok();
     phase_ = Phase::kCompletes;
@@ -103,7 +96,7 @@ Status CheckpointSaver::Advance() {
       }
       Status status = CompleteCheckpoint(options.checkpoints_dir, cursor);
       if (status.ok() && best) status = MarkBest(options.checkpoints_dir, cursor.step);
-      if (status.ok()) status = PruneCheckpoints(options.checkpoints_dir, options.keep);
+      if (status.ok()) status = PruneCheckpoints(options.checkpoints_dir, options.keep, cursor.step);
       background->Note(status);
       background->Complete();
     });
@@ -115,21 +108,21 @@ Status CheckpointSaver::Advance() {
     if (!background_->completed) return Ok();
     ended = background_->status;
   }
-  if (!ended.ok()) {
-    Fail(ended);
-    return Ok();
-  }
+  if (!ended.ok()) return Fail(ended);
   phase_ = Phase::kNone;
   saving_.seconds = static_cast<double>(options_.clock->NowNs() - begun_ns_) * 1e-9;
   return options_.on_saved ? options_.on_saved(saving_) : Ok();
 }
 
-void CheckpointSaver::Fail(const Status& why) {
+// Not ok: no later one would go better.
+Status CheckpointSaver::Fail(const Status& why) {
   phase_ = Phase::kNone;
   last_ = why.Annotate("the checkpoint of step " + std::to_string(cursor_.step) + " was not written");
-  options_.log->Warn(last_.message() + "; training goes on, and older checkpoints are as they were");
+  const bool hopeless = why.code() == Code::kDataLoss || why.code() == Code::kInvalidInput;
+  if (!hopeless) options_.log->Warn(last_.message() + "; training goes on, and older checkpoints are as they were");
   // After what the thread still has to do for it. Space is what may be missing.
   executor_.Run([dir = UnfinishedDir(options_.checkpoints_dir, cursor_.step)] { (void)RemoveTree(dir); });
+  return hopeless ? last_ : Ok();
 }
 
 // The servers' and the disk's deadlines are CheckpointDone's.

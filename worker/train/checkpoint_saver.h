@@ -10,7 +10,7 @@
 //
 // A checkpoint that cannot be written (a full disk) costs nothing but itself: that is logged, what was written of it is removed, and
 // training goes on; the next one writes what this one would have. Only Finish returns why the last one failed: it was to be the
-// run's result. Errors of Begin are those of the other workers and servers, with which training cannot go on either.
+// run's result. What no later one would do better (servers whose files worker 0 does not see, damaged rows) is an error of any call. Errors of Begin are those of the other workers and servers, with which training cannot go on either.
 //
 // Thread safety: one thread per worker.
 #pragma once
@@ -70,7 +70,7 @@ class CheckpointSaver {
   Status Advance();
   Status FinishAtLeader();
   Status Share(const Status& status);
-  void Fail(const Status& why);
+  Status Fail(const Status& why);
 
   enum class Phase : std::uint8_t { kNone, kServersWrite, kCompletes };
 

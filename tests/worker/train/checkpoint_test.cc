@@ -5,7 +5,11 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 
+#include "common/keys.h"
+#include "ps/checkpoint.h"
+#include "tests/small_disk.h"
 #include "tests/worker/train/train_testing.h"
 #include "worker/train/checkpoint_saver.h"
 
@@ -150,6 +154,134 @@ TEST(TrainCheckpoint, DamageIsFoundAndNamed) {
   EXPECT_NE(newer.message().find("format 99"), std::string::npos);
 }
 
+// What the servers have of the rows that training knows, as far as they can be read.
+Status ReadRows(const Job& job, std::vector<std::vector<float>>* rows) {
+  for (int user = 0; user < kUsers; ++user) {
+    GM_ASSIGN_OR_RETURN(const ps::StoredRow row,
+                        job.client->ReadStored(0, KeyOfText("u" + std::to_string(user), TableSalt("user"))));
+    rows->push_back(row.found ? row.values : std::vector<float>());
+  }
+  return Ok();
+}
+
+// Every file of a checkpoint, missing, cut short or with a flipped bit: it is named before the first step, or the rows that cannot be
+// read are.
+TEST(TrainCheckpoint, NoValueOfADamagedFileIsUsed) {
+  Job job({});
+  job.TrainEpoch();
+  const std::string good = Save(job, 7);
+  std::vector<std::vector<float>> rows;
+  ASSERT_TRUE(ReadRows(job, &rows).ok());
+  const auto dense = LoadCheckpoint(good)->dense;
+  const std::string bad = CheckpointsDir(job) + "/step-000000008";
+  int before_the_step = 0;
+  int in_rows = 0;
+  int harmless = 0;
+  const auto try_it = [&](const std::string& file, const std::string& what) {
+    SCOPED_TRACE(file + " " + what);
+    const Result<Checkpoint> loaded = LoadCheckpoint(bad);
+    if (!loaded.ok()) {
+      ++before_the_step;
+      EXPECT_NE(loaded.status().message().find(file == "manifest.json" ? bad : file), std::string::npos) << loaded.status().message();
+      EXPECT_FALSE(CheckCheckpoint(bad, true).ok());
+      return;
+    }
+    EXPECT_TRUE(file.ends_with(".sst")) << "only the rows' blocks are left to those who read them";
+    EXPECT_EQ(CheckCheckpoint(bad, true).code(), Code::kDataLoss);
+    for (std::size_t i = 0; i < dense.size(); ++i) EXPECT_EQ(loaded->dense[i].values, dense[i].values);
+    Status status = job.client->Restore(7, PsDir(bad));
+    std::vector<std::vector<float>> read;
+    if (status.ok()) status = ReadRows(job, &read);
+    if (status.ok()) {  // what was flipped is of no row, nor of what leads to one
+      ++harmless;
+      EXPECT_EQ(read, rows);
+      return;
+    }
+    ++in_rows;
+    EXPECT_EQ(status.code(), Code::kDataLoss) << status.message();
+    EXPECT_EQ(job.client->damage().code(), Code::kDataLoss);
+    for (std::size_t i = 0; i < read.size(); ++i) EXPECT_EQ(read[i], rows[i]);
+  };
+  const std::vector<std::string> files = ListTree(good).value();
+  for (const std::string& file : files) {
+    const std::string bytes = ReadFile(good + "/" + file).value();
+    const auto damage = [&](const std::string& what, const std::function<void(const std::string& path)>& change) {
+      fs::remove_all(bad);
+      fs::copy(good, bad, fs::copy_options::recursive);
+      change(bad + "/" + file);
+      try_it(file, what);
+    };
+    const auto write = [](const std::string& path, const std::string& contents) {
+      std::ofstream(path, std::ios::binary | std::ios::trunc) << contents;
+    };
+    damage("missing", [](const std::string& path) { fs::remove(path); });
+    damage("without its end", [&](const std::string& path) { write(path, bytes.substr(0, bytes.size() - 2)); });
+    damage("empty", [&](const std::string& path) { write(path, ""); });
+    constexpr std::size_t kPlaces = 12;
+    for (std::size_t i = 0; i < kPlaces; ++i) {
+      const std::size_t at = i * (bytes.size() - 1) / (kPlaces - 1);
+      std::string flipped = bytes;
+      flipped[at] = static_cast<char>(flipped[at] ^ (1 << i % 8));
+      damage("flipped at " + std::to_string(at), [&](const std::string& path) { write(path, flipped); });
+    }
+  }
+  EXPECT_GT(before_the_step, 100);
+  EXPECT_GT(in_rows, harmless) << "of flipped bits in files of rows";
+  ASSERT_TRUE(job.client->Restore(7, PsDir(good)).ok());
+  std::vector<std::vector<float>> after;
+  ASSERT_TRUE(ReadRows(job, &after).ok());
+  EXPECT_EQ(after, rows);
+}
+
+// Each host has a run directory of its own: the other servers' parts are elsewhere.
+TEST(TrainCheckpoint, OneWithoutTheRowsOfAServerIsNotCompleted) {
+  Job job({});
+  const std::string dir = Save(job, 0);
+  const std::string unfinished = UnfinishedDir(CheckpointsDir(job), 8);
+  fs::copy(dir, unfinished, fs::copy_options::recursive);
+  fs::remove(unfinished + "/manifest.json");
+  auto tables = ps::ReadCheckpointTables(PsDir(unfinished)).value();
+  fs::rename(PsDir(unfinished) + "/" + ps::ShardDirName(0, 1), PsDir(unfinished) + "/" + ps::ShardDirName(0, 2));
+  tables.num_shards = 2;
+  ASSERT_TRUE(ps::WriteCheckpointTables(PsDir(unfinished), tables).ok());
+  const Status status = CompleteCheckpoint(CheckpointsDir(job), {.step = 8});
+  EXPECT_EQ(status.code(), Code::kInvalidInput);
+  EXPECT_NE(status.message().find(ps::ShardDirName(1, 2)), std::string::npos) << status.message();
+  EXPECT_EQ(ListCheckpoints(CheckpointsDir(job)), std::vector<std::string>{dir});
+}
+
+TEST(TrainCheckpoint, OneThatIsMarkedAsDamagedIsPassedOverUntilItIsReplaced) {
+  Job job({});
+  job.TrainEpoch();
+  const std::string dir = Save(job, 7);
+  ASSERT_TRUE(MarkDamaged(dir + "/", "a block is wrong").ok());
+  ASSERT_TRUE(MarkDamaged(dir, "another reason").ok());
+  const Status marked = LoadCheckpoint(dir).status();
+  EXPECT_EQ(marked.code(), Code::kDataLoss);
+  EXPECT_NE(marked.message().find("a block is wrong"), std::string::npos) << marked.message();
+  EXPECT_TRUE(CheckCheckpoint(dir, true).ok()) << "that reads all of it";
+  ASSERT_TRUE(RemoveUnfinished(CheckpointsDir(job)).ok());
+  EXPECT_FALSE(LoadCheckpoint(dir).ok()) << "a mark is not left of a process";
+  EXPECT_EQ(Save(job, 7), dir);
+  EXPECT_TRUE(LoadCheckpoint(dir).ok());
+}
+
+// A run that went back: those that are damaged, and those of steps that are to come again, are not the newest it has.
+TEST(TrainCheckpoint, PruningDoesNotCountDamagedOnesNorThoseOfLaterSteps) {
+  Job job({});
+  const std::string saved = Save(job, 0);
+  const std::string dir = CheckpointsDir(job) + "/";
+  fs::rename(saved, dir + "step-000000001");
+  for (const std::uint64_t step : {2, 3, 4, 5, 6}) fs::copy(dir + "step-000000001", dir + CheckpointDirName(step), fs::copy_options::recursive);
+  ASSERT_TRUE(MarkDamaged(dir + "step-000000003", "why").ok());
+  ASSERT_TRUE(MarkDamaged(dir + "step-000000001", "why").ok());
+  ASSERT_TRUE(PruneCheckpoints(CheckpointsDir(job), 2, 4).ok());
+  EXPECT_EQ(ListCheckpoints(CheckpointsDir(job)),
+            (std::vector<std::string>{dir + "step-000000002", dir + "step-000000003", dir + "step-000000004",
+                                      dir + "step-000000005", dir + "step-000000006"}));
+  EXPECT_FALSE(FileExists(dir + "damaged-step-000000001"));
+}
+
 TEST(TrainCheckpoint, AResolvedRunIsItsBestElseItsNewest) {
   Job job({});
   EXPECT_EQ(ResolveCheckpoint(job.run_dir()).status().code(), Code::kInvalidInput);
@@ -179,7 +311,7 @@ TEST(TrainCheckpoint, PruningKeepsTheNewestAndTheBest) {
   }
   ASSERT_EQ(ListCheckpoints(CheckpointsDir(job)).size(), 5U);
   ASSERT_TRUE(MarkBest(CheckpointsDir(job), 8).ok());
-  ASSERT_TRUE(PruneCheckpoints(CheckpointsDir(job), 2).ok());
+  ASSERT_TRUE(PruneCheckpoints(CheckpointsDir(job), 2, 11).ok());
   const std::string dir = CheckpointsDir(job) + "/";
   EXPECT_EQ(ListCheckpoints(CheckpointsDir(job)),
             (std::vector<std::string>{dir + "step-000000008", dir + "step-000000010", dir + "step-000000011"}));
@@ -270,6 +402,35 @@ TEST(CheckpointSaver, WhatCannotBeWrittenIsToldAndCostsNothingElse) {
   ASSERT_TRUE(job.client->Clear(0).ok());
   ASSERT_TRUE(job.client->Restore(14, PsDir(saving.saved[1].dir)).ok());
   EXPECT_EQ(job.State(), state) << "rows that the failed one should have had are in the next";
+}
+
+// The disk of the run is another than the servers': the checkpoint is copied there until it is full.
+TEST(CheckpointSaver, AFullDiskCostsACheckpointAndNothingElse) {
+  Job job({});
+  const SmallDisk disk(CheckpointsDir(job), 8);
+  if (!disk.mounted()) GTEST_SKIP() << "no right to mount a small disk: " << disk.why();
+  job.TrainEpoch();
+  Saving saving(job);
+  ASSERT_TRUE(saving.saver.Begin(CheckpointOf(job, 7), false).ok());
+  ASSERT_TRUE(saving.saver.Finish().ok());
+  job.TrainEpoch(7);
+  disk.Fill(4);
+  ASSERT_TRUE(saving.saver.Begin(CheckpointOf(job, 14), false).ok());
+  EXPECT_FALSE(saving.saver.Finish().ok());
+  ASSERT_FALSE(saving.log.messages.empty());
+  EXPECT_NE(saving.log.messages[0].find("training goes on"), std::string::npos) << saving.log.messages[0];
+  EXPECT_EQ(ListCheckpoints(CheckpointsDir(job)), std::vector<std::string>{saving.saved[0].dir});
+  EXPECT_TRUE(CheckCheckpoint(saving.saved[0].dir, true).ok());
+  job.TrainEpoch(14);
+  const auto state = job.State();
+  disk.Empty();
+  ASSERT_TRUE(saving.saver.Begin(CheckpointOf(job, 21), false).ok());
+  const Status saved = saving.saver.Finish();
+  ASSERT_TRUE(saved.ok()) << saved.message();
+  ASSERT_TRUE(CheckCheckpoint(saving.saved[1].dir, true).ok());
+  ASSERT_TRUE(job.client->Clear(0).ok());
+  ASSERT_TRUE(job.client->Restore(21, PsDir(saving.saved[1].dir)).ok());
+  EXPECT_EQ(job.State(), state);
 }
 
 TEST(CheckpointSaver, WhatAnEndedProcessLeftIsRemovedAndOneOfTheSameStepReplaced) {
