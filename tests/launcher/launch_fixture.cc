@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <filesystem>
+#include <sstream>
 #include <utility>
 
 #include "common/file.h"
@@ -91,8 +91,19 @@ std::vector<pid_t> LaunchFixture::OwnProcesses() const {
 
 std::vector<std::string> LaunchFixture::Scratch() const {
   std::vector<std::string> found = NamesIn(dir_.path());
-  std::erase_if(found, [](const std::string& name) { return !name.starts_with("gatemill-"); });
+  std::erase_if(found, [](const std::string& name) { return !name.starts_with("gatemill-") && !name.starts_with("ompi."); });
   return found;
+}
+
+std::set<std::string> LaunchFixture::SharedMemory() const {
+  std::set<std::string> files;
+  for (const pid_t rank : Ranks()) {
+    std::istringstream maps(ReadIfThere("/proc/" + std::to_string(rank) + "/maps"));
+    for (std::string line; std::getline(maps, line);) {
+      if (const std::size_t at = line.find("/dev/shm/"); at != std::string::npos) files.insert(line.substr(at));
+    }
+  }
+  return files;
 }
 
 int LaunchFixture::NewestStep() const {

@@ -13,6 +13,7 @@
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -62,8 +63,10 @@ class LaunchFixture : public testing::Test {
   static std::vector<pid_t> MpirunOf(const Process& launch);
   // All that this test has started and what that has started, by their environment.
   [[nodiscard]] std::vector<pid_t> OwnProcesses() const;
-  // What jobs have left in the directory for temporary files.
+  // What jobs have left in the directory for temporary files, Open MPI's included.
   [[nodiscard]] std::vector<std::string> Scratch() const;
+  // The shared memory of ranks that run: it must go with them.
+  [[nodiscard]] std::set<std::string> SharedMemory() const;
 
   // The step of the newest checkpoint, 0 without one.
   [[nodiscard]] int NewestStep() const;
