@@ -37,6 +37,7 @@ constexpr int kDeadlineMs = 3'600'000;
 // For the lock of a run that goes on: a job that has just died lets go of it within seconds, when its last rank has ended.
 constexpr std::chrono::milliseconds kLockDeadline(5000);
 constexpr std::chrono::milliseconds kLockPause(50);
+constexpr int kNewsMs = 500;  // from the death of a rank until the others have heard of it, generously
 
 // One rank's part in a training job, from the command line to the result.
 class TrainCommand {
@@ -131,7 +132,7 @@ class TrainCommand {
 
   // For whoever starts the job again, before the others are told. Nothing is kept of what only follows from another failure.
   void KeepFailure(const Status& status) const {
-    if (!IsCause(status)) return;
+    if (!IsCause(status) || job_->EndsAnyway(kNewsMs)) return;
     const Status kept = RecordFailure(
         run_dir_, {.step = steps_done_, .code = NameOf(status.code()), .error = status.message(), .rank = job_->rank()});
     if (!kept.ok()) log_->Warn(kept.message());
