@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <filesystem>
 #include <sstream>
 #include <utility>
 
@@ -9,6 +10,8 @@
 #include "tests/launcher/small_data.h"
 
 namespace gatemill::launcher {
+
+using nlohmann::json;
 
 std::vector<pid_t> Processes(const std::function<bool(const std::string& proc)>& wanted) {
   std::vector<pid_t> found;
@@ -104,6 +107,32 @@ std::set<std::string> LaunchFixture::SharedMemory() const {
     }
   }
   return files;
+}
+
+LaunchFixture::Ended LaunchFixture::EndOf(const std::string& run, const Finished& done) {
+  EXPECT_EQ(done.exit_code, 0) << done.err;
+  Ended ended{.names = NamesIn(run)};
+  const json result = json::parse(LastLine(done.out), nullptr, false);
+  EXPECT_TRUE(result.is_object()) << done.out;
+  if (result.is_object()) ended.result = result;
+  const std::string checkpoints = run + "/checkpoints";
+  const std::vector<std::string> names = NamesIn(checkpoints);
+  ended.names.insert(ended.names.end(), names.begin(), names.end());
+  std::error_code none;
+  ended.names.push_back(std::filesystem::read_symlink(checkpoints + "/best", none).string());
+  ended.best = Export(run, run + ".safetensors");
+  EXPECT_GT(ended.best.size(), 1000U);
+  if (!names.empty()) ended.newest = Export(checkpoints + "/" + names.back(), run + ".newest.safetensors");
+  return ended;
+}
+
+void LaunchFixture::ExpectSame(const Ended& disturbed, const Ended& whole) {
+  for (const char* what : {"steps", "samples", "best_step", "tasks", "test"}) {
+    EXPECT_EQ(disturbed.result.value(what, json()), whole.result.value(what, json())) << what;
+  }
+  EXPECT_TRUE(disturbed.best == whole.best) << "the best checkpoint has other bits";
+  EXPECT_TRUE(disturbed.newest == whole.newest) << "the last checkpoint has other bits";
+  EXPECT_EQ(disturbed.names, whole.names);
 }
 
 int LaunchFixture::NewestStep() const {
