@@ -279,6 +279,7 @@ Status RankJob::Open(const JobOptions& options) {
 Status RankJob::OpenMpi() {
   parent_ = ::getppid();
   ::prctl(PR_SET_PDEATHSIG, SIGTERM);
+  ::signal(SIGPIPE, SIG_IGN);  // what is said after that must not end it before it has cleaned up
   mpi_ = std::make_unique<MpiRuntime>();
   if (mpi_->size() < AnnouncedSize()) {
     mpi_->Finalize();

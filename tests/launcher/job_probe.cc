@@ -101,6 +101,16 @@ Status HangAfterSignal(Job& job) {
   return Ok();
 }
 
+// Never stops to talk, whoever may hear it.
+Status TalkOn(Job& job) {
+  Print("rank " + std::to_string(job.rank()) + " pid " + std::to_string(::getpid()));
+  for (int turn = 0; turn < 60000; ++turn) {
+    Print("still here");
+    Sleep(1);
+  }
+  return Ok();
+}
+
 Status LeaveWithoutGoodbye(Job& job) {
   if (job.rank() == 1) ::_exit(0);
   return WorkUntilStopped(job);
@@ -136,6 +146,7 @@ Status Play(const std::string& scene, Job& job) {
   if (scene == "tick") return FailingTick(job);
   if (scene == "hang") return HangAfterSignal(job);
   if (scene == "follow") return FailBesideADeath(job);
+  if (scene == "talk") return TalkOn(job);
   if (scene == "vanish") return LeaveWithoutGoodbye(job);
   return gatemill::InvalidInput("no scene " + scene);
 }

@@ -301,7 +301,7 @@ TEST_F(JobTest, Sigusr1ToMpirunAsksToLeaveWithoutAKill) {
 }
 
 TEST_F(JobTest, RanksEndWhenMpirunIsKilledAndLeaveNothing) {
-  for (const char* scene : {"work", "hang"}) {
+  for (const char* scene : {"work", "hang", "talk"}) {
     Process mpirun = Mpirun(3, {scene, "0", dir_});
     ASSERT_TRUE(mpirun.WaitForOutput(kDeadlineMs, "pid", 3)) << mpirun.out() << mpirun.err();
     const auto pids = Pids(mpirun);
