@@ -52,6 +52,7 @@ class ChildJob {
 
   // The exit code of mpirun once it has ended: its own, or 128 + the signal that ended it.
   std::optional<int> Poll();
+  [[nodiscard]] pid_t pid() const { return mpirun_; }
   // To mpirun, while it runs.
   void Send(int signal) const;
   // After mpirun has ended: gives what is left of the job `patience_ms` to end by itself (ranks clean up), kills the

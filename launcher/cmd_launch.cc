@@ -22,6 +22,7 @@
 #include "common/log.h"
 #include "launcher/child_job.h"
 #include "launcher/command.h"
+#include "launcher/mpirun_files.h"
 #include "launcher/run_dir.h"
 #include "launcher/supervisor.h"
 #include "launcher/train_args.h"
@@ -293,6 +294,7 @@ class LaunchCommand {
 
   Result<JobEnd> TakeJobEnd(int exit_code) {
     GM_RETURN_IF_ERROR(job_->EndRest(killed_ ? 0 : kPatienceMs));
+    if (const Status removed = RemoveMpirunFiles(job_->pid(), SessionsDir()); !removed.ok()) log_->Warn(removed.message());
     job_.reset();
     return JobEnd{.exit_code = exit_code,
                   .began = TimeOfCheckpoints() != before_,

@@ -37,6 +37,8 @@ constexpr int kDeadlineMs = 3'600'000;
 // For the lock of a run that goes on: a job that has just died lets go of it within seconds, when its last rank has ended.
 constexpr std::chrono::milliseconds kLockDeadline(5000);
 constexpr std::chrono::milliseconds kLockPause(50);
+constexpr const char* kStorePrefix = "ps-";  // in the run directory, a server's rows behind it: ps-RANK
+constexpr int kNewsMs = 500;  // from the death of a rank until the others have heard of it, generously
 
 // One rank's part in a training job, from the command line to the result.
 class TrainCommand {
@@ -104,18 +106,27 @@ class TrainCommand {
   Status TakeRunDir(std::string* dir) {
     GM_ASSIGN_OR_RETURN(*dir, ChooseRunDir(args_));
     GM_RETURN_IF_ERROR(CheckWritableDir(*dir + "/checkpoints"));
-    return LockRun(*dir);
+    GM_RETURN_IF_ERROR(LockRun(*dir));
+    return RemoveStores(*dir);
+  }
+  // Of a job whose processes have all been killed at once; this one may have fewer servers.
+  static Status RemoveStores(const std::string& run_dir) {
+    GM_ASSIGN_OR_RETURN(const std::vector<std::string> names, ListDir(run_dir));
+    for (const std::string& name : names) {
+      if (name.starts_with(kStorePrefix)) GM_RETURN_IF_ERROR(RemoveTree(run_dir + "/" + name));
+    }
+    return Ok();
   }
 
   Status Run() {
     // ps.dir may be shared by several jobs: each has directories of its own in it.
     const std::string store =
-        config_.ps.dir.empty() ? run_dir_ + "/ps" : config_.ps.dir + "/gatemill-" + std::to_string(job_->id());
+        config_.ps.dir.empty() ? run_dir_ + "/" + kStorePrefix : config_.ps.dir + "/gatemill-" + std::to_string(job_->id()) + "-";
     GM_ASSIGN_OR_RETURN(session_, Session::Start({.config = &config_,
                                                   .schema = &schema_,
                                                   .job = job_,
                                                   .log = log_,
-                                                  .store_dir = store + "-" + std::to_string(job_->rank())}));
+                                                  .store_dir = store + std::to_string(job_->rank())}));
     if (!job_->is_worker()) return job_->WaitForWorkers([this] { return session_->server_health(); });
     if (resumed_) {
       restored_from_ = resume_from_;
@@ -134,7 +145,7 @@ class TrainCommand {
 
   // For whoever starts the job again, before the others are told. Nothing is kept of what only follows from another failure.
   void KeepFailure(const Status& status) const {
-    if (!IsCause(status)) return;
+    if (!IsCause(status) || job_->EndsAnyway(kNewsMs)) return;
     const Status kept = RecordFailure(
         run_dir_, {.step = steps_done_, .code = NameOf(status.code()), .error = status.message(), .rank = job_->rank()});
     if (!kept.ok()) log_->Warn(kept.message());

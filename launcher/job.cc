@@ -32,6 +32,7 @@ constexpr milliseconds kAbortLimit(2000);       // from the decision to end unti
 constexpr milliseconds kFinalizeLimit(10000);   // all ranks are done by then: longer means that MPI hangs
 constexpr milliseconds kScratchAfterTerm(700);  // mpirun kills one second after SIGTERM
 constexpr int kTickMs = 200;
+constexpr milliseconds kNewsPause(10);
 
 std::string Environment(const char* name) {
   const char* value = std::getenv(name);
@@ -206,6 +207,7 @@ class RankJob final : public Job {
   [[nodiscard]] const std::atomic<bool>& stop() const override { return stop_; }
   [[nodiscard]] const std::atomic<bool>& leave_requested() const override { return leave_requested_; }
   [[nodiscard]] const std::atomic<bool>& interrupted() const override { return interrupted_; }
+  bool EndsAnyway(int wait_ms) override;
   void RemoveAtAbort(const std::string& dir) override { watch_->ShareScratch(dir); }
   [[noreturn]] void Abort(int exit_code, const std::string& why) override;
 
@@ -277,6 +279,7 @@ Status RankJob::Open(const JobOptions& options) {
 Status RankJob::OpenMpi() {
   parent_ = ::getppid();
   ::prctl(PR_SET_PDEATHSIG, SIGTERM);
+  ::signal(SIGPIPE, SIG_IGN);  // what is said after that must not end it before it has cleaned up
   mpi_ = std::make_unique<MpiRuntime>();
   if (mpi_->size() < AnnouncedSize()) {
     mpi_->Finalize();
@@ -387,6 +390,19 @@ Status RankJob::Leave() {
   if (!is_worker()) return Internal(name_ + " is no worker and cannot leave the servers");
   if (!std::exchange(left_, true)) watch_->Leave();
   return Ok();
+}
+
+bool RankJob::EndsAnyway(int wait_ms) {
+  const auto deadline = std::chrono::steady_clock::now() + milliseconds(wait_ms);
+  const auto ends = [this] {
+    const std::scoped_lock lock(ending_mutex_);
+    return ending_ != nullptr || stop_;
+  };
+  while (!ends()) {
+    if (!mpi_ || std::chrono::steady_clock::now() >= deadline) return false;
+    std::this_thread::sleep_for(kNewsPause);
+  }
+  return true;
 }
 
 void RankJob::Say(const std::string& what, const std::string& name) {

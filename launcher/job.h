@@ -80,6 +80,10 @@ class Job {
   [[nodiscard]] virtual const std::atomic<bool>& leave_requested() const = 0;
   // Either of them: for work that a checkpoint does not need, such as reading the data of a training not yet begun.
   [[nodiscard]] virtual const std::atomic<bool>& interrupted() const = 0;
+  // Does this process end anyway: because a rank or mpirun is gone, another rank has failed, or a signal said so? What fails
+  // here then may only follow from that: the others do not answer, scratch is removed. News of it may still be on its way:
+  // waits for it, at most so long.
+  virtual bool EndsAnyway(int wait_ms) = 0;
   // A scratch directory of this rank that must not outlive the job: removed when the job ends by Abort, by the death of
   // a rank (this one included: the others on its host do it) or of mpirun, or by a second signal, and, under mpirun, 0.7 s
   // after a SIGTERM, for mpirun kills at one second.

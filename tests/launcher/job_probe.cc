@@ -101,9 +101,28 @@ Status HangAfterSignal(Job& job) {
   return Ok();
 }
 
+// Never stops to talk, whoever may hear it.
+Status TalkOn(Job& job) {
+  Print("rank " + std::to_string(job.rank()) + " pid " + std::to_string(::getpid()));
+  for (int turn = 0; turn < 60000; ++turn) {
+    Print("still here");
+    Sleep(1);
+  }
+  return Ok();
+}
+
 Status LeaveWithoutGoodbye(Job& job) {
   if (job.rank() == 1) ::_exit(0);
   return WorkUntilStopped(job);
+}
+
+// Rank 1 is gone; the others have an error right then, which they would have to tell apart from one of their own.
+Status FailBesideADeath(Job& job) {
+  if (job.EndsAnyway(100)) return gatemill::Internal("nobody is gone");
+  GM_RETURN_IF_ERROR(job.Barrier());
+  if (job.rank() == 1) ::_exit(0);
+  Print("rank " + std::to_string(job.rank()) + (job.EndsAnyway(kSlowMs) ? " ends anyway" : " has failed"));
+  return gatemill::Internal("what follows");
 }
 
 // Ranks 1 and 2 have found mistakes; rank 1 is slow to end, so that mpirun kills it when the others have.
@@ -126,6 +145,8 @@ Status Play(const std::string& scene, Job& job) {
   if (scene == "abort") return AbortAtRankOne(job);
   if (scene == "tick") return FailingTick(job);
   if (scene == "hang") return HangAfterSignal(job);
+  if (scene == "follow") return FailBesideADeath(job);
+  if (scene == "talk") return TalkOn(job);
   if (scene == "vanish") return LeaveWithoutGoodbye(job);
   return gatemill::InvalidInput("no scene " + scene);
 }

@@ -252,6 +252,13 @@ TEST_F(JobTest, ARankThatVanishesIsNamed) {
   ExpectNothingLeft();
 }
 
+TEST_F(JobTest, WhatOnlyFollowsFromADeathCanBeToldApart) {
+  Process mpirun = Mpirun(3, {"follow", "0", dir_});
+  ASSERT_TRUE(mpirun.WaitForExit(kDeadlineMs));
+  EXPECT_EQ(Process::Count(mpirun.out(), "rank 2 ends anyway"), 1) << mpirun.out() << mpirun.err();
+  ExpectNothingLeft();
+}
+
 TEST_F(JobTest, AbortEndsEveryRankWithItsExitCodeAndReason) {
   Process mpirun = Mpirun(3, {"abort", "0", dir_});
   ASSERT_TRUE(mpirun.WaitForExit(kDeadlineMs));
@@ -294,7 +301,7 @@ TEST_F(JobTest, Sigusr1ToMpirunAsksToLeaveWithoutAKill) {
 }
 
 TEST_F(JobTest, RanksEndWhenMpirunIsKilledAndLeaveNothing) {
-  for (const char* scene : {"work", "hang"}) {
+  for (const char* scene : {"work", "hang", "talk"}) {
     Process mpirun = Mpirun(3, {scene, "0", dir_});
     ASSERT_TRUE(mpirun.WaitForOutput(kDeadlineMs, "pid", 3)) << mpirun.out() << mpirun.err();
     const auto pids = Pids(mpirun);

@@ -3,12 +3,15 @@
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
+#include <sstream>
 #include <utility>
 
 #include "common/file.h"
 #include "tests/launcher/small_data.h"
 
 namespace gatemill::launcher {
+
+using nlohmann::json;
 
 std::vector<pid_t> Processes(const std::function<bool(const std::string& proc)>& wanted) {
   std::vector<pid_t> found;
@@ -91,8 +94,45 @@ std::vector<pid_t> LaunchFixture::OwnProcesses() const {
 
 std::vector<std::string> LaunchFixture::Scratch() const {
   std::vector<std::string> found = NamesIn(dir_.path());
-  std::erase_if(found, [](const std::string& name) { return !name.starts_with("gatemill-"); });
+  std::erase_if(found, [](const std::string& name) { return !name.starts_with("gatemill-") && !name.starts_with("ompi."); });
   return found;
+}
+
+std::set<std::string> LaunchFixture::SharedMemory() const {
+  std::set<std::string> files;
+  for (const pid_t rank : Ranks()) {
+    std::istringstream maps(ReadIfThere("/proc/" + std::to_string(rank) + "/maps"));
+    for (std::string line; std::getline(maps, line);) {
+      if (const std::size_t at = line.find("/dev/shm/"); at != std::string::npos) files.insert(line.substr(at));
+    }
+  }
+  return files;
+}
+
+LaunchFixture::Ended LaunchFixture::EndOf(const std::string& run, const Finished& done) {
+  EXPECT_EQ(done.exit_code, 0) << done.err;
+  Ended ended{.names = NamesIn(run)};
+  const json result = json::parse(LastLine(done.out), nullptr, false);
+  EXPECT_TRUE(result.is_object()) << done.out;
+  if (result.is_object()) ended.result = result;
+  const std::string checkpoints = run + "/checkpoints";
+  const std::vector<std::string> names = NamesIn(checkpoints);
+  ended.names.insert(ended.names.end(), names.begin(), names.end());
+  std::error_code none;
+  ended.names.push_back(std::filesystem::read_symlink(checkpoints + "/best", none).string());
+  ended.best = Export(run, run + ".safetensors");
+  EXPECT_GT(ended.best.size(), 1000U);
+  if (!names.empty()) ended.newest = Export(checkpoints + "/" + names.back(), run + ".newest.safetensors");
+  return ended;
+}
+
+void LaunchFixture::ExpectSame(const Ended& disturbed, const Ended& whole) {
+  for (const char* what : {"steps", "samples", "best_step", "tasks", "test"}) {
+    EXPECT_EQ(disturbed.result.value(what, json()), whole.result.value(what, json())) << what;
+  }
+  EXPECT_TRUE(disturbed.best == whole.best) << "the best checkpoint has other bits";
+  EXPECT_TRUE(disturbed.newest == whole.newest) << "the last checkpoint has other bits";
+  EXPECT_EQ(disturbed.names, whole.names);
 }
 
 int LaunchFixture::NewestStep() const {

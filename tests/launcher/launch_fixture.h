@@ -13,6 +13,8 @@
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <nlohmann/json.hpp>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -62,14 +64,26 @@ class LaunchFixture : public testing::Test {
   static std::vector<pid_t> MpirunOf(const Process& launch);
   // All that this test has started and what that has started, by their environment.
   [[nodiscard]] std::vector<pid_t> OwnProcesses() const;
-  // What jobs have left in the directory for temporary files.
+  // What jobs have left in the directory for temporary files, Open MPI's included.
   [[nodiscard]] std::vector<std::string> Scratch() const;
+  // The shared memory of ranks that run: it must go with them.
+  [[nodiscard]] std::set<std::string> SharedMemory() const;
 
   // The step of the newest checkpoint, 0 without one.
   [[nodiscard]] int NewestStep() const;
   bool AwaitCheckpoint(Process* launch, int step) const;
   static bool AwaitWords(Process* launch, const std::string& words);
   static bool AwaitEndOf(Process* launch, const std::vector<pid_t>& pids);
+
+  // What a run has ended with, from the job that ended it. The bits are those of all tables and the dense part.
+  struct Ended {
+    nlohmann::json result = nlohmann::json::object();
+    std::string best;                // the bits of what export takes from the run
+    std::string newest;              // the bits of its last checkpoint
+    std::vector<std::string> names;  // of all that is in the run and among its checkpoints, and the best one's
+  };
+  static Ended EndOf(const std::string& run, const Finished& done);
+  static void ExpectSame(const Ended& disturbed, const Ended& whole);
 
   const TempDir dir_;
   const std::string config_;

@@ -87,18 +87,21 @@ TEST_F(LaunchTest, AKilledRankCostsNoBit) {
   ExpectFinished(done);
 }
 
-TEST_F(LaunchTest, AKilledMpirunCostsNoBitAndLeavesNoRank) {
+TEST_F(LaunchTest, AKilledMpirunCostsNoBitAndLeavesNothing) {
   Process launch(Launch());
   ASSERT_TRUE(AwaitCheckpoint(&launch, 40)) << launch.err();
   const std::vector<pid_t> mpirun = MpirunOf(launch);
   ASSERT_EQ(mpirun.size(), 1U);
   const std::vector<pid_t> ranks = Ranks();
   ASSERT_EQ(ranks.size(), 4U);
+  const std::set<std::string> shared_memory = SharedMemory();
+  EXPECT_GE(shared_memory.size(), 4U);
   ::kill(mpirun[0], SIGKILL);
   ASSERT_TRUE(AwaitWords(&launch, "; restart 1 of 10")) << launch.err();
   for (const pid_t rank : ranks) {
     EXPECT_FALSE(FileExists("/proc/" + std::to_string(rank))) << "killed and reaped before a restart";
   }
+  for (const std::string& file : shared_memory) EXPECT_FALSE(FileExists(file)) << file;
   ExpectFinished(Finish(&launch, kSeconds));
 }
 

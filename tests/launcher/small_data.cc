@@ -1,5 +1,7 @@
 #include "tests/launcher/small_data.h"
 
+#include <gtest/gtest.h>
+
 #include <cmath>
 
 #include "common/random.h"
@@ -57,6 +59,22 @@ std::string WriteSmallJob(const TempDir& dir, int train_rows) {
                                   "  device: cpu\n"
                                   "  dense_optimizer: {type: adam, lr: 0.005}\n"
                                   "  sparse_optimizer: {type: rowwise_adagrad, lr: 0.05}\n");
+}
+
+std::string WriteSpillingJob(const TempDir& dir) {
+  const Finished synth = RunProgram({Binary(), "synth", "clicklog", "--output", dir.path(), "--rows", "30000", "--valid-rows",
+                                     "1000", "--test-rows", "1000", "--users", "40000", "--zipf", "0.3"},
+                                    60);
+  EXPECT_EQ(synth.exit_code, 0) << synth.err;
+  return dir.Write("config.yaml", R"(
+data: {root: )" + dir.path() + R"(, train: train.csv, valid: valid.csv, test: test.csv}
+features:
+  - {columns: user_id, type: sparse, embedding_dim: 64}
+  - {columns: [item_id, device], type: sparse, embedding_dim: 8}
+model: {type: mmoe, num_expert: 2, expert_mlp: {hidden_units: [8]}, tower_mlp: {hidden_units: [4]}}
+tasks: {click: {label_name: click, loss: bce}}
+train: {num_epochs: 2, threads: 1, global_batch_size: 500, sparse_optimizer: {type: adagrad, lr: 0.05}}
+)");
 }
 
 std::string LastLine(const std::string& out) {

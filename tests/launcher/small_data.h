@@ -15,6 +15,10 @@ std::string SmallCsv(int rows, int seed);
 // directory, and returns the configuration's path.
 std::string WriteSmallJob(const TempDir& dir, int train_rows = 2000);
 
+// 30,000 samples of synth's click log and a configuration (mmoe; task click) whose some 20,000 rows, most of 64 floats, need far
+// more memory than the smallest ps.memory_budget.
+std::string WriteSpillingJob(const TempDir& dir);
+
 // The JSON object that the last line of `out` must be.
 std::string LastLine(const std::string& out);
 

@@ -502,18 +502,7 @@ TEST(Train, TheWireRoundsInProcessAsOverASocket) {
 // Four fifths of the rows have no room in memory: the same bits, from training to evaluation, alone and with several ranks.
 TEST(Train, AMemoryBudgetChangesNoBits) {
   const TempDir dir;
-  ASSERT_EQ(RunProgram({Binary(), "synth", "clicklog", "--output", dir.path(), "--rows", "30000", "--valid-rows", "1000",
-                        "--test-rows", "1000", "--users", "40000", "--zipf", "0.3"},
-                       60).exit_code, 0);
-  const std::string config = dir.Write("config.yaml", R"(
-data: {root: )" + dir.path() + R"(, train: train.csv, valid: valid.csv, test: test.csv}
-features:
-  - {columns: user_id, type: sparse, embedding_dim: 64}
-  - {columns: [item_id, device], type: sparse, embedding_dim: 8}
-model: {type: mmoe, num_expert: 2, expert_mlp: {hidden_units: [8]}, tower_mlp: {hidden_units: [4]}}
-tasks: {click: {label_name: click, loss: bce}}
-train: {num_epochs: 2, threads: 1, global_batch_size: 500, sparse_optimizer: {type: adagrad, lr: 0.05}}
-)");
+  const std::string config = WriteSpillingJob(dir);
   const auto train = [&](const char* name, const std::vector<std::string>& prefix, const std::vector<std::string>& more,
                          bool spills) {
     const std::string run = dir.path() + "/" + name;
