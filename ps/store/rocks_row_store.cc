@@ -32,6 +32,7 @@
 #include <utility>
 #include <vector>
 
+#include "common/executor.h"
 #include "common/file.h"
 #include "common/keys.h"
 #include "common/parallel.h"
@@ -281,6 +282,7 @@ class RocksBulkWriter final : public RowStore::BulkWriter {
         parts_(database_->parts().size()) {}
 
   ~RocksBulkWriter() override {
+    closer_.reset();
     for (PartFiles& part : parts_) {
       part.writer.reset();
       // What is left was not ingested; a file that stays behind goes with the scratch directory.
@@ -302,9 +304,12 @@ class RocksBulkWriter final : public RowStore::BulkWriter {
   Status Finish() override {
     std::vector<std::vector<std::string>> files;
     for (PartFiles& part : parts_) {
-      if (part.writer != nullptr) GM_RETURN_IF_ERROR(CloseFile(&part));
+      // The last one of all needs no thread.
+      if (part.writer != nullptr) GM_RETURN_IF_ERROR(FromRocks(part.writer->Finish(), part.files.back()));
+      part.writer.reset();
       files.push_back(part.files);
     }
+    GM_RETURN_IF_ERROR(AwaitClosed());
     GM_RETURN_IF_ERROR(take_(files));
     for (PartFiles& part : parts_) part.files.clear();
     rows_ = 0;
@@ -348,15 +353,26 @@ class RocksBulkWriter final : public RowStore::BulkWriter {
     part->writer = std::make_unique<rocksdb::SstFileWriter>(rocksdb::EnvOptions(), options_, nullptr, false);
     return FromRocks(part->writer->Open(part->files.back()), part->files.back());
   }
-  static Status CloseFile(PartFiles* part) {
-    Status status = FromRocks(part->writer->Finish(), part->files.back());
-    part->writer.reset();
-    return status;
+
+  // Beside the next file: it waits until the disk has all of it. One at a time, so that the disk is never far behind.
+  Status CloseFile(PartFiles* part) {
+    GM_RETURN_IF_ERROR(AwaitClosed());
+    if (closer_ == nullptr) closer_ = std::make_unique<ThreadExecutor>();
+    closer_->Run([this, writer = std::shared_ptr(std::move(part->writer)), file = part->files.back()] {
+      closed_ = FromRocks(writer->Finish(), file);
+    });
+    return Ok();
+  }
+  Status AwaitClosed() {
+    if (closer_ != nullptr) closer_->Drain();
+    return closed_;
   }
 
   std::shared_ptr<Database> database_;
   rocksdb::Options options_;
   std::string prefix_;
+  std::unique_ptr<ThreadExecutor> closer_;  // made for the first file that another follows
+  Status closed_;                           // of the file that was closed last; its job's until AwaitClosed
   TakeFiles take_;
   std::vector<PartFiles> parts_;
   std::uint64_t next_file_ = 0;
