@@ -256,7 +256,7 @@ TEST(Bench, PsLeavesNothingWhenItIsKilled) {
     Process bench({Binary(), "bench", "ps", "--rows", "2000000", "--memory", "32MiB", "--dir", dir.path(), "--transport", transport});
     ASSERT_TRUE(bench.WaitFor(60000, [&](const Process& process) {
       const auto files = ListTree(dir.path());
-      const auto on_disk = [](const std::string& file) { return file.find("/db/") != std::string::npos && file.ends_with(".sst"); };
+      const auto on_disk = [](const std::string& file) { return file.find("/db-") != std::string::npos && file.ends_with(".sst"); };
       return !process.running() || (files.ok() && std::any_of(files->begin(), files->end(), on_disk));
     })) << bench.err();
     ASSERT_TRUE(bench.running()) << bench.err();
