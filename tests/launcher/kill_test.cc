@@ -45,7 +45,7 @@ constexpr double kMostSeconds = 15.0;  // from a kill to the next step that is t
 #endif
 constexpr int kServers = 2;
 constexpr int kWorkers = 3;
-constexpr int kEpochs = 5 * kKills;
+constexpr int kEpochs = 4 * kKills;
 constexpr int kSteps = 32 * kEpochs;
 constexpr int kLastKillStep = kSteps * 9 / 10;
 constexpr int kEventMs = 60000;             // for each single thing to happen
