@@ -10,6 +10,7 @@
 #include <charconv>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -22,6 +23,7 @@
 #include "common/log.h"
 #include "launcher/child_job.h"
 #include "launcher/command.h"
+#include "launcher/launch_line.h"
 #include "launcher/mpirun_files.h"
 #include "launcher/run_dir.h"
 #include "launcher/supervisor.h"
@@ -34,14 +36,16 @@ constexpr const char* kUsage =
     "gatemill launch -np N [launch's and mpirun's options] -- train CONFIG [train's options]";
 constexpr int kMaxRanks = 1 << 20;
 constexpr int kMaxRestarts = 1'000'000;
-constexpr double kMaxGraceSeconds = 7 * 24 * 3600;
+constexpr double kMaxSeconds = 7 * 24 * 3600;
 constexpr int kPatienceMs = 3000;  // for ranks that have lost their mpirun: they clean up, two seconds at most
 constexpr int kLongestWaitMs = 60'000;
+constexpr int kTurnMs = 250;  // between two looks at the line to rank 0
 
 struct LaunchArgs {
   int np = 0;
   int restarts = 10;
   double grace_s = 30.0;
+  double start_s = 300.0;
   std::vector<std::string> mpirun;  // options for it, as they were given
   TrainArgs train;
 };
@@ -54,12 +58,13 @@ Result<int> ParseCount(const std::string& option, const std::string& text, int l
                       std::to_string(most));
 }
 
-Result<double> ParseSeconds(const std::string& option, const std::string& text) {
+Result<double> ParseSeconds(const std::string& option, const std::string& text, double least) {
   double value = 0.0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   const bool number = error == std::errc() && end == text.data() + text.size() && std::isfinite(value);
-  if (number && value >= 0.0 && value <= kMaxGraceSeconds) return value;
-  return InvalidInput(option + " " + text + ": give a number of seconds, up to a week");
+  if (number && value >= least && value <= kMaxSeconds) return value;
+  return InvalidInput(option + " " + text + ": give a number of seconds, " + (least > 0.0 ? "1 or more, " : "") +
+                      "up to a week");
 }
 
 // The words of launch's own in front of "--"; everything else there is mpirun's.
@@ -90,7 +95,8 @@ class LaunchParser {
       return Ok();
     }
     const bool np = option == "-np" || option == "-n" || option == "--np";
-    if (!np && option != "--servers" && option != "--restarts" && option != "--grace") {
+    const bool own = option == "--servers" || option == "--restarts" || option == "--grace" || option == "--start-deadline";
+    if (!np && !own) {
       args_.mpirun.push_back(word);
       return Ok();
     }
@@ -111,8 +117,10 @@ class LaunchParser {
       GM_ASSIGN_OR_RETURN(servers_, ParseCount(option, value, 0, kMaxRanks));
     } else if (option == "--restarts") {
       GM_ASSIGN_OR_RETURN(args_.restarts, ParseCount(option, value, 0, kMaxRestarts));
+    } else if (option == "--grace") {
+      GM_ASSIGN_OR_RETURN(args_.grace_s, ParseSeconds(option, value, 0.0));
     } else {
-      GM_ASSIGN_OR_RETURN(args_.grace_s, ParseSeconds(option, value));
+      GM_ASSIGN_OR_RETURN(args_.start_s, ParseSeconds(option, value, 1.0));
     }
     return Ok();
   }
@@ -154,13 +162,21 @@ bool Has(const std::vector<std::string>& words, const std::vector<std::string>& 
 }
 
 // What nearly everybody needs of mpirun, unless the user has said otherwise. (OpenMPI refuses root and more ranks than
-// cores, and ties each rank, with all its threads, to one core.)
+// cores, ties each rank, with all its threads, to one core, and takes eight minutes to see that the other end of an idle
+// connection between mpirun and an orted is gone: here 20 s.)
 std::vector<std::string> MpirunDefaults(const std::vector<std::string>& given) {
   std::vector<std::string> words;
   if (::geteuid() == 0 && !Has(given, {"allow-run-as-root"})) words.emplace_back("--allow-run-as-root");
   if (!Has(given, {"bind-to"})) words.insert(words.end(), {"--bind-to", "none"});
   if (!Has(given, {"host", "H", "hostfile", "machinefile", "oversubscribe", "nooversubscribe"})) {
     words.emplace_back("--oversubscribe");
+  }
+  for (const auto& [name, value] : {std::pair("oob_tcp_keepalive_time", "10"), std::pair("oob_tcp_keepalive_intvl", "2"),
+                                    std::pair("oob_tcp_keepalive_probes", "5")}) {
+    const bool is_given = std::find(given.begin(), given.end(), name) != given.end();
+    if (!is_given && std::getenv(("OMPI_MCA_" + std::string(name)).c_str()) == nullptr) {
+      words.insert(words.end(), {"--mca", name, value});
+    }
   }
   return words;
 }
@@ -181,6 +197,7 @@ class LaunchCommand {
   Status Prepare() {
     GM_ASSIGN_OR_RETURN(run_dir_, ChooseRunDir(args_.train));
     GM_ASSIGN_OR_RETURN(program_, OwnPath());
+    GM_ASSIGN_OR_RETURN(line_, LaunchLine::Open({.start_ms = static_cast<int>(args_.start_s * 1000)}));
     mpirun_ = FindOnPath("mpirun");
     if (mpirun_.empty()) {
       return InvalidInput(
@@ -193,11 +210,13 @@ class LaunchCommand {
   Status Run() {
     Supervisor supervisor({.restarts = args_.restarts,
                            .grace_ns = static_cast<std::int64_t>(args_.grace_s * kNsPerSecond),
+                           .start_ns = static_cast<std::int64_t>(args_.start_s * kNsPerSecond),
                            .resume_hint = "the same command, with --run-dir " + run_dir_ + " --resume auto"});
     GM_RETURN_IF_ERROR(CarryOut(supervisor.Begin(clock_.NowNs(), Newest())));
     while (!ended_) {
-      const int signal = signals_.Wait(MsUntil(supervisor.wake_ns()));
+      const int signal = signals_.Wait(std::min(MsUntil(supervisor.wake_ns()), job_ ? kTurnMs : kLongestWaitMs));
       if (signal == SIGINT || signal == SIGTERM) GM_RETURN_IF_ERROR(CarryOut(supervisor.OnSignal(clock_.NowNs())));
+      if (job_) GM_RETURN_IF_ERROR(CarryOut(LookAtRanks(&supervisor)));
       if (const std::optional<int> code = job_ ? job_->Poll() : std::nullopt) {
         GM_ASSIGN_OR_RETURN(const JobEnd end, TakeJobEnd(*code));
         GM_RETURN_IF_ERROR(CarryOut(supervisor.OnJobEnd(clock_.NowNs(), end)));
@@ -209,6 +228,16 @@ class LaunchCommand {
 
  private:
   using FileTime = std::filesystem::file_time_type;
+
+  // Turns the line, and tells what is new on it.
+  std::vector<Action> LookAtRanks(Supervisor* supervisor) {
+    const LineState before = line_->state();
+    line_->Turn();
+    if (line_->state() == before) return {};
+    const std::int64_t now_ns = clock_.NowNs();
+    if (line_->state() == LineState::kMet) return supervisor->OnRanksMet(now_ns);
+    return supervisor->OnRanksEnd(now_ns, line_->state() == LineState::kDone);
+  }
 
   [[nodiscard]] int MsUntil(std::int64_t wake_ns) const {
     const std::int64_t now_ns = clock_.NowNs();
@@ -268,7 +297,10 @@ class LaunchCommand {
 
   Status StartJob() {
     GM_RETURN_IF_ERROR(RemoveFailure(run_dir_));
+    GM_ASSIGN_OR_RETURN(const std::string invitation, line_->Invite());
+    ::setenv(kInvitationVariable, invitation.c_str(), 1);
     before_ = TimeOfCheckpoints();
+    killed_ = false;
     TrainArgs train = args_.train;
     train.run_dir = run_dir_;
     if (std::exchange(started_, true)) {
@@ -286,7 +318,7 @@ class LaunchCommand {
     };
     add(MpirunDefaults(args_.mpirun));
     add(args_.mpirun);
-    add({"-np", std::to_string(args_.np), program_, "train"});
+    add({"-x", kInvitationVariable, "-np", std::to_string(args_.np), program_, "train"});
     add(ToWords(train));
     GM_ASSIGN_OR_RETURN(job_, ChildJob::Start(command, signals_));
     return Ok();
@@ -296,8 +328,10 @@ class LaunchCommand {
     GM_RETURN_IF_ERROR(job_->EndRest(killed_ ? 0 : kPatienceMs));
     if (const Status removed = RemoveMpirunFiles(job_->pid(), SessionsDir()); !removed.ok()) log_->Warn(removed.message());
     job_.reset();
+    line_->Turn();
     return JobEnd{.exit_code = exit_code,
                   .began = TimeOfCheckpoints() != before_,
+                  .why = line_->why(),
                   .failure = ReadFailure(run_dir_),
                   .newest = Newest()};
   }
@@ -309,10 +343,11 @@ class LaunchCommand {
   std::string run_dir_;
   std::string program_;
   std::string mpirun_;
+  std::unique_ptr<LaunchLine> line_;
   std::unique_ptr<ChildJob> job_;  // null between two jobs
   FileTime before_;                // of the checkpoints' directory when the job was started
   bool started_ = false;           // a job, before
-  bool killed_ = false;
+  bool killed_ = false;            // this job
   bool ended_ = false;
   Status result_;
 };
@@ -335,10 +370,15 @@ RunCommand AddLaunch(CLI::App* app, std::vector<std::string> words) {
       ->type_name("R");
   app->add_option("--grace", "after SIGTERM or SIGINT: how long the job may take to save and leave; default 30")
       ->type_name("SECONDS");
+  app->add_option("--start-deadline",
+                  "how long a started job may take until its ranks have met; then it is ended and started again; default 300")
+      ->type_name("SECONDS");
   app->add_flag("--json")->description("as train's: the result as one JSON object, last on standard output");
   app->footer(std::string(kUsage) +
               "\nEvery other word in front of -- goes to mpirun. Added unless given: --bind-to none, "
-              "--oversubscribe without hosts,\nand --allow-run-as-root for root.");
+              "--oversubscribe without hosts,\n--allow-run-as-root for root, and keepalives that find a lost host in 20 s "
+              "(--mca oob_tcp_keepalive_time 10 ...).\nGive the ranks variables by -x, not by mca_base_env_list: "
+              "mpirun does not mix them, and launch uses -x.");
   return [words = std::move(words)] { return RunLaunch(words); };
 }
 

@@ -58,12 +58,20 @@ std::string ChooseAddress(const std::vector<Interface>& interfaces, const std::s
       if (interface.name == name) return interface.address;
     }
   }
+  const std::vector<std::string> addresses = AddressesForOthers(interfaces);
+  return addresses.empty() ? "127.0.0.1" : addresses.front();
+}
+
+std::vector<std::string> AddressesForOthers(const std::vector<Interface>& interfaces) {
+  std::vector<std::string> addresses;
   for (const bool ipv6 : {false, true}) {
     for (const Interface& interface : interfaces) {
-      if (interface.ipv6 == ipv6 && !interface.loopback && !IsBridge(interface.name)) return interface.address;
+      if (interface.ipv6 == ipv6 && !interface.loopback && !IsBridge(interface.name)) {
+        addresses.push_back(interface.address);
+      }
     }
   }
-  return "127.0.0.1";
+  return addresses;
 }
 
 std::string HostName() {

@@ -19,8 +19,11 @@ struct Interface {
 std::vector<Interface> HostInterfaces();
 
 // The one that other hosts should use. `include`: mpirun's btl_tcp_if_include, names separated by commas, or "": then
-// IPv4 before IPv6, no loopback, no container bridges. 127.0.0.1 when nothing else is there.
+// the first of AddressesForOthers. 127.0.0.1 when nothing else is there.
 std::string ChooseAddress(const std::vector<Interface>& interfaces, const std::string& include);
+
+// Where other hosts may reach this one, the likeliest first: IPv4 before IPv6, no loopback, no container bridges.
+std::vector<std::string> AddressesForOthers(const std::vector<Interface>& interfaces);
 
 // The same for ranks that share a kernel and a host name, different otherwise.
 std::string HostIdentity();

@@ -3,7 +3,6 @@
 #include <mpi.h>
 #include <signal.h>
 #include <sys/prctl.h>
-#include <sys/random.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -21,6 +20,7 @@
 #include "common/file.h"
 #include "launcher/host.h"
 #include "launcher/watch.h"
+#include "launcher/watch_link.h"
 #include "worker/collective/mpi.h"
 
 namespace gatemill::launcher {
@@ -30,6 +30,7 @@ using std::chrono::milliseconds;
 
 constexpr milliseconds kAbortLimit(2000);       // from the decision to end until _exit
 constexpr milliseconds kFinalizeLimit(10000);   // all ranks are done by then: longer means that MPI hangs
+constexpr int kMeetMs = 300'000;                // until all ranks know each other; launch may set another limit
 constexpr milliseconds kScratchAfterTerm(700);  // mpirun kills one second after SIGTERM
 constexpr int kTickMs = 200;
 constexpr milliseconds kNewsPause(10);
@@ -170,14 +171,6 @@ struct Place {
   }
 };
 
-Result<std::string> RandomBytes(std::size_t count) {
-  std::string bytes(count, '\0');
-  if (::getrandom(bytes.data(), count, 0) != static_cast<ssize_t>(count)) {
-    return Internal("the system gives no random numbers (getrandom)");
-  }
-  return bytes;
-}
-
 class RankJob final : public Job {
  public:
   RankJob() = default;
@@ -212,6 +205,7 @@ class RankJob final : public Job {
   [[noreturn]] void Abort(int exit_code, const std::string& why) override;
 
  private:
+  Status Meet();
   Status OpenMpi();
   Status MeetOthers();
   Status StartWatch();
@@ -224,6 +218,8 @@ class RankJob final : public Job {
   static void Say(const std::string& what, const std::string& name);
 
   JobOptions options_;
+  std::optional<Invitation> invitation_;  // set: launch has started the job
+  int meet_ms_ = kMeetMs;
   std::optional<BlockSignals> blocked_;
   std::unique_ptr<MpiRuntime> mpi_;  // null: started alone
   bool healthy_ = false;             // everything was set up, so the end must be agreed with the others
@@ -255,11 +251,28 @@ Status RankJob::Open(const JobOptions& options) {
   // Linux never ignores a signal that is blocked: until the end of the job the watch receives it, and after that a late
   // request does not kill a process that is about to end well.
   ::signal(SIGUSR1, SIG_IGN);
+  const std::string invitation = Environment(kInvitationVariable);
+  if (AnnouncedSize() == 0) return Meet();
+  if (!invitation.empty()) {
+    GM_ASSIGN_OR_RETURN(invitation_, Invitation::FromText(invitation));
+    meet_ms_ = invitation_->start_ms;
+  }
+  // MPI_Init and MPI_Comm_split have no deadline of their own, and before the watch is up nobody sees who is gone.
+  const Timer limit(milliseconds(meet_ms_), [this] {
+    Say("the ranks have not met within " + std::to_string(meet_ms_) +
+            " ms: a host does not answer, or its ranks have not started; see what they and mpirun say",
+        "rank " + Environment("OMPI_COMM_WORLD_RANK"));
+    ::_exit(1);
+  });
+  return Meet();
+}
+
+Status RankJob::Meet() {
   if (AnnouncedSize() > 0) GM_RETURN_IF_ERROR(OpenMpi());
-  roles_.servers = options.servers;
+  roles_.servers = options_.servers;
   name_ = roles_.name();
   if (!mpi_) world_ = collective::NewLocalCollective();
-  if (Status status = Agree(CheckRoles(options.servers, roles_.size)); !status.ok()) {
+  if (Status status = Agree(CheckRoles(options_.servers, roles_.size)); !status.ok()) {
     if (mpi_ && status.code() == Code::kInvalidInput) mpi_->Finalize();  // every rank has agreed on it and comes here
     return status;
   }
@@ -319,18 +332,24 @@ Status RankJob::DrawId() {
 }
 
 Status RankJob::StartWatch() {
+  // Half, so that rank 0 can name who has not come.
+  const int deadline_ms = std::min(options_.deadline_ms, meet_ms_ / 2);
   WatchOptions watch{.rank = rank(),
                      .size = size(),
                      .leavers = num_workers(),
                      .token = token_,
                      .listen_address = host_address_,
-                     .connect_deadline_ms = options_.deadline_ms};
+                     .connect_deadline_ms = deadline_ms};
   for (int other = 0; other < size(); ++other) {
     const Roles theirs{.rank = other, .size = size(), .servers = roles_.servers};
     const Place& place = places_[static_cast<std::size_t>(other)];
     const std::string number = "rank " + std::to_string(other);
     watch.names.push_back(number + " (" + (theirs.name() == number ? "" : theirs.name() + ", ") + "process " +
                           place.pid + " on " + place.host + ")");
+  }
+  if (invitation_ && rank() == 0) {
+    watch.launch = invitation_;
+    watch.names.push_back(invitation_->name);
   }
   const WatchEvents events{
       .on_signal = [this](int signal) { OnSignal(signal); },
@@ -343,7 +362,7 @@ Status RankJob::StartWatch() {
     GM_ASSIGN_OR_RETURN(watch_, Watch::Create(watch, events));
   }
   watch_->Start();
-  return watch_->AwaitEverybody(options_.deadline_ms);
+  return watch_->AwaitEverybody(deadline_ms);
 }
 
 Status RankJob::Agree(const Status& mine) {

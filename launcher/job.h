@@ -8,6 +8,9 @@
 // Roles: `servers` = 0: every rank is server and worker. M > 0: the first M ranks are servers only, the rest workers
 // only; at least one worker must remain.
 //
+// Ranks that have not all met within five minutes, or within what launch allows them (launcher/launch_line.h), end with a
+// message. Under launch the job ends when launch is gone or silent, as it does for a rank.
+//
 // When a rank fails it says why on standard error and calls Abort: MPI_Abort, then _exit two seconds later. A watchdog
 // thread on each rank listens for the others: a rank whose process is gone is named on standard error, and the job
 // ends. SIGINT and SIGTERM set `stop`; a second one ends the process at once. SIGUSR1 sets `leave_requested`: mpirun passes
@@ -33,7 +36,7 @@ namespace gatemill::launcher {
 
 struct JobOptions {
   int servers = 0;
-  int deadline_ms = 60000;  // for every exchange over MPI
+  int deadline_ms = 60000;  // for every exchange over MPI once the ranks have met
 };
 
 // "Open MPI v4.1.4": the MPI that this program was built with. Needs no MPI job.

@@ -13,6 +13,10 @@ constexpr std::int64_t kFirstWaitNs = kNsPerSecond / 2;
 constexpr std::int64_t kLongestWaitNs = 60 * kNsPerSecond;
 constexpr std::int64_t kAskAgainNs = kNsPerSecond / 10;
 constexpr std::int64_t kTermToKillNs = 5 * kNsPerSecond;
+// From the end of rank 0 to that of mpirun. The ranks of a job that fails end within two seconds of the first, mpirun at once
+// when they have; those that end well may take ten. An mpirun that is killed too early loses an exit code, and no step.
+constexpr std::int64_t kFailedToMpirunNs = 5 * kNsPerSecond;
+constexpr std::int64_t kDoneToMpirunNs = 20 * kNsPerSecond;
 constexpr std::int64_t kKillToGivingUpNs = 20 * kNsPerSecond;
 constexpr std::int64_t kNever = std::numeric_limits<std::int64_t>::max();
 // Exit codes above the first, up to the last: a signal. Higher ones are mpirun's own, as when it loses a host.
@@ -23,17 +27,6 @@ constexpr int kLastSignal = 64;
 std::string Seconds(std::int64_t ns) {
   char text[32];
   std::snprintf(text, sizeof(text), "%g s", static_cast<double>(ns) / kNsPerSecond);
-  return text;
-}
-
-std::string HowItEnded(const JobEnd& end) {
-  std::string text = end.exit_code > kBySignal && end.exit_code <= kBySignal + kLastSignal
-                         ? "the job was ended by signal " + std::to_string(end.exit_code - kBySignal)
-                         : "the job ended with exit code " + std::to_string(end.exit_code);
-  if (end.failure) {
-    text += " (rank " + std::to_string(end.failure->rank) + " after " + std::to_string(end.failure->step) +
-            " steps: " + end.failure->error + ")";
-  }
   return text;
 }
 
@@ -64,56 +57,96 @@ Supervisor::Supervisor(SupervisorOptions options) : options_(std::move(options))
 
 std::int64_t Supervisor::wake_ns() const { return wake_ns_; }
 
-std::vector<Action> Supervisor::Begin(std::int64_t, const std::optional<RunCheckpoint>& newest) {
+std::vector<Action> Supervisor::Begin(std::int64_t now_ns, const std::optional<RunCheckpoint>& newest) {
   newest_ = newest;
-  return Start();
+  return Start(now_ns);
+}
+
+std::vector<Action> Supervisor::OnRanksMet(std::int64_t) {
+  if (phase_ != Phase::kStarting) return {};
+  phase_ = Phase::kRunning;
+  wake_ns_ = kNever;
+  return {};
+}
+
+// A job that was asked to leave has its deadline already.
+std::vector<Action> Supervisor::OnRanksEnd(std::int64_t now_ns, bool well) {
+  if (phase_ != Phase::kStarting && phase_ != Phase::kRunning) return {};
+  phase_ = Phase::kEnding;
+  end_wait_ns_ = well ? kDoneToMpirunNs : kFailedToMpirunNs;
+  wake_ns_ = now_ns + end_wait_ns_;
+  return {};
 }
 
 std::vector<Action> Supervisor::OnJobEnd(std::int64_t now_ns, const JobEnd& end) {
-  const bool leaving = phase_ == Phase::kLeaving || phase_ == Phase::kTerminating || phase_ == Phase::kKilling;
   began_ = began_ || end.began;
   const std::uint64_t before = newest_ ? newest_->step : 0;
   if (end.newest && end.newest->step > before) wait_ns_ = 0;
   newest_ = end.newest;
-  if (end.exit_code == 0) return End(0, "");
-  if (leaving) return AfterLeaving(end);
+  if (end.exit_code == 0 && !hung_) return End(0, "");
+  if (asked_) return AfterLeaving(end);
   if (end.exit_code == 2) return End(2, "the job's input is wrong, see above; a restart would not mend it");
   if (const std::string same = FailedTheSameWay(end); !same.empty()) return End(ExitCodeOf(end), same);
   if (end.failure) failure_ = end.failure;
-  stillborn_ = end.began ? std::nullopt : std::optional(end.exit_code);
+  stillborn_ = hung_ ? std::nullopt : std::optional(end.exit_code);
   return Restart(now_ns, end);
 }
 
 std::vector<Action> Supervisor::OnSignal(std::int64_t now_ns) {
   switch (phase_) {
+    case Phase::kStarting:
     case Phase::kRunning:
-      phase_ = Phase::kLeaving;
-      grace_end_ns_ = now_ns + options_.grace_ns;
-      ask_wait_ns_ = kAskAgainNs;
-      wake_ns_ = std::min(grace_end_ns_, now_ns + ask_wait_ns_);
-      return {{.kind = ActionKind::kSay,
-               .text = "asked to end: the job saves and leaves, within " + Seconds(options_.grace_ns) +
-                       "; a second signal ends it at once"},
-              {.kind = ActionKind::kAskToLeave}};
+      return AskToLeave(now_ns);
+    case Phase::kEnding:
+      if (std::exchange(asked_, true)) return Terminate(now_ns, "asked to end again");
+      return {{.kind = ActionKind::kSay, .text = "asked to end: the job ends already; a second signal ends it at once"}};
     case Phase::kWaiting:
-      if (newest_ || !began_) return End(0, "asked to end while no job was running; " + Kept());
-      return End(1, "asked to end while no job was running; what was trained is lost: " + Kept());
+      return EndWithoutJob();
     case Phase::kLeaving:
       return Terminate(now_ns, "asked to end again");
     case Phase::kTerminating:
+      if (!std::exchange(asked_, true)) return {};  // it is ended already, as it hangs
       return Kill(now_ns);
     case Phase::kKilling:
+      asked_ = true;
+      break;
     case Phase::kEnded:
       break;
   }
   return {};
 }
 
+std::vector<Action> Supervisor::AskToLeave(std::int64_t now_ns) {
+  asked_ = true;
+  phase_ = Phase::kLeaving;
+  grace_end_ns_ = now_ns + options_.grace_ns;
+  ask_wait_ns_ = kAskAgainNs;
+  wake_ns_ = std::min(grace_end_ns_, now_ns + ask_wait_ns_);
+  return {{.kind = ActionKind::kSay,
+           .text = "asked to end: the job saves and leaves, within " + Seconds(options_.grace_ns) +
+                   "; a second signal ends it at once"},
+          {.kind = ActionKind::kAskToLeave}};
+}
+
 std::vector<Action> Supervisor::OnTick(std::int64_t now_ns) {
   if (now_ns < wake_ns_) return {};
   switch (phase_) {
+    case Phase::kStarting:
+      hung_ = true;
+      return Terminate(now_ns, "the ranks have not met within " + Seconds(options_.start_ns) +
+                                   " (--start-deadline), so a host may not answer");
+    case Phase::kEnding: {
+      // SIGTERM would be of no use: mpirun ends the job already.
+      hung_ = true;
+      std::vector<Action> actions = Kill(now_ns);
+      actions.insert(actions.begin(),
+                     {.kind = ActionKind::kSay,
+                      .text = "mpirun has not ended within " + Seconds(end_wait_ns_) +
+                              " of rank 0, so it may wait for a host that does not answer; it is killed"});
+      return actions;
+    }
     case Phase::kWaiting:
-      return Start();
+      return Start(now_ns);
     case Phase::kLeaving:
       if (now_ns >= grace_end_ns_) {
         return Terminate(now_ns, "the job has not left within " + Seconds(options_.grace_ns) + " (--grace)");
@@ -132,9 +165,10 @@ std::vector<Action> Supervisor::OnTick(std::int64_t now_ns) {
   return {};
 }
 
-std::vector<Action> Supervisor::Start() {
-  phase_ = Phase::kRunning;
-  wake_ns_ = kNever;
+std::vector<Action> Supervisor::Start(std::int64_t now_ns) {
+  phase_ = Phase::kStarting;
+  wake_ns_ = now_ns + options_.start_ns;
+  hung_ = false;
   return {{.kind = ActionKind::kStart}};
 }
 
@@ -171,11 +205,32 @@ std::vector<Action> Supervisor::End(int exit_code, const std::string& text) {
   return {{.kind = ActionKind::kEnd, .text = text, .exit_code = exit_code}};
 }
 
+std::vector<Action> Supervisor::EndWithoutJob() {
+  if (newest_ || !began_) return End(0, "asked to end while no job was running; " + Kept());
+  return End(1, "asked to end while no job was running; what was trained is lost: " + Kept());
+}
+
 // The job did not end well although it was asked to.
 std::vector<Action> Supervisor::AfterLeaving(const JobEnd& end) {
   if (end.exit_code == 2) return End(2, "");
+  if (hung_) return EndWithoutJob();
   if (phase_ == Phase::kLeaving && !end.began) return End(0, "the job ended before training began; " + Kept());
   return End(1, HowItEnded(end) + " and has not saved; " + Kept());
+}
+
+std::string Supervisor::HowItEnded(const JobEnd& end) const {
+  std::string text = "the job ended with exit code " + std::to_string(end.exit_code);
+  if (end.exit_code > kBySignal && end.exit_code <= kBySignal + kLastSignal) {
+    text = "the job was ended by signal " + std::to_string(end.exit_code - kBySignal);
+  }
+  if (hung_) text = "the job hung and was ended";
+  if (end.failure) {
+    text += " (rank " + std::to_string(end.failure->rank) + " after " + std::to_string(end.failure->step) +
+            " steps: " + end.failure->error + ")";
+  } else if (!end.why.empty()) {
+    text += " (" + end.why + ")";
+  }
+  return text;
 }
 
 // "" when a restart may help.
@@ -183,8 +238,9 @@ std::string Supervisor::FailedTheSameWay(const JobEnd& end) const {
   if (end.failure && failure_ && SameFailure(*end.failure, *failure_)) {
     return HowItEnded(end) + ", as it did before: a restart would fail the same way; " + Kept();
   }
-  // A rank may be killed, a host be away for a while; what mpirun says of its options will not change.
-  if (!end.began && stillborn_ == end.exit_code && end.exit_code <= kBySignal) {
+  // A rank may be killed, a host be away for a while; what mpirun says of its options will not change. They are good when a
+  // job of this launch has begun with them.
+  if (!began_ && !hung_ && stillborn_ == end.exit_code && end.exit_code <= kBySignal) {
     return HowItEnded(end) + " before training began, as it did before: see what mpirun says above";
   }
   return "";

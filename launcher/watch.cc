@@ -37,7 +37,7 @@ sigset_t WatchedSignals() {
 // A connection and what is known of the rank behind it.
 struct Peer {
   Link link;
-  int rank = -1;  // -1: has not said hello
+  int rank = -1;  // -1: has not said hello; behind the last one: launch
   bool said_bye = false;
   SteadyClock::time_point heard;
 };
@@ -110,6 +110,7 @@ class Watch::Impl {
   void HandleAtHub(const Frame& frame, Peer* from);
   void HandleAtSpoke(const Frame& frame);
   bool Admit(const Frame& frame, Peer* from);
+  void TellEverybody();
   void Lose(const Peer& peer, const std::string& how);
   void End(int exit_code, const std::string& why, bool told);
   void KeepScratch(const Frame& frame);
@@ -182,8 +183,19 @@ Status Watch::Impl::Open() {
         Peer{.link = Link(std::move(*socket)), .rank = 0, .said_bye = false, .heard = SteadyClock::now()}));
     peers_.back()->link.Send({.type = FrameType::kHello, .rank = options_.rank, .value = 0, .text = options_.token});
   }
-  if (options_.size == 1) everybody_ = true;
+  if (options_.launch) {
+    GM_ASSIGN_OR_RETURN(Link link, Reach(*options_.launch));
+    peers_.push_back(std::make_unique<Peer>(
+        Peer{.link = std::move(link), .rank = options_.size, .said_bye = false, .heard = SteadyClock::now()}));
+  }
+  if (options_.size == 1) TellEverybody();
   return Ok();
+}
+
+// All ranks are connected, and learn it; launch does, too.
+void Watch::Impl::TellEverybody() {
+  SendToAll({.type = FrameType::kEverybody, .rank = 0, .value = 0, .text = options_.names[0]});
+  Set(&Impl::everybody_);
 }
 
 void Watch::Impl::Run() {
@@ -309,8 +321,7 @@ void Watch::Impl::HandleAtHub(const Frame& frame, Peer* from) {
     case FrameType::kHello:
       if (std::ranges::count(here_, true) + 1 < options_.size) break;
       listener_.Close();
-      tell(FrameType::kEverybody);
-      Set(&Impl::everybody_);
+      TellEverybody();
       break;
     case FrameType::kScratch:
       KeepScratch(frame);

@@ -4,6 +4,8 @@
 // whose connection closes without a goodbye, or that is silent for silence_ms, is gone: rank 0 names it to everybody
 // (every rank finds out itself when rank 0 is the one), and the job ends. The same connections carry the few small
 // things that must not wait for MPI: a worker has left, a rank is done, the job must end, a directory to remove.
+// Under launch rank 0 keeps a connection to launch, too (launcher/launch_line.h): launch is watched like a rank and hears
+// that all are connected and why the job ends.
 //
 // Signals SIGINT, SIGTERM and SIGUSR1 must be blocked (BlockSignals) before the process makes other threads.
 //
@@ -12,10 +14,12 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "common/status.h"
+#include "launcher/launch_line.h"
 
 namespace gatemill::launcher {
 
@@ -26,7 +30,8 @@ struct WatchOptions {
   std::string token;               // shared by the ranks of this job, unknown to others
   std::string listen_address;      // rank 0 of several: a numeric address
   std::string hub;                 // the other ranks: rank 0's endpoint()
-  std::vector<std::string> names;  // of every rank, for messages
+  std::vector<std::string> names;  // of every rank, for messages; behind them launch's, where there is one
+  std::optional<Invitation> launch;  // rank 0: of the launch that started the job
   int connect_deadline_ms = 60000;
   int beat_ms = 500;
   int silence_ms = 5000;
@@ -47,7 +52,7 @@ struct Scratch {
 
 class Watch {
  public:
-  // Rank 0 listens, the others connect: kUnavailable or kDeadline when rank 0 cannot be reached.
+  // Rank 0 listens, the others connect: kUnavailable or kDeadline when rank 0, or launch, cannot be reached.
   static Result<std::unique_ptr<Watch>> Create(WatchOptions options, WatchEvents events);
   // Starts the thread: from here on events may be called. Once.
   void Start();

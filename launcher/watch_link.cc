@@ -5,6 +5,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -154,6 +155,14 @@ Result<Descriptor> ConnectTcp(const std::string& address, int port, int deadline
   ::getsockopt(socket.get(), SOL_SOCKET, SO_ERROR, &error, &length);
   if (error != 0) return Unavailable("cannot connect to " + where + ": " + SystemError(error));
   return socket;
+}
+
+Result<std::string> RandomBytes(std::size_t count) {
+  std::string bytes(count, '\0');
+  if (::getrandom(bytes.data(), count, 0) != static_cast<ssize_t>(count)) {
+    return Internal("the system gives no random numbers (getrandom)");
+  }
+  return bytes;
 }
 
 }  // namespace gatemill::launcher

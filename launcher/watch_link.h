@@ -1,4 +1,4 @@
-// One connection of the watch: small frames over a non-blocking tcp socket.
+// One connection of the watch: small frames over a non-blocking tcp socket; and the bytes by which its ends know each other.
 //
 // Errors: a link that is closed, broken or speaks nonsense is dead; its owner decides what that means.
 // Thread safety: one thread per object.
@@ -36,8 +36,8 @@ class Descriptor {
 };
 
 enum class FrameType : std::uint32_t {
-  kHello = 1,  // a rank's first frame; text: the job's token
-  kEverybody,  // rank 0: all ranks are connected
+  kHello = 1,  // a rank's first frame; text: the job's token. launch answers its own the same way
+  kEverybody,  // rank 0: all ranks are connected; text: rank 0's name
   kBeat,       // I am alive
   kScratch,    // text: a directory of `rank` that must not outlive the job
   kLeave,      // a worker is done with the servers
@@ -81,5 +81,8 @@ class Link {
 // `address`: a numeric address. Port 0 takes a free port; *port is the one taken.
 Result<Descriptor> ListenTcp(const std::string& address, int* port);
 Result<Descriptor> ConnectTcp(const std::string& address, int port, int deadline_ms);
+
+// Bytes that nobody can guess.
+Result<std::string> RandomBytes(std::size_t count);
 
 }  // namespace gatemill::launcher

@@ -36,5 +36,15 @@ TEST(Host, HasALoopbackAndAnIdentity) {
   EXPECT_EQ(HostIdentity(), HostIdentity());
 }
 
+TEST(Host, OthersAreToldTheLikeliestAddressFirst) {
+  const std::vector<Interface> interfaces = {{.name = "lo", .address = "127.0.0.1", .loopback = true, .ipv6 = false},
+                                             {.name = "eth0", .address = "2001:db8::1", .loopback = false, .ipv6 = true},
+                                             {.name = "docker0", .address = "172.17.0.1", .loopback = false, .ipv6 = false},
+                                             {.name = "eth0", .address = "10.0.0.1", .loopback = false, .ipv6 = false},
+                                             {.name = "ib0", .address = "10.1.0.1", .loopback = false, .ipv6 = false}};
+  EXPECT_EQ(AddressesForOthers(interfaces), (std::vector<std::string>{"10.0.0.1", "10.1.0.1", "2001:db8::1"}));
+  EXPECT_TRUE(AddressesForOthers({interfaces[0]}).empty());
+}
+
 }  // namespace
 }  // namespace gatemill::launcher

@@ -12,6 +12,7 @@
 #include <sstream>
 
 #include "common/file.h"
+#include "launcher/launch_line.h"
 #include "tests/launcher/process.h"
 
 namespace gatemill::launcher {
@@ -298,6 +299,30 @@ TEST_F(JobTest, Sigusr1ToMpirunAsksToLeaveWithoutAKill) {
   ASSERT_TRUE(mpirun.WaitForExit(kEndMs));
   EXPECT_EQ(mpirun.exit_code(), 0) << mpirun.err();
   EXPECT_EQ(Process::Count(mpirun.out(), " leaves"), 3) << mpirun.out();
+}
+
+// Rank 1 does not come, so that rank 0 waits inside MPI_Init.
+TEST_F(JobTest, RanksThatDoNotMeetEndWithinWhatLaunchAllows) {
+  auto line = LaunchLine::Open({.start_ms = 2000});
+  ASSERT_TRUE(line.ok()) << line.status().message();
+  const auto invitation = (*line)->Invite();
+  ASSERT_TRUE(invitation.ok());
+  Process mpirun({MPIRUN, "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-np", "2", "/usr/bin/env",
+                  std::string(kInvitationVariable) + "=" + *invitation, "/bin/sh", "-c",
+                  "[ $OMPI_COMM_WORLD_RANK = 0 ] || exec sleep 600; exec " + std::string(JOB_PROBE) + " roles 0"});
+  ASSERT_TRUE(mpirun.WaitForExit(kEndMs));
+  EXPECT_EQ(mpirun.exit_code(), 1) << mpirun.err();
+  EXPECT_EQ(Process::Count(mpirun.err(), "gatemill: [rank 0] the ranks have not met within 2000 ms"), 1) << mpirun.err();
+}
+
+TEST_F(JobTest, AnInvitationThatNobodyAnswersIsSaid) {
+  Process mpirun({MPIRUN, "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-np", "2", "/usr/bin/env",
+                  std::string(kInvitationVariable) + "=token|launch (process 1 on nowhere)|nowhere|1|20000|127.0.0.1",
+                  JOB_PROBE, "roles", "0"});
+  ASSERT_TRUE(mpirun.WaitForExit(kDeadlineMs));
+  EXPECT_EQ(mpirun.exit_code(), 1) << mpirun.err();
+  EXPECT_NE(mpirun.err().find("launch (process 1 on nowhere) does not answer at 127.0.0.1, port 1"), std::string::npos)
+      << mpirun.err();
 }
 
 TEST_F(JobTest, RanksEndWhenMpirunIsKilledAndLeaveNothing) {

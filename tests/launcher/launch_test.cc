@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -127,6 +128,7 @@ TEST_F(LaunchTest, WhatItCannotReadStartsNothing) {
       {{"-np", "2", "--", "train", config_, "--sett", "a=b"}, "--sett"},
       {{"-np", "2", "--restarts", "-1", "--", "train", config_}, "--restarts -1"},
       {{"-np", "2", "--grace=soon", "--", "train", config_}, "--grace soon"},
+      {{"-np", "2", "--start-deadline", "0", "--", "train", config_}, "--start-deadline 0"},
       {{"-np", "2", "--servers", "1", "--", "train", config_, "--servers", "1"}, "--servers is given twice"},
       {{"-np", "2", "--", "train", config_, "--resume", "auto"}, "say which by --run-dir"},
   };
@@ -152,6 +154,19 @@ TEST_F(LaunchTest, MpirunThatStartsNoRankIsNotTriedForEver) {
   EXPECT_EQ(done.exit_code, 1) << done.err;
   EXPECT_EQ(Process::Count(done.err, "; restart "), 1) << done.err;
   EXPECT_NE(done.err.find("before training began, as it did before"), std::string::npos) << done.err;
+}
+
+// An agent that never comes back, as ssh to a host that does not answer.
+TEST_F(LaunchTest, AStartThatHangsIsEndedAndTriedAgain) {
+  const std::string agent = dir_.Write("agent", "#!/bin/sh\nexec sleep 600\n");
+  std::filesystem::permissions(agent, std::filesystem::perms::owner_all);
+  const Finished done = RunProgram(Launch({"--start-deadline", "1", "--restarts", "1", "--host", "192.0.2.1:4", "--mca",
+                                           "plm_rsh_agent", agent}),
+                                   kSeconds);
+  EXPECT_EQ(done.exit_code, 1) << done.err;
+  EXPECT_EQ(Process::Count(done.err, "the ranks have not met within 1 s (--start-deadline)"), 2) << done.err;
+  EXPECT_EQ(Process::Count(done.err, "the job hung and was ended; restart 1 of 1 in 0.5 s"), 1) << done.err;
+  EXPECT_FALSE(FileExists(run_));
 }
 
 TEST_F(LaunchTest, AStepThatFailsTwiceIsTheEnd) {

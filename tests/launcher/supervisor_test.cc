@@ -38,7 +38,29 @@ class SupervisorTest : public testing::Test {
   void Begin(std::optional<RunCheckpoint> newest = std::nullopt) {
     Take(supervisor_.Begin(now_ns_, newest));
     ExpectOnly(ActionKind::kStart);
+    ExpectStartDeadline();
+    RanksMeet();
+  }
+  void ExpectStartDeadline() { EXPECT_EQ(supervisor_.wake_ns(), now_ns_ + 300 * kNsPerSecond); }
+  void RanksMeet() {
+    Take(supervisor_.OnRanksMet(now_ns_));
+    EXPECT_TRUE(actions_.empty());
     EXPECT_EQ(supervisor_.wake_ns(), kNever);
+  }
+  // A job that is started and hangs there, at the moment when it is seen.
+  void BeginAndHang() {
+    Take(supervisor_.Begin(now_ns_, std::nullopt));
+    TickAt(supervisor_.wake_ns() - 1);
+    EXPECT_TRUE(actions_.empty());
+    TickAt(supervisor_.wake_ns());
+  }
+  // The same of a job that has trained: rank 0 is gone, mpirun stays.
+  void BeginAndLinger() {
+    Begin();
+    Take(supervisor_.OnRanksEnd(now_ns_, false));
+    EXPECT_TRUE(actions_.empty());
+    EXPECT_EQ(supervisor_.wake_ns(), now_ns_ + 5 * kNsPerSecond);
+    TickAt(supervisor_.wake_ns());
   }
   void JobEnds(const JobEnd& end) { Take(supervisor_.OnJobEnd(now_ns_, end)); }
   void Signal() { Take(supervisor_.OnSignal(now_ns_)); }
@@ -56,7 +78,7 @@ class SupervisorTest : public testing::Test {
     EXPECT_TRUE(actions_.empty());
     TickAt(at);
     ExpectOnly(ActionKind::kStart);
-    EXPECT_EQ(supervisor_.wake_ns(), kNever);
+    ExpectStartDeadline();
   }
   void ExpectEnd(int exit_code) {
     ExpectOnly(ActionKind::kEnd);
@@ -226,6 +248,122 @@ TEST_F(SupervisorTest, ARankOrAHostLostBeforeTrainingIsNoReasonToGiveUp) {
   ExpectRestartAfter(Stillborn(205), 16.0);
   JobEnds(Stillborn(205));  // mpirun has lost a host
   EXPECT_TRUE(Says("exit code 205; restart 7 of 10 in 32 s")) << said_;
+}
+
+// mpirun's options are good: a job has begun with them.
+TEST_F(SupervisorTest, AHostThatIsAwayAfterAJobHasBegunIsNoReasonToGiveUp) {
+  Begin();
+  ExpectRestartAfter(Ended(1, 40), 0.5);
+  ExpectRestartAfter(Stillborn(1), 1.0);
+  ExpectRestartAfter(Stillborn(1), 2.0);
+  ExpectRestartAfter(Stillborn(1), 4.0);
+}
+
+TEST_F(SupervisorTest, WhatRankZeroSaidIsTheReason) {
+  Begin();
+  JobEnd end = Ended(1, 40);
+  end.why = "rank 3 (worker 1, process 7 on host-c) is gone";
+  JobEnds(end);
+  EXPECT_TRUE(Says("exit code 1 (rank 3 (worker 1, process 7 on host-c) is gone); restart 1")) << said_;
+  TickAt(supervisor_.wake_ns());
+  end = Failed(47, "the disk is full", 40);
+  end.why = "worker 1: the disk is full";
+  JobEnds(end);
+  EXPECT_TRUE(Says("(rank 1 after 47 steps: the disk is full); restart 2")) << said_;
+}
+
+TEST_F(SupervisorTest, RanksThatDoNotMeetAreEndedAndStartedAgain) {
+  BeginAndHang();
+  EXPECT_TRUE(Does(ActionKind::kTerminate));
+  EXPECT_TRUE(Says("have not met within 300 s (--start-deadline)")) << said_;
+  TickAt(now_ns_ + 5 * kNsPerSecond);
+  ExpectOnly(ActionKind::kKill);
+  ExpectRestartAfter(Stillborn(137), 0.5);
+  EXPECT_EQ(supervisor_.wake_ns(), now_ns_ + 300 * kNsPerSecond);
+}
+
+TEST_F(SupervisorTest, AJobThatHangsTwiceBeforeItBeginsIsStartedAgain) {
+  BeginAndHang();
+  ExpectRestartAfter(Stillborn(1), 0.5);
+  TickAt(supervisor_.wake_ns());
+  EXPECT_TRUE(Does(ActionKind::kTerminate));
+  JobEnds(Stillborn(1));
+  EXPECT_TRUE(Says("the job hung and was ended; restart 2 of 10")) << said_;
+}
+
+// Whatever mpirun says of a job that it was told to end.
+TEST_F(SupervisorTest, AHungStartDidNotEndWell) {
+  BeginAndHang();
+  ExpectRestartAfter(Stillborn(0), 0.5);
+}
+
+TEST_F(SupervisorTest, AnMpirunThatOutlivesRankZeroIsKilledAndTheJobStartedAgain) {
+  BeginAndLinger();
+  EXPECT_TRUE(Does(ActionKind::kKill));
+  EXPECT_FALSE(Does(ActionKind::kTerminate)) << "it ends the job already";
+  EXPECT_TRUE(Says("mpirun has not ended within 5 s of rank 0")) << said_;
+  JobEnd end = Ended(137, 40);
+  end.why = "rank 3 is gone";
+  JobEnds(end);
+  EXPECT_TRUE(Says("the job hung and was ended (rank 3 is gone); restart 1 of 10 in 0.5 s, from run/step-40")) << said_;
+}
+
+TEST_F(SupervisorTest, AnMpirunThatEndsSoonAfterRankZeroIsLeftAlone) {
+  Begin();
+  Take(supervisor_.OnRanksEnd(now_ns_, true));
+  TickAt(now_ns_ + 20 * kNsPerSecond - 1);
+  EXPECT_TRUE(actions_.empty());
+  JobEnds(Ended(0, 40));
+  ExpectEnd(0);
+}
+
+TEST_F(SupervisorTest, WhoAsksAHungJobToEndWaitsForNoRestart) {
+  BeginAndHang();
+  Signal();
+  EXPECT_TRUE(actions_.empty()) << "it is being ended";
+  JobEnds(Stillborn(143));
+  ExpectEnd(0);
+}
+
+TEST_F(SupervisorTest, WhoAsksAKilledJobToEndLearnsWhatIsKept) {
+  BeginAndLinger();
+  Signal();
+  EXPECT_TRUE(actions_.empty());
+  JobEnds(Ended(137, 40));
+  ExpectEnd(0);
+  EXPECT_TRUE(Says("run/step-40 is kept")) << said_;
+}
+
+TEST_F(SupervisorTest, AJobThatEndsNeedNotBeAskedToLeave) {
+  Begin(CheckpointAt(40));
+  Take(supervisor_.OnRanksEnd(now_ns_, false));
+  Signal();
+  ExpectOnly(ActionKind::kSay);
+  EXPECT_EQ(supervisor_.wake_ns(), now_ns_ + 5 * kNsPerSecond);
+  TickAt(supervisor_.wake_ns());
+  EXPECT_TRUE(Does(ActionKind::kKill));
+  JobEnds(Ended(137, 40));
+  ExpectEnd(0);
+}
+
+TEST_F(SupervisorTest, ASecondSignalEndsAJobThatEndsAtOnce) {
+  Begin(CheckpointAt(40));
+  Take(supervisor_.OnRanksEnd(now_ns_, true));
+  Signal();
+  Signal();
+  EXPECT_TRUE(Does(ActionKind::kTerminate));
+  JobEnds(Ended(143, 40));
+  ExpectEnd(1);
+}
+
+TEST_F(SupervisorTest, AJobThatWasAskedToLeaveHasItsOwnDeadline) {
+  Begin();
+  Signal();
+  const std::int64_t wake = supervisor_.wake_ns();
+  Take(supervisor_.OnRanksEnd(now_ns_, false));
+  EXPECT_EQ(supervisor_.wake_ns(), wake);
+  JobEnds(Ended(0, 47));
+  ExpectEnd(0);
 }
 
 TEST_F(SupervisorTest, ASignalAsksTheJobToLeaveUntilItDoes) {

@@ -12,6 +12,7 @@
 #include <optional>
 #include <thread>
 
+#include "launcher/launch_line.h"
 #include "launcher/watch_link.h"
 
 namespace gatemill::launcher {
@@ -208,6 +209,88 @@ TEST_F(WatchTest, SignalsArriveAsEvents) {
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
   }
   EXPECT_EQ(alone.signal(), SIGUSR1);
+}
+
+// launch, turned by hand.
+class LaunchedWatchTest : public WatchTest {
+ protected:
+  void SetUp() override {
+    auto line = LaunchLine::Open({.start_ms = kWaitMs, .beat_ms = 20, .silence_ms = 1000});
+    ASSERT_TRUE(line.ok()) << line.status().message();
+    line_ = std::move(*line);
+    const auto text = line_->Invite();
+    ASSERT_TRUE(text.ok());
+    const auto invitation = Invitation::FromText(*text);
+    ASSERT_TRUE(invitation.ok()) << invitation.status().message();
+    invitation_ = *invitation;
+  }
+  WatchOptions LaunchedOptions(int size) {
+    WatchOptions options = OptionsOf(0, size);
+    options.launch = invitation_;
+    options.names.push_back(invitation_.name);
+    return options;
+  }
+  // Rank 0 waits for launch's answer, so another thread must turn the line.
+  void StartRankZero(int size, int silence_ms) {
+    std::thread rank_zero([&] { ranks_.push_back(std::make_unique<Rank>(LaunchedOptions(size), silence_ms)); });
+    while (!line_->has_rank_zero()) Turn();
+    rank_zero.join();
+  }
+  void Turn() {
+    line_->Turn();
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  bool TurnUntil(LineState state) {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(kWaitMs);
+    while (line_->state() != state && std::chrono::steady_clock::now() < end) Turn();
+    return line_->state() == state;
+  }
+
+  std::unique_ptr<LaunchLine> line_;
+  Invitation invitation_;
+};
+
+TEST_F(LaunchedWatchTest, LaunchHearsThatTheRanksHaveMetAndWhyTheyEnd) {
+  StartRankZero(2, kWaitMs);
+  WatchOptions other = OptionsOf(1, 2);
+  other.hub = rank(0)->endpoint();
+  for (int turn = 0; turn < 20; ++turn) Turn();
+  EXPECT_EQ(line_->state(), LineState::kAwaited) << "rank 1 is not here";
+  ranks_.push_back(std::make_unique<Rank>(other, kWaitMs));
+  EXPECT_TRUE(TurnUntil(LineState::kMet));
+  rank(1).Die();
+  ASSERT_TRUE(rank(0).AwaitEnd(kWaitMs).has_value());
+  rank(0).Die();
+  EXPECT_TRUE(TurnUntil(LineState::kGone));
+  EXPECT_NE(line_->why().find("rank 1 is gone"), std::string::npos) << line_->why();
+}
+
+TEST_F(LaunchedWatchTest, OneRankHasMet) {
+  StartRankZero(1, kWaitMs);
+  EXPECT_TRUE(TurnUntil(LineState::kMet));
+  rank(0)->Bye();
+  EXPECT_TRUE(rank(0)->AwaitAllBye(kWaitMs));
+  EXPECT_TRUE(TurnUntil(LineState::kDone));
+  rank(0).Die();
+  for (int turn = 0; turn < 20; ++turn) Turn();
+  EXPECT_EQ(line_->state(), LineState::kDone);
+  EXPECT_EQ(line_->why(), "");
+}
+
+TEST_F(LaunchedWatchTest, RankZeroEndsTheJobOfALaunchThatIsGone) {
+  StartRankZero(1, kWaitMs);
+  line_.reset();
+  const auto end = rank(0).AwaitEnd(kWaitMs);
+  ASSERT_TRUE(end.has_value());
+  EXPECT_NE(end->why.find(invitation_.name + " is gone"), std::string::npos) << end->why;
+  EXPECT_FALSE(end->told);
+}
+
+TEST_F(LaunchedWatchTest, RankZeroEndsTheJobOfASilentLaunch) {
+  StartRankZero(1, 300);
+  const auto end = rank(0).AwaitEnd(kWaitMs);
+  ASSERT_TRUE(end.has_value());
+  EXPECT_NE(end->why.find(invitation_.name + " is gone: it has been silent"), std::string::npos) << end->why;
 }
 
 }  // namespace
