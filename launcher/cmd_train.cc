@@ -113,7 +113,9 @@ class TrainCommand {
   static Status RemoveStores(const std::string& run_dir) {
     GM_ASSIGN_OR_RETURN(const std::vector<std::string> names, ListDir(run_dir));
     for (const std::string& name : names) {
-      if (name.starts_with(kStorePrefix)) GM_RETURN_IF_ERROR(RemoveTree(run_dir + "/" + name));
+      const std::string rank = name.substr(std::min(name.size(), std::string_view(kStorePrefix).size()));
+      if (!name.starts_with(kStorePrefix) || rank.empty() || rank.find_first_not_of("0123456789") != std::string::npos) continue;
+      GM_RETURN_IF_ERROR(RemoveTree(run_dir + "/" + name));
     }
     return Ok();
   }
@@ -151,8 +153,8 @@ class TrainCommand {
     if (!kept.ok()) log_->Warn(kept.message());
   }
 
-  // What a server cannot read is in the files of the checkpoint that its rows are from; those written since share them. The next
-  // start goes on from an older one.
+  // What a server cannot read may be in the files of the checkpoint that its rows are from, which those written since share: all of
+  // them are read. The next start goes on from one that is whole.
   void MarkDamaged() const {
     const ps::Client* client = session_ != nullptr ? session_->client() : nullptr;
     if (restored_from_.empty() || client == nullptr || client->damage().ok()) return;
@@ -161,7 +163,9 @@ class TrainCommand {
       if (train::StepOf(dir) > train::StepOf(restored_from_)) suspects.push_back(dir);
     }
     for (const std::string& dir : suspects) {
-      const Result<bool> marked = train::MarkDamaged(dir, client->damage().message());
+      const Status whole = train::CheckCheckpoint(dir, true);
+      if (whole.code() != Code::kDataLoss) continue;
+      const Result<bool> marked = train::MarkDamaged(dir, whole.message());
       if (!marked.ok()) log_->Warn(marked.status().message());
       if (marked.ok() && *marked) log_->Warn(dir + " is marked as damaged");
     }
@@ -214,6 +218,10 @@ class TrainCommand {
         if (job_->rank() == 0) log_->Warn(why);
       });
       if (newest) resume_from_ = newest->dir;
+      if (!newest && !train::ListCheckpoints(args_.run_dir + "/checkpoints").empty()) {
+        return DataLoss(args_.run_dir + "/checkpoints has checkpoints, and none that is whole; `gatemill check CHECKPOINT --full` says more of "
+                        "one, and without them (move them away) the run begins anew");
+      }
     }
     if (resume_from_.empty()) return Ok();
     GM_ASSIGN_OR_RETURN(resumed_, train::LoadCheckpoint(resume_from_));

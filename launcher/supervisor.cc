@@ -3,7 +3,8 @@
 #include <algorithm>
 #include <cctype>
 #include <cstdio>
-#include <regex>
+#include <limits>
+#include <string_view>
 #include <utility>
 
 namespace gatemill::launcher {
@@ -48,9 +49,15 @@ std::string WithoutNumbers(const std::string& message) {
     if (!digit) text += c;
     if (digit && (text.empty() || text.back() != '#')) text += '#';
   }
-  // A job's scratch directory has a name of its own.
-  static const std::regex scratch("gatemill-[A-Za-z#]+/");
-  return std::regex_replace(text, scratch, "gatemill-#/");
+  // A job's scratch directory has a name of its own: gatemill-XXXXXX/.
+  constexpr std::string_view kScratch = "gatemill-";
+  for (std::size_t at = text.find(kScratch); at != std::string::npos; at = text.find(kScratch, at)) {
+    at += kScratch.size();
+    std::size_t end = at;
+    while (end < text.size() && (std::isalpha(static_cast<unsigned char>(text[end])) != 0 || text[end] == '#')) ++end;
+    if (end > at && end < text.size() && text[end] == '/') text.replace(at, end - at, "#");
+  }
+  return text;
 }
 
 Supervisor::Supervisor(SupervisorOptions options) : options_(std::move(options)) {}
@@ -88,7 +95,7 @@ std::vector<Action> Supervisor::OnJobEnd(std::int64_t now_ns, const JobEnd& end)
   if (end.exit_code == 2) return End(2, "the job's input is wrong, see above; a restart would not mend it");
   if (const std::string same = FailedTheSameWay(end); !same.empty()) return End(ExitCodeOf(end), same);
   if (end.failure) failure_ = end.failure;
-  stillborn_ = hung_ ? std::nullopt : std::optional(end.exit_code);
+  stillborn_ = hung_ || end.cut ? std::nullopt : std::optional(end.exit_code);
   return Restart(now_ns, end);
 }
 
@@ -240,7 +247,7 @@ std::string Supervisor::FailedTheSameWay(const JobEnd& end) const {
   }
   // A rank may be killed, a host be away for a while; what mpirun says of its options will not change. They are good when a
   // job of this launch has begun with them.
-  if (!began_ && !hung_ && stillborn_ == end.exit_code && end.exit_code <= kBySignal) {
+  if (!began_ && !hung_ && !end.cut && stillborn_ == end.exit_code && end.exit_code <= kBySignal) {
     return HowItEnded(end) + " before training began, as it did before: see what mpirun says above";
   }
   return "";

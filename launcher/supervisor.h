@@ -12,7 +12,8 @@
 //   kEnd is the last action.
 //
 // Rules. The launch ends with its job when that ends with 0 or 2, when the same step fails twice with the same error
-// (of different ranks: with the same code), and when its first jobs end twice in the same way before a rank has begun.
+// (of different ranks: with the same code), and when its first jobs end twice in the same way before a rank has begun and
+// without the loss of one.
 // A job whose ranks have not met by the start deadline, or whose mpirun has not ended 5 s after rank 0 (20 s when all ranks have
 // ended well), hangs, as when mpirun waits for a host that does not answer: it is ended. Otherwise the job starts again, `restarts` times in all: first after 0.5 s; each start that brought no newer
 // checkpoint doubles the wait, up to 60 s. The first signal asks the job to leave, and again after 0.1, 0.3, 0.7 s and
@@ -46,6 +47,7 @@ struct JobEnd {
   int exit_code = 0;   // mpirun's; 128 + signal when a signal ended it
   bool began = false;  // a rank took the run directory
   std::string why;     // what rank 0 said of it to launch, or ""
+  bool cut = false;    // rank 0 did not come to an end of its own: it was killed, or another rank was gone
   std::optional<Failure> failure;
   std::optional<RunCheckpoint> newest;
 };
@@ -107,7 +109,7 @@ class Supervisor {
   bool began_ = false;             // some job of this launch
   std::optional<RunCheckpoint> newest_;
   std::optional<Failure> failure_;  // the last one recorded
-  std::optional<int> stillborn_;    // exit code of the last job that ended by itself; of use until a rank has begun
+  std::optional<int> stillborn_;    // exit code of the last job that came to an end of its own; of use until a rank has begun
 };
 
 // The same for two messages that differ in numbers only (process ids, ports, times) or in the name of a job's scratch directory.

@@ -13,7 +13,9 @@
 namespace gatemill::ps {
 namespace {
 
-constexpr int kFormatVersion = 1;
+// 2: rows may lie in parts (ps/store), which programs of version 1 would pass over.
+constexpr int kFormatVersion = 2;
+constexpr int kOldestFormatVersion = 1;
 constexpr const char* kTablesFile = "/tables.json";
 constexpr const char* kRowsSuffix = ".rows.json";
 
@@ -97,7 +99,7 @@ TableSpec SpecFromJson(const nlohmann::json& json) {
 Result<CheckpointTables> TablesFromJson(const nlohmann::json& json, const std::string& path) {
   int version = 0;
   ReadWhole(json, "format_version", &version);
-  if (version != kFormatVersion) {
+  if (version < kOldestFormatVersion || version > kFormatVersion) {
     return InvalidInput(path + ": format version " + std::to_string(version) + ", this program reads version " +
                         std::to_string(kFormatVersion) + "; use the gatemill that wrote it");
   }

@@ -850,7 +850,9 @@ void TieredTables::Refill(std::uint64_t rows) {
       damage_ = piece_.status;
       return EndRefill();
     }
+    if (scrubbing_) piece_.rows.Clear();  // asked for before there was no room for more
   }
+  if (!piece_.rows.keys.empty() && !HasRoomForPiece()) return EndRefill();
   if (piece_.version != store_version_ && !piece_.rows.keys.empty()) {  // some may have changed or gone since
     piece_.version = store_version_;
     piece_at_ = 0;
@@ -862,12 +864,16 @@ void TieredTables::Refill(std::uint64_t rows) {
   if (!HasNextPiece() && reader_ != nullptr && reader_->idle() && piece_at_ == piece_.rows.keys.size()) EndRefill();
 }
 
+bool TieredTables::HasRoomForPiece() const {
+  const std::uint64_t bytes = (piece_.rows.keys.size() - piece_at_) * tables_[piece_.table]->stats().row_bytes;
+  return !limited() || TouchedBytes() - FreeBytes() + bytes <= Limit(kRefillPercent);
+}
+
 // Of piece_, those that did not come by themselves.
 void TieredTables::PutPiece(std::uint64_t rows) {
   const std::uint32_t t = piece_.table;
   const std::size_t n = std::min<std::uint64_t>(rows, piece_.rows.keys.size() - piece_at_);
   if (n == 0) return;
-  if (limited() && TouchedBytes() - FreeBytes() + n * tables_[t]->stats().row_bytes > Limit(kRefillPercent)) return EndRefill();
   const std::span<const std::uint64_t> keys = std::span(piece_.rows.keys).subspan(piece_at_, n);
   const auto floats = static_cast<std::size_t>(spec(t).dim + state_dim(t));
   absent_.clear();

@@ -147,7 +147,8 @@ class TieredTables {
   [[nodiscard]] const CheckpointReport& checkpoint() const { return report_; }
   // The same at once. *rows_written: of those that had changed.
   Status WriteCheckpoint(const std::string& dir, std::uint64_t* rows_written);
-  // All three give up a checkpoint under way (kCancelled), and change nothing else when they fail.
+  // All three give up a checkpoint under way (kCancelled), and bringing rows back beside other calls; rows are as they were when one
+  // fails.
   // Replaces every row by those of checkpoints of the same tables, `counts` of them (of this shard's vshards). `step`: the next to
   // be updated.
   Status TakeOver(std::span<const RowStore::Source> sources, const RowCounts& counts, std::uint64_t step);
@@ -214,6 +215,7 @@ class TieredTables {
   [[nodiscard]] bool HasNextPiece() const;
   StorePiece NextPiece();
   void AskNext();
+  [[nodiscard]] bool HasRoomForPiece() const;
   void PutPiece(std::uint64_t rows);
   void EndRefill();
   void StopBackground();

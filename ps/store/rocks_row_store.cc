@@ -102,6 +102,13 @@ Status FromRocks(const rocksdb::Status& status, const std::string& path) {
   return Internal(message);
 }
 
+// Of a read: a block that the disk cannot give is lost as one with a wrong checksum is.
+Status FromRead(const rocksdb::Status& status, const std::string& path) {
+  const Status mapped = FromRocks(status, path);
+  if (mapped.code() != Code::kInternal || mapped.message().find(std::strerror(EIO)) == std::string::npos) return mapped;
+  return DataLoss(mapped.message() + "; use another checkpoint");
+}
+
 Status Unreadable(const std::string& path) {
   return DataLoss("row store " + path + ": a record is damaged or of an unknown format; use another checkpoint");
 }
@@ -181,9 +188,12 @@ class Database {
 
   // Of files that the store's own list names.
   static Status FromFiles(const rocksdb::Status& status, const std::string& dir) {
-    if (status.ok() || status.IsNoSpace()) return FromRocks(status, dir);
+    const Status mapped = FromRead(status, dir);
+    if (mapped.code() != Code::kInternal || status.IsNoSpace()) return mapped;
     const std::string text = status.ToString();
-    if (const Status mapped = FromRocks(status, dir); mapped.code() == Code::kUnavailable) return mapped;
+    for (const int error : {EDQUOT, EROFS, ENOMEM, EMLINK, ESTALE, ETIMEDOUT}) {  // of the host or the network, not of the file
+      if (text.find(std::strerror(error)) != std::string::npos) return mapped;
+    }
     if (text.find(std::strerror(EACCES)) != std::string::npos) {
       return Unavailable("row store " + dir + ": " + text + "; run as a user who may read it");
     }
@@ -210,7 +220,7 @@ class Database {
       status = db_->CreateColumnFamilyWithImport(rocksdb::ColumnFamilyOptions(options), NameOfPart(vshards), import, metadata,
                                                  &family);
     }
-    GM_RETURN_IF_ERROR(FromFiles(status, source));
+    GM_RETURN_IF_ERROR(FromRead(status, source));  // it writes to our own disk, too
     families_.push_back(family);
     AddPart({.vshards = vshards, .family = family});
     return Ok();
@@ -588,7 +598,7 @@ class RocksRowStore final : public RowStore {
       }
       GM_RETURN_IF_ERROR(visit(key.key, values, header));
     }
-    return FromRocks(at->status(), database_->dir());
+    return FromRead(at->status(), database_->dir());
   }
 
   // One RocksDB call for each part, and what it found.
@@ -652,7 +662,7 @@ class RocksRowStore final : public RowStore {
           status = Unreadable(database_->dir());
         }
       } else if (status.ok() && !lookup->statuses[i].IsNotFound()) {
-        status = FromRocks(lookup->statuses[i], database_->dir());
+        status = FromRead(lookup->statuses[i], database_->dir());
       }
       lookup->records[i].Reset();
     }

@@ -1,7 +1,10 @@
 // launch with real jobs: what is killed goes on, what must go saves, nothing is left.
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -167,6 +170,31 @@ TEST_F(LaunchTest, AStartThatHangsIsEndedAndTriedAgain) {
   EXPECT_EQ(Process::Count(done.err, "the ranks have not met within 1 s (--start-deadline)"), 2) << done.err;
   EXPECT_EQ(Process::Count(done.err, "the job hung and was ended; restart 1 of 1 in 0.5 s"), 1) << done.err;
   EXPECT_FALSE(FileExists(run_));
+}
+
+// While the ranks wait for their data, one is lost twice; stopped, so that the others are heard of first, whose exit code is 1.
+TEST_F(LaunchTest, ARankThatIsLostTwiceBeforeTrainingIsNoReasonToGiveUp) {
+  const std::string data = dir_.path() + "/train.csv";
+  const std::string contents = ReadIfThere(data);
+  ASSERT_TRUE(RemoveTree(data).ok());
+  ASSERT_EQ(::mkfifo(data.c_str(), 0600), 0);
+  Process launch(Launch());
+  for (const char* restart : {"; restart 1 of 10", "; restart 2 of 10"}) {
+    int writer = -1;  // opens when a rank reads
+    ASSERT_TRUE(launch.WaitFor(kWaitMs, [&](const Process& p) {
+      writer = ::open(data.c_str(), O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+      return writer >= 0 || !p.running();
+    })) << launch.err();
+    EXPECT_EQ(Ranks(3).size(), 1U) << launch.err();
+    for (const pid_t rank : Ranks(3)) ::kill(rank, SIGSTOP);
+    const bool restarts = AwaitWords(&launch, restart);
+    ::close(writer);
+    ASSERT_TRUE(restarts) << launch.err();
+  }
+  ASSERT_TRUE(RemoveTree(data).ok());
+  dir_.Write("train.csv", contents);
+  EXPECT_EQ(Process::Count(launch.err(), "exit code 1 "), 2) << launch.err();
+  ExpectFinished(Finish(&launch, kSeconds));
 }
 
 TEST_F(LaunchTest, AStepThatFailsTwiceIsTheEnd) {

@@ -250,6 +250,20 @@ TEST_F(SupervisorTest, ARankOrAHostLostBeforeTrainingIsNoReasonToGiveUp) {
   EXPECT_TRUE(Says("exit code 205; restart 7 of 10 in 32 s")) << said_;
 }
 
+// Which exit code mpirun gives then is chance.
+TEST_F(SupervisorTest, ARankLostTwiceBeforeTrainingIsNoReasonToGiveUp) {
+  Begin();
+  JobEnd lost = Stillborn(1);
+  lost.cut = true;
+  ExpectRestartAfter(lost, 0.5);
+  ExpectRestartAfter(lost, 1.0);
+  ExpectRestartAfter(Stillborn(1), 2.0);
+  ExpectRestartAfter(lost, 4.0);
+  ExpectRestartAfter(Stillborn(1), 8.0);
+  JobEnds(Stillborn(1));
+  ExpectEnd(1);
+}
+
 // mpirun's options are good: a job has begun with them.
 TEST_F(SupervisorTest, AHostThatIsAwayAfterAJobHasBegunIsNoReasonToGiveUp) {
   Begin();

@@ -112,7 +112,7 @@ TEST(CheckpointTables, NoCheckpointDamageAndOtherVersionsAreToldApart) {
   };
   ASSERT_TRUE(WriteFileAtomic(path, text->substr(0, text->size() / 2)).ok());
   EXPECT_EQ(code(), Code::kDataLoss);
-  write(*text, "\"format_version\": 1", "\"format_version\": 2");
+  write(*text, "\"format_version\": 2", "\"format_version\": 3");
   EXPECT_EQ(code(), Code::kInvalidInput);
   write(*text, "\"state_dim\": 2", "\"state_dim\": 3");
   EXPECT_EQ(code(), Code::kDataLoss);

@@ -85,7 +85,7 @@ Result<json> ReadJson(const std::string& path) {
 std::map<std::pair<dev_t, ino_t>, std::uint64_t> KnownChecksums(const std::string& dir) {
   std::map<std::pair<dev_t, ino_t>, std::uint64_t> known;
   const Result<json> manifest = ReadJson(dir + "/" + kManifest);
-  if (!manifest.ok()) return known;
+  if (!manifest.ok() || !CheckCheckpoint(dir, false).ok()) return known;
   try {
     for (const json& file : manifest->at("files")) {
       struct stat status {};
@@ -101,13 +101,13 @@ std::map<std::pair<dev_t, ino_t>, std::uint64_t> KnownChecksums(const std::strin
 }
 
 // Of every shard that wrote it? A run directory that each host has for itself would else make checkpoints of a part of the rows.
-Status CheckShards(const std::string& dir, const std::vector<std::string>& files, Code code) {
+Status CheckShards(const std::string& dir, const std::vector<std::string>& files) {
   GM_ASSIGN_OR_RETURN(const ps::CheckpointTables tables, ps::ReadCheckpointTables(PsDir(dir)));
   for (std::uint32_t shard = 0; shard < tables.num_shards; ++shard) {
     const std::string part = "ps/" + ps::ShardDirName(shard, tables.num_shards);
     if (std::find(files.begin(), files.end(), part + "/CURRENT") != files.end()) continue;
-    return Status(code, dir + "/" + part + " is missing, the part of shard " + std::to_string(shard) +
-                            ": the run directory must be on a disk that all hosts share");
+    return DataLoss(dir + "/" + part + " is missing, the part of shard " + std::to_string(shard) +
+                    ": the run directory must be on a disk that all hosts share");
   }
   return Ok();
 }
@@ -121,7 +121,7 @@ std::uint64_t OwnChecksum(const json& manifest) {
 // `previous`: a checkpoint that may share files with it; "" = none.
 Status WriteManifest(const std::string& dir, const Cursor& cursor, const std::string& previous) {
   GM_ASSIGN_OR_RETURN(const std::vector<std::string> files, ListTree(dir));
-  GM_RETURN_IF_ERROR(CheckShards(dir, files, Code::kInvalidInput));
+  GM_RETURN_IF_ERROR(CheckShards(dir, files));
   const auto known = previous.empty() ? std::map<std::pair<dev_t, ino_t>, std::uint64_t>() : KnownChecksums(previous);
   json list = json::array();
   for (const std::string& file : files) {
@@ -189,8 +189,8 @@ Status CompleteCheckpoint(const std::string& checkpoints_dir, const Cursor& curs
   GM_RETURN_IF_ERROR(WriteManifest(dir, cursor, before.empty() ? "" : before.back()));
   GM_RETURN_IF_ERROR(SyncDir(PsDir(dir)));
   const std::string named = checkpoints_dir + "/" + CheckpointDirName(cursor.step);
-  GM_RETURN_IF_ERROR(RenameOver(dir, named));
   GM_RETURN_IF_ERROR(RemoveDamagedMark(named));
+  GM_RETURN_IF_ERROR(RenameOver(dir, named));
   return RemoveTree(dir);
 }
 
@@ -199,7 +199,7 @@ Status RemoveUnfinished(const std::string& checkpoints_dir) {
   if (!names.ok()) return Ok();  // there is none yet
   for (const std::string& name : *names) {
     const std::string dir = checkpoints_dir + "/" + name;
-    if (!name.starts_with(kStepPrefix) || (!name.ends_with(kUnfinished) && FileExists(dir + "/" + kManifest))) continue;
+    if (!name.starts_with(kStepPrefix) || !name.ends_with(kUnfinished)) continue;
     GM_RETURN_IF_ERROR(RemoveTree(dir));
   }
   return Ok();
@@ -234,9 +234,10 @@ Status PruneCheckpoints(const std::string& checkpoints_dir, int keep, std::uint6
       kept += FileExists(DamagedMark(*dir)) ? 0 : 1;
       continue;
     }
-    // Without its manifest a half-removed directory is no checkpoint, and RemoveUnfinished removes the rest.
-    GM_RETURN_IF_ERROR(RemoveTree(*dir + "/" + kManifest));
-    GM_RETURN_IF_ERROR(RemoveTree(*dir));
+    // A half-removed one is no checkpoint, and RemoveUnfinished removes the rest.
+    const std::string going = *dir + kUnfinished;
+    GM_RETURN_IF_ERROR(RenameOver(*dir, going));
+    GM_RETURN_IF_ERROR(RemoveTree(going));
     GM_RETURN_IF_ERROR(RemoveDamagedMark(*dir));
   }
   return Ok();
@@ -266,7 +267,11 @@ std::vector<std::string> ListCheckpoints(const std::string& checkpoints_dir) {
 }
 
 Result<std::string> ResolveCheckpoint(const std::string& path) {
-  if (FileExists(path + "/" + kManifest)) return path;
+  if (FileExists(path + "/" + kManifest)) {
+    std::error_code error;
+    const std::string target = fs::is_symlink(path, error) ? fs::canonical(path, error).string() : path;  // best
+    return error ? path : target;
+  }
   const std::string checkpoints_dir = path + "/checkpoints";
   const std::string best = BestTarget(checkpoints_dir);
   if (!best.empty() && FileExists(checkpoints_dir + "/" + best + "/" + kManifest)) return checkpoints_dir + "/" + best;
@@ -330,7 +335,7 @@ Status CheckCheckpoint(const std::string& dir, bool full) {
         return DataLoss("checkpoint " + dir + " is damaged: the checksum of " + path + " is wrong");
       }
     }
-    return CheckShards(dir, files, Code::kDataLoss);
+    return CheckShards(dir, files);
   } catch (const json::exception& error) {
     return DataLoss(dir + "/" + kManifest + " is damaged: " + error.what());
   }

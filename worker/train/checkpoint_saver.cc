@@ -96,7 +96,10 @@ Status CheckpointSaver::Advance() {
       }
       Status status = CompleteCheckpoint(options.checkpoints_dir, cursor);
       if (status.ok() && best) status = MarkBest(options.checkpoints_dir, cursor.step);
-      if (status.ok()) status = PruneCheckpoints(options.checkpoints_dir, options.keep, cursor.step);
+      if (status.ok()) {  // it counts, whatever becomes of older ones
+        const Status pruned = PruneCheckpoints(options.checkpoints_dir, options.keep, cursor.step);
+        if (!pruned.ok()) options.log->Warn(pruned.Annotate("an old checkpoint stays").message());
+      }
       background->Note(status);
       background->Complete();
     });
@@ -118,7 +121,7 @@ Status CheckpointSaver::Advance() {
 Status CheckpointSaver::Fail(const Status& why) {
   phase_ = Phase::kNone;
   last_ = why.Annotate("the checkpoint of step " + std::to_string(cursor_.step) + " was not written");
-  const bool hopeless = why.code() == Code::kDataLoss || why.code() == Code::kInvalidInput;
+  const bool hopeless = why.code() == Code::kDataLoss;
   if (!hopeless) options_.log->Warn(last_.message() + "; training goes on, and older checkpoints are as they were");
   // After what the thread still has to do for it. Space is what may be missing.
   executor_.Run([dir = UnfinishedDir(options_.checkpoints_dir, cursor_.step)] { (void)RemoveTree(dir); });

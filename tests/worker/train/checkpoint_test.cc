@@ -245,7 +245,7 @@ TEST(TrainCheckpoint, OneWithoutTheRowsOfAServerIsNotCompleted) {
   tables.num_shards = 2;
   ASSERT_TRUE(ps::WriteCheckpointTables(PsDir(unfinished), tables).ok());
   const Status status = CompleteCheckpoint(CheckpointsDir(job), {.step = 8});
-  EXPECT_EQ(status.code(), Code::kInvalidInput);
+  EXPECT_EQ(status.code(), Code::kDataLoss);
   EXPECT_NE(status.message().find(ps::ShardDirName(1, 2)), std::string::npos) << status.message();
   EXPECT_EQ(ListCheckpoints(CheckpointsDir(job)), std::vector<std::string>{dir});
 }
@@ -439,7 +439,7 @@ TEST(CheckpointSaver, WhatAnEndedProcessLeftIsRemovedAndOneOfTheSameStepReplaced
   const std::string dir = Save(job, 7);
   std::ofstream(dir + "/of-the-old-one") << "x";
   fs::create_directories(UnfinishedDir(CheckpointsDir(job), 3) + "/ps");
-  fs::create_directories(CheckpointsDir(job) + "/" + CheckpointDirName(2) + "/ps");  // half-removed
+  fs::create_directories(CheckpointsDir(job) + "/" + CheckpointDirName(2) + ".tmp/ps");  // half-removed
   EXPECT_EQ(Save(job, 7), dir);
   EXPECT_FALSE(FileExists(dir + "/of-the-old-one"));
   EXPECT_FALSE(FileExists(UnfinishedDir(CheckpointsDir(job), 3)));

@@ -179,12 +179,12 @@ TEST(Fit, AResumeFinishesWhatAKillCutShort) {
   const std::string dir = job.run_dir() + "/checkpoints";
   const std::vector<std::string> kept = ListCheckpoints(dir);
   ASSERT_TRUE(MarkBest(dir, 7).ok());  // as it was before the last one had its name
-  ASSERT_TRUE(MakeDirs(dir + "/" + CheckpointDirName(3)).ok());
+  ASSERT_TRUE(MakeDirs(UnfinishedDir(dir, 3)).ok());
   ASSERT_TRUE(MakeDirs(UnfinishedDir(dir, 14)).ok());
   const FitResult result = FitAll(Resumed(&job, dir + "/" + CheckpointDirName(14)));
   EXPECT_EQ(result.best_checkpoint, done.best_checkpoint);
   EXPECT_EQ(ListCheckpoints(dir), kept);
-  EXPECT_FALSE(FileExists(dir + "/" + CheckpointDirName(3)));
+  EXPECT_FALSE(FileExists(UnfinishedDir(dir, 3)));
   EXPECT_FALSE(FileExists(UnfinishedDir(dir, 14)));
 }
 
