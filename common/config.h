@@ -202,7 +202,8 @@ struct EarlyStoppingConfig {
 
 struct CheckpointConfig {
   int every_epochs = 1;            // 0 = only the last; the best is always kept when there is a valid part
-  std::int64_t every_steps = 0;    // 0 = by epochs only
+  std::int64_t every_steps = 0;    // 0 = not by steps
+  double every_minutes = 0.0;      // since the last one was begun; 0 = not by time
   int keep = 2;                    // newest kept, beside the best
   bool operator==(const CheckpointConfig&) const = default;
 };

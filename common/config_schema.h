@@ -639,11 +639,16 @@ void Describe(V& v, CheckpointConfig& c) {
                            .min = 0,
                            .max = 1'000'000,
                            .foreign = {{"save_epochs"}, {"epochs"}, {"period"}},
-                           .doc = "0 = by steps, or only the last."});
+                           .doc = "0 = by steps or minutes, or only the last."});
   v.Field(c.every_steps, {.name = "every_steps",
                           .min = 0,
                           .foreign = {{"save_steps"}, {"save_every"}, {"checkpoint_steps"}, {"steps"}, {"interval"}},
-                          .doc = "0 = by epochs only."});
+                          .doc = "0 = not by steps."});
+  v.Field(c.every_minutes, {.name = "every_minutes",
+                            .min = 0,
+                            .max = 1e6,
+                            .foreign = {{"save_minutes"}, {"minutes"}, {"save_checkpoints_secs", "every_minutes: MINUTES"}},
+                            .doc = "Minutes since the last one was begun, and none is being written; 0 = not by time."});
   v.Field(c.keep, {.name = "keep",
                    .min = 1,
                    .max = 1'000'000,

@@ -1,9 +1,11 @@
 // gatemill export RUN|CHECKPOINT --format safetensors --output FILE: the dense parameters and, if asked, the tables.
 // Tables are written as TABLE.keys [n], TABLE.rows [n, dim] and TABLE.state [n, state_dim], sorted by key, so that equal
-// models give equal files whatever the number of servers was.
+// models give equal files whatever the number of servers was. With --since CHECKPOINT only the rows that are not in that one with
+// the same numbers, and TABLE.erased [m], the keys that only that one has.
 
 #include <algorithm>
 #include <cstdio>
+#include <cstring>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <span>
@@ -26,6 +28,7 @@ struct ExportArgs {
   std::string format = "safetensors";
   std::string output;
   std::string tables = "none";
+  std::string since;  // a checkpoint; "" = everything
   bool json = false;
 };
 
@@ -34,23 +37,70 @@ struct SortedRows {
   std::vector<std::uint64_t> keys;
   std::vector<float> rows;
   std::vector<float> state;
+  std::vector<std::uint64_t> erased;
 };
 
-Result<SortedRows> ReadSorted(ps::CheckpointReader* reader, std::uint32_t table, std::size_t dim) {
+// The rows of one vshard of an older checkpoint, asked for in ascending order of their keys.
+class OlderRows {
+ public:
+  // `reader`: null = it has none.
+  OlderRows(ps::CheckpointReader* reader, std::uint32_t table) : reader_(reader), table_(table) {}
+
+  // *erased: gets the rest of the vshard before.
+  Status Begin(std::uint32_t vshard, std::vector<std::uint64_t>* erased) {
+    End(erased);
+    keys_.clear();
+    values_.clear();
+    next_ = 0;
+    if (reader_ == nullptr) return Ok();
+    return reader_->Scan(table_, vshard, vshard + 1, [&](std::uint64_t key, std::span<const float> row, const ps::RowHeader&) {
+      keys_.push_back(key);
+      values_.insert(values_.end(), row.begin(), row.end());
+      return Ok();
+    });
+  }
+  // Has it this row, too? *erased: gets the keys before that nobody asked for.
+  bool Has(std::uint64_t key, std::span<const float> row, std::vector<std::uint64_t>* erased) {
+    while (next_ < keys_.size() && keys_[next_] < key) erased->push_back(keys_[next_++]);
+    if (next_ == keys_.size() || keys_[next_] != key) return false;
+    const std::size_t width = values_.size() / keys_.size();
+    const float* older = values_.data() + width * next_++;
+    return row.size() == width && std::memcmp(older, row.data(), row.size_bytes()) == 0;
+  }
+  void End(std::vector<std::uint64_t>* erased) {
+    erased->insert(erased->end(), keys_.begin() + static_cast<std::ptrdiff_t>(next_), keys_.end());
+    next_ = keys_.size();
+  }
+
+ private:
+  ps::CheckpointReader* reader_;
+  const std::uint32_t table_;
+  std::vector<std::uint64_t> keys_;
+  std::vector<float> values_;  // [keys, dim + state_dim]
+  std::size_t next_ = 0;
+};
+
+Result<SortedRows> ReadSorted(ps::CheckpointReader* reader, std::uint32_t table, std::size_t dim, OlderRows older) {
   std::vector<std::uint64_t> keys;
   std::vector<float> values;
   std::size_t width = 0;
-  GM_RETURN_IF_ERROR(reader->Scan(table, 0, kNumVshards,
-                                  [&](std::uint64_t key, std::span<const float> row, const ps::RowHeader&) {
-                                    width = row.size();
-                                    keys.push_back(key);
-                                    values.insert(values.end(), row.begin(), row.end());
-                                    return Ok();
-                                  }));
+  SortedRows sorted;
+  for (std::uint32_t vshard = 0; vshard < kNumVshards; ++vshard) {
+    GM_RETURN_IF_ERROR(older.Begin(vshard, &sorted.erased));
+    GM_RETURN_IF_ERROR(reader->Scan(table, vshard, vshard + 1,
+                                    [&](std::uint64_t key, std::span<const float> row, const ps::RowHeader&) {
+                                      if (older.Has(key, row, &sorted.erased)) return Ok();
+                                      width = row.size();
+                                      keys.push_back(key);
+                                      values.insert(values.end(), row.begin(), row.end());
+                                      return Ok();
+                                    }));
+  }
+  older.End(&sorted.erased);
+  std::sort(sorted.erased.begin(), sorted.erased.end());
   std::vector<std::size_t> order(keys.size());
   for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
   std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return keys[a] < keys[b]; });
-  SortedRows sorted;
   for (const std::size_t i : order) {
     const auto row = values.begin() + static_cast<std::ptrdiff_t>(i * width);
     const auto split = row + static_cast<std::ptrdiff_t>(dim);
@@ -59,6 +109,19 @@ Result<SortedRows> ReadSorted(ps::CheckpointReader* reader, std::uint32_t table,
     sorted.state.insert(sorted.state.end(), split, row + static_cast<std::ptrdiff_t>(width));
   }
   return sorted;
+}
+
+// The table that an older checkpoint has under this name.
+Result<OlderRows> FindOlder(ps::CheckpointReader* reader, const ps::TableSpec& spec) {
+  if (reader == nullptr) return OlderRows(nullptr, 0);
+  const auto& specs = reader->tables().specs;
+  for (std::uint32_t t = 0; t < specs.size(); ++t) {
+    if (specs[t].name != spec.name) continue;
+    if (specs[t].dim == spec.dim) return OlderRows(reader, t);
+    return InvalidInput("--since: table '" + spec.name + "' has " + std::to_string(specs[t].dim) + " numbers a row there, " +
+                        std::to_string(spec.dim) + " here; export everything, without --since");
+  }
+  return OlderRows(nullptr, 0);
 }
 
 // Dense parameters and batch-norm statistics, without optimizer state unless the tables come with theirs.
@@ -70,7 +133,12 @@ Status RunExport(const ExportArgs& args) {
   }
   GM_RETURN_IF_ERROR(CheckOutputFile(args.output));
   GM_ASSIGN_OR_RETURN(const TablesView view, OpenTables(args.path));
-  const bool with_tables = args.tables == "all";
+  std::unique_ptr<ps::CheckpointReader> since;
+  if (!args.since.empty()) {
+    GM_ASSIGN_OR_RETURN(TablesView older, OpenTables(args.since));
+    since = std::move(older.rows);
+  }
+  const bool with_tables = args.tables == "all" || since != nullptr;
   const auto& specs = view.rows->tables().specs;
   std::vector<SortedRows> tables;
   std::vector<TensorInfo> infos;
@@ -82,28 +150,40 @@ Status RunExport(const ExportArgs& args) {
   }
   for (std::uint32_t t = 0; with_tables && t < specs.size(); ++t) {
     if (ps::HoldsSightings(specs[t])) continue;  // no embeddings
-    GM_ASSIGN_OR_RETURN(SortedRows sorted, ReadSorted(view.rows.get(), t, static_cast<std::size_t>(specs[t].dim)));
+    GM_ASSIGN_OR_RETURN(OlderRows older, FindOlder(since.get(), specs[t]));
+    GM_ASSIGN_OR_RETURN(SortedRows sorted,
+                        ReadSorted(view.rows.get(), t, static_cast<std::size_t>(specs[t].dim), std::move(older)));
     const auto n = static_cast<std::int64_t>(sorted.keys.size());
     const auto state_dim = n > 0 ? static_cast<std::int64_t>(sorted.state.size()) / n : 0;
     infos.push_back({.name = specs[t].name + ".keys", .type = TensorType::kU64, .shape = {n}});
     infos.push_back({.name = specs[t].name + ".rows", .type = TensorType::kF32, .shape = {n, specs[t].dim}});
     infos.push_back({.name = specs[t].name + ".state", .type = TensorType::kF32, .shape = {n, state_dim}});
+    if (since != nullptr) {
+      infos.push_back({.name = specs[t].name + ".erased", .type = TensorType::kU64,
+                       .shape = {static_cast<std::int64_t>(sorted.erased.size())}});
+    }
     tables.push_back(std::move(sorted));
   }
   GM_ASSIGN_OR_RETURN(const auto writer, SafetensorsWriter::Create(args.output, infos));
   std::size_t index = 0;
   for (const auto& values : dense) GM_RETURN_IF_ERROR(writer->Append(index++, values));
   std::size_t rows = 0;
+  std::size_t erased = 0;
   for (const SortedRows& table : tables) {
     GM_RETURN_IF_ERROR(writer->Append(index++, std::span<const std::uint64_t>(table.keys)));
     GM_RETURN_IF_ERROR(writer->Append(index++, std::span<const float>(table.rows)));
     GM_RETURN_IF_ERROR(writer->Append(index++, std::span<const float>(table.state)));
+    if (since != nullptr) GM_RETURN_IF_ERROR(writer->Append(index++, std::span<const std::uint64_t>(table.erased)));
+    erased += table.erased.size();
     rows += table.keys.size();
   }
   GM_RETURN_IF_ERROR(writer->Finish());
   std::fprintf(ReportStream(args.json), "%zu tensors, %zu rows of tables in %s\n", infos.size(), rows, args.output.c_str());
+  if (since != nullptr) std::fprintf(ReportStream(args.json), "%zu rows of %s are gone\n", erased, args.since.c_str());
   if (args.json) {
-    PrintJsonLine(nlohmann::json{{"tensors", infos.size()}, {"rows", rows}, {"output", args.output}});
+    nlohmann::json out = {{"tensors", infos.size()}, {"rows", rows}, {"output", args.output}};
+    if (since != nullptr) out["erased"] = erased;
+    PrintJsonLine(out);
   }
   return Ok();
 }
@@ -117,6 +197,8 @@ RunCommand AddExport(CLI::App* app) {
   app->add_option("--output", args->output, "the file to write; one that exists is replaced")->required();
   app->add_option("--tables", args->tables, "none, or all: every row of every table and all optimizer state")
       ->check(CLI::IsMember({"none", "all"}));
+  app->add_option("--since", args->since,
+                  "a run or a checkpoint: only the rows that differ from its, and TABLE.erased, the keys that only it has; all tables");
   app->add_flag("--json", args->json, "the result as one JSON object, last on standard output");
   return [args] { return RunExport(*args); };
 }

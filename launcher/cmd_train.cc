@@ -21,6 +21,7 @@
 #include "launcher/run_dir.h"
 #include "launcher/session.h"
 #include "launcher/train_args.h"
+#include "launcher/warm_start.h"
 #include "worker/data/part_reader.h"
 #include "worker/train/checkpoint.h"
 #include "worker/train/evaluator.h"
@@ -74,14 +75,25 @@ class TrainCommand {
       if (!from.ok()) return from.status().Annotate("--resume is auto, never, a run or a checkpoint");
       resume_from_ = *std::move(from);
     }
+    if (!args_.init_from.empty()) {
+      if (!resume_from_.empty()) return InvalidInput("--init-from begins a new run, --resume goes on with one; give one of them");
+      Result<std::string> from = train::ResolveCheckpoint(args_.init_from);
+      if (!from.ok()) return from.status().Annotate("--init-from");
+      init_from_ = *std::move(from);
+    }
     return Ok();
   }
 
   // Reads the data; the first mistakes in it are found here.
   Status ReadData() {
     GM_RETURN_IF_ERROR(LoadResumedCheckpoint());
+    if (!resumed_) GM_RETURN_IF_ERROR(LoadInitialCheckpoint());
     if (!job_->is_worker()) return Ok();
-    const bool fit = !resumed_;
+    if (initial_) {
+      GM_ASSIGN_OR_RETURN(statistics_, data::FitStatistics(ReadAhead()));
+      statistics_ = TakeStatistics(warm_, initial_->statistics, std::move(statistics_));
+    }
+    const bool fit = !resumed_ && !initial_;
     GM_ASSIGN_OR_RETURN(const bool in_memory, data::FitsInMemory(config_.data, config_.data.train));
     if (in_memory) {
       GM_ASSIGN_OR_RETURN(train_, data::ReadDataset(ReadAhead(), data::Part::kTrain, nullptr, fit, &statistics_));
@@ -133,6 +145,11 @@ class TrainCommand {
     if (resumed_) {
       restored_from_ = resume_from_;
       GM_RETURN_IF_ERROR(session_->Restore(resume_from_, *resumed_, true));
+    }
+    if (initial_) {
+      GM_RETURN_IF_ERROR(session_->WarmStart(init_from_, warm_.tables,
+                                             TakeParameters(warm_, initial_->dense, session_->model()->Save())));
+      initial_.reset();
     }
     // Only now is it certain that this configuration can train: the one that a resumed run has stays until then, and for
     // good when there is nothing left to train.
@@ -248,6 +265,24 @@ class TrainCommand {
                    std::to_string(resumed_->cursor.step) + "; raise train.num_epochs or train.max_steps");
       }
     }
+    return Ok();
+  }
+
+  // Of a run that begins with what another has learned.
+  Status LoadInitialCheckpoint() {
+    if (init_from_.empty()) return Ok();
+    GM_ASSIGN_OR_RETURN(initial_, train::LoadCheckpoint(init_from_));
+    GM_ASSIGN_OR_RETURN(const Config then, ParseConfig(initial_->config_yaml, init_from_ + "/config.yaml", {}));
+    GM_ASSIGN_OR_RETURN(const data::Schema schema, data::ResolveSchema(then, initial_->columns));
+    warm_ = PlanWarmStart({.config = &config_, .schema = &schema_}, {.config = &then, .schema = &schema});
+    if (warm_.tables.empty() && warm_.parameters.empty()) {
+      return InvalidInput("--init-from " + init_from_ + ": no table and no parameter has the same name and shape as here");
+    }
+    if (job_->rank() != 0) return Ok();
+    log_->Info("beginning with " + init_from_ + " (step " + std::to_string(initial_->cursor.step) + "): the rows of " +
+               std::to_string(warm_.tables.size()) + " table(s), " + std::to_string(warm_.parameters.size()) +
+               " parameters, transforms of " + std::to_string(warm_.sparse.size() + warm_.dense.size()) + " feature(s)");
+    for (const std::string& line : warm_.left) log_->Info("not taken: " + line);
     return Ok();
   }
 
@@ -522,6 +557,9 @@ class TrainCommand {
   std::string resume_from_;
   std::string restored_from_;  // the checkpoint that the servers' rows are from
   std::optional<train::Checkpoint> resumed_;
+  std::string init_from_;
+  std::optional<train::Checkpoint> initial_;  // until its values are in place
+  WarmStart warm_;
   bool same_judge_ = true;  // the resumed run's best value means the same here
   data::Statistics statistics_;
   std::shared_ptr<const data::Dataset> train_;

@@ -222,4 +222,13 @@ Status Session::Restore(const std::string& checkpoint_dir, const train::Checkpoi
   return model_->Load(checkpoint.dense, with_optimizer);
 }
 
+Status Session::WarmStart(const std::string& checkpoint_dir, std::span<const std::uint32_t> tables,
+                          const std::vector<model::DenseModel::Tensor>& dense) {
+  Status started;
+  if (workers_->rank() == 0) started = client_->WarmStart(0, train::PsDir(checkpoint_dir), tables);
+  GM_RETURN_IF_ERROR(started);
+  GM_RETURN_IF_ERROR(workers_->Barrier());
+  return model_->Load(dense, false);
+}
+
 }  // namespace gatemill::launcher

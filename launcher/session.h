@@ -9,7 +9,9 @@
 // Thread safety: one thread.
 #pragma once
 
+#include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -62,6 +64,9 @@ class Session {
 
   // Puts a checkpoint in place: rows at the servers, parameters in the model. All workers call it together.
   Status Restore(const std::string& checkpoint_dir, const train::Checkpoint& checkpoint, bool with_optimizer);
+  // The same of a part of one, for a run that begins: the checkpoint's rows of tables number `tables`, and `dense` in the model.
+  Status WarmStart(const std::string& checkpoint_dir, std::span<const std::uint32_t> tables,
+                   const std::vector<model::DenseModel::Tensor>& dense);
 
  private:
   explicit Session(const SessionOptions& options) : options_(options) {}

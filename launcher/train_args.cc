@@ -16,6 +16,8 @@ void AddTrainOptions(CLI::App* app, TrainArgs* args) {
   app->add_option("--run-dir", args->run_dir, "where the run is kept; default runs/NAME-TIME");
   app->add_option("--resume", args->resume,
                   "auto: from the newest checkpoint of --run-dir; never; or a run or a checkpoint");
+  app->add_option("--init-from", args->init_from,
+                  "a run or a checkpoint: a new run begins with its rows and parameters, as far as they match by name");
   app->add_option("--servers", args->servers, "under mpirun: the first M ranks are servers only")
       ->check(CLI::NonNegativeNumber);
   app->add_option("--limit", args->limit, "only the first N rows of each part")
@@ -29,6 +31,7 @@ std::vector<std::string> ToWords(const TrainArgs& args) {
   for (const std::string& set : args.overrides) add("--set", set);
   if (!args.run_dir.empty()) add("--run-dir", args.run_dir);
   add("--resume", args.resume);
+  if (!args.init_from.empty()) add("--init-from", args.init_from);
   if (args.servers > 0) add("--servers", std::to_string(args.servers));
   if (args.limit > 0) add("--limit", std::to_string(args.limit));
   if (args.json) words.emplace_back("--json");

@@ -17,6 +17,7 @@ struct TrainArgs {
   std::vector<std::string> overrides;
   std::string run_dir;
   std::string resume = "never";
+  std::string init_from;
   int servers = 0;
   std::int64_t limit = 0;
   bool json = false;

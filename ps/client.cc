@@ -41,6 +41,7 @@ const char* NameOf(Op op) {
     case Op::kStats: return "stats";
     case Op::kReadStored: return "read stored";
     case Op::kClear: return "clear";
+    case Op::kWarmStart: return "warm start";
   }
   return "unknown";
 }
@@ -51,8 +52,9 @@ std::string WithoutShard(const std::string& error, std::uint32_t shard) {
   return error.starts_with(prefix) ? error.substr(prefix.size()) : error;
 }
 
-// A checkpoint, a restore or a clear that came again after the steps that followed it would undo them.
-bool MaySendAgain(Op op) { return op != Op::kCheckpoint && op != Op::kRestore && op != Op::kClear; }
+bool ReplacesRows(Op op) { return op == Op::kRestore || op == Op::kClear || op == Op::kWarmStart; }
+// What came again after the steps that followed it would undo them.
+bool MaySendAgain(Op op) { return op != Op::kCheckpoint && !ReplacesRows(op); }
 
 struct ShardCheckpoint {
   bool done = false;
@@ -247,6 +249,17 @@ class ClientImpl final : public Client {
     return AskAll(Op::kClear, next_step, "").status();
   }
 
+  Status WarmStart(std::uint64_t next_step, const std::string& ps_dir, std::span<const std::uint32_t> tables) override {
+    nlohmann::json text = {{"dir", ps_dir}, {"tables", nlohmann::json::array()}};
+    for (const std::uint32_t table : tables) {
+      if (table >= specs_.size()) return InvalidInput("table " + std::to_string(table) + " does not exist");
+      text["tables"].push_back(specs_[table].name);
+    }
+    if (push_failure_.ok()) GM_RETURN_IF_ERROR(Flush());
+    days_.clear();
+    return AskAll(Op::kWarmStart, next_step, text.dump()).status();
+  }
+
   Result<std::string> Stats() override {
     GM_ASSIGN_OR_RETURN(const std::vector<Reply> replies, AskAll(Op::kStats, 0, ""));
     std::string array = "[";
@@ -429,7 +442,7 @@ class ClientImpl final : public Client {
   [[nodiscard]] std::int64_t DeadlineNs() const { return options_.deadline_ms * kNsPerMs; }
   // Writing or reading whole tables takes as long as they are large.
   [[nodiscard]] int DeadlineMs(Op op) const {
-    const bool whole_tables = op == Op::kCheckpoint || op == Op::kRestore || op == Op::kClear;
+    const bool whole_tables = op == Op::kCheckpoint || ReplacesRows(op);
     return whole_tables ? std::max(options_.deadline_ms, kWholeTablesDeadlineMs) : options_.deadline_ms;
   }
 
@@ -618,7 +631,7 @@ class ClientImpl final : public Client {
 
   // The same question to every shard; answers by shard.
   Result<std::vector<Reply>> AskAll(Op op, std::uint64_t step, const std::string& text) {
-    if (op == Op::kRestore || op == Op::kClear) {
+    if (ReplacesRows(op)) {
       Forget({.op = Op::kPush});
       push_failure_ = Ok();
     }
@@ -641,7 +654,7 @@ class ClientImpl final : public Client {
     return std::exchange(answers_, {});
   }
 
-  // A refused push leaves its step incomplete for good: every later call says so, until Restore or Clear starts anew.
+  // A refused push leaves its step incomplete for good: every later call says so, until the rows are replaced.
   [[nodiscard]] Status TakePushFailure() const { return push_failure_; }
 
   void Forget(const Awaited& which) {

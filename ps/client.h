@@ -11,9 +11,9 @@
 // a shard that the step is over for this worker. Acknowledgements of pushes are collected by later calls, at the latest when
 // kMaxOpenPushes steps lack theirs, or by Flush.
 //
-// A push that a shard refused leaves its step incomplete: every later call fails with it, until Restore or Clear.
+// A push that a shard refused leaves its step incomplete: every later call fails with it, until Restore, WarmStart or Clear.
 //
-// Deadline (of checkpoints, Restore and Clear at least ten minutes): a call that gets no answer within options.deadline_ms fails with kDeadline and names the shards and end
+// Deadline (of checkpoints, Restore, WarmStart and Clear at least ten minutes): a call that gets no answer within options.deadline_ms fails with kDeadline and names the shards and end
 // points that did not answer; a request is sent again a few times within it (requests are idempotent).
 // Thread safety: one thread.
 #pragma once
@@ -95,6 +95,9 @@ class Client {
   virtual Status Checkpoint(std::uint64_t next_step, const std::string& ps_dir) = 0;
   virtual Status Restore(std::uint64_t next_step, const std::string& ps_dir) = 0;
   virtual Status Clear(std::uint64_t next_step) = 0;
+  // Every row is replaced: tables number `tables` get the embeddings that the checkpoint's tables of the same names have, their
+  // optimizers begin anew; the others have no rows. kInvalidInput for one that the checkpoint has not, or with another dim.
+  virtual Status WarmStart(std::uint64_t next_step, const std::string& ps_dir, std::span<const std::uint32_t> tables) = 0;
   // A JSON array with one object per shard.
   virtual Result<std::string> Stats() = 0;
   virtual Result<StoredRow> ReadStored(std::uint32_t table, std::uint64_t key) = 0;

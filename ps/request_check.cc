@@ -12,7 +12,7 @@ namespace {
 
 bool IsKnown(Op op) {
   const auto number = static_cast<std::uint16_t>(op);
-  return number >= static_cast<std::uint16_t>(Op::kHello) && number <= static_cast<std::uint16_t>(Op::kClear);
+  return number >= static_cast<std::uint16_t>(Op::kHello) && number <= static_cast<std::uint16_t>(kLastOp);
 }
 
 bool HasParts(Op op) { return op == Op::kPull || op == Op::kPush || op == Op::kPrefetch || op == Op::kReadStored; }

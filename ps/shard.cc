@@ -168,7 +168,7 @@ class StepShard final : public Shard {
   [[nodiscard]] Status CheckStep(const Request& request) const {
     const std::uint64_t step = request.stamp.step;
     const bool train_pull = request.op == Op::kPull && request.mode == ReadMode::kTrain;
-    if (request.op == Op::kRestore || request.op == Op::kClear) {
+    if (ReplacesRows(request.op)) {
       return step <= kMaxStep ? Ok() : InvalidInput("step " + std::to_string(step) + " is not possible");
     }
     if (!train_pull && request.op != Op::kPush && request.op != Op::kCheckpoint) return Ok();
@@ -465,6 +465,9 @@ class StepShard final : public Shard {
       case Op::kClear:
         status = Clear(request.stamp.step);
         break;
+      case Op::kWarmStart:
+        status = WarmStart(request.text, request.stamp.step);
+        break;
       case Op::kPush:
       case Op::kPrefetch:
         break;  // never come here
@@ -474,7 +477,8 @@ class StepShard final : public Shard {
     out->push_back({.to = from, .reply = std::move(reply)});
   }
 
-  static bool IsControl(Op op) { return op == Op::kCheckpoint || op == Op::kRestore || op == Op::kClear; }
+  static bool ReplacesRows(Op op) { return op == Op::kRestore || op == Op::kClear || op == Op::kWarmStart; }
+  static bool IsControl(Op op) { return op == Op::kCheckpoint || ReplacesRows(op); }
 
   [[nodiscard]] const DoneControl* FindDone(const Request& request) const {
     if (!done_.has_value() || !IsControl(request.op)) return nullptr;
@@ -660,6 +664,36 @@ class StepShard final : public Shard {
     }
     if (differences.empty()) return numbers;
     return InvalidInput("checkpoint " + ps_dir + " is of other tables; use its own config:" + differences);
+  }
+
+  Status WarmStart(const std::string& text, std::uint64_t step) {
+    std::string ps_dir;
+    std::set<std::string> wanted;
+    try {
+      const nlohmann::json json = nlohmann::json::parse(text);
+      ps_dir = json.at("dir").get<std::string>();
+      wanted = json.at("tables").get<std::set<std::string>>();
+    } catch (const nlohmann::json::exception& error) {
+      return InvalidInput(std::string("a warm start without its directory and tables: ") + error.what());
+    }
+    GM_ASSIGN_OR_RETURN(const auto reader, CheckpointReader::Open(ps_dir));
+    const std::vector<TableSpec>& saved = reader->tables().specs;
+    std::vector<std::uint32_t> numbers;
+    for (const TableSpec& spec : specs_) {
+      numbers.push_back(kNotSaved);
+      if (wanted.erase(spec.name) == 0) continue;
+      const auto found = std::find_if(saved.begin(), saved.end(), [&](const TableSpec& other) { return other.name == spec.name; });
+      if (found == saved.end() || found->dim != spec.dim) {
+        return InvalidInput("checkpoint " + ps_dir + " has no table '" + spec.name + "' of " + std::to_string(spec.dim) +
+                            " numbers a row");
+      }
+      numbers.back() = static_cast<std::uint32_t>(found - saved.begin());
+    }
+    if (!wanted.empty()) return InvalidInput("there is no table '" + *wanted.begin() + "' to begin with the rows of a checkpoint");
+    GM_RETURN_IF_ERROR(tables_->WarmStart(reader.get(), numbers, step));
+    retention_.Restart({});
+    StartAt(step);
+    return Ok();
   }
 
   Status Clear(std::uint64_t step) {

@@ -9,6 +9,8 @@
 
 #include "common/keys.h"
 #include "ps/checkpoint.h"
+#include "ps/table/half.h"
+#include "ps/table/optimizer.h"
 
 namespace gatemill::ps {
 namespace {
@@ -732,14 +734,48 @@ Status TieredTables::TakeOver(std::span<const RowStore::Source> sources, const R
 }
 
 Status TieredTables::Restore(CheckpointReader* reader, std::span<const std::uint32_t> numbers, std::uint64_t step) {
+  return ReplaceRows(reader, numbers, step, {});
+}
+
+// What a table keeps in 16 bits is rounded to nearest, as it may come from one that does not.
+Status TieredTables::WarmStart(CheckpointReader* reader, std::span<const std::uint32_t> numbers, std::uint64_t step) {
+  std::vector<std::unique_ptr<SparseOptimizer>> optimizers;
+  for (std::uint32_t t = 0; t < tables_.size(); ++t) {
+    GM_ASSIGN_OR_RETURN(auto optimizer, NewSparseOptimizer(spec(t).optimizer));
+    optimizers.push_back(std::move(optimizer));
+  }
+  std::vector<std::byte> packed;
+  return ReplaceRows(reader, numbers, step, [&](std::uint32_t t, std::vector<float>* values, RowHeader* header) {
+    const auto dim = static_cast<std::size_t>(spec(t).dim);
+    values->resize(dim + static_cast<std::size_t>(state_dim(t)));
+    const std::span<float> embedding = std::span(*values).first(dim);
+    if (spec(t).dtype != FloatType::kFloat32) {
+      packed.resize(dim * BytesOf(spec(t).dtype));
+      PackFloats(spec(t).dtype, embedding, packed.data());
+      UnpackFloats(spec(t).dtype, packed.data(), embedding);
+    }
+    optimizers[t]->InitState(std::span(*values).subspan(dim), spec(t).dim);
+    header->last_step = static_cast<std::uint32_t>(step);
+  });
+}
+
+Status TieredTables::ReplaceRows(CheckpointReader* reader, std::span<const std::uint32_t> numbers, std::uint64_t step,
+                                 const ChangeRow& change) {
   StopBackground();
   GM_ASSIGN_OR_RETURN(const auto writer, store_->NewReplacement());
   std::vector<OnDisk> rows = NothingOnDisk();
   for (std::uint32_t number = 0; number < tables_.size(); ++number) {
     if (numbers[number] == kNotSaved) continue;
     const auto take = [&](std::uint64_t key, std::span<const float> values, const RowHeader& header) {
-      rows[number].Add(key, header);
-      return writer->Add({.table = number, .key = key}, values, header);
+      if (!change) {
+        rows[number].Add(key, header);
+        return writer->Add({.table = number, .key = key}, values, header);
+      }
+      std::vector<float> changed(values.begin(), values.end());
+      RowHeader its_header = header;
+      change(number, &changed, &its_header);
+      rows[number].Add(key, its_header);
+      return writer->Add({.table = number, .key = key}, changed, its_header);
     };
     GM_RETURN_IF_ERROR(reader->Scan(numbers[number], options_.vshards.first, options_.vshards.end, take));
   }

@@ -147,13 +147,15 @@ class TieredTables {
   [[nodiscard]] const CheckpointReport& checkpoint() const { return report_; }
   // The same at once. *rows_written: of those that had changed.
   Status WriteCheckpoint(const std::string& dir, std::uint64_t* rows_written);
-  // All three give up a checkpoint under way (kCancelled), and bringing rows back beside other calls; rows are as they were when one
+  // All four give up a checkpoint under way (kCancelled), and bringing rows back beside other calls; rows are as they were when one
   // fails.
   // Replaces every row by those of checkpoints of the same tables, `counts` of them (of this shard's vshards). `step`: the next to
   // be updated.
   Status TakeOver(std::span<const RowStore::Source> sources, const RowCounts& counts, std::uint64_t step);
   // The same by reading and writing every row, whatever the tables' numbers are: numbers[t] is the reader's of table t or kNotSaved.
   Status Restore(CheckpointReader* reader, std::span<const std::uint32_t> numbers, std::uint64_t step);
+  // As Restore, of embeddings alone: rows keep how often they were updated, their optimizers begin anew.
+  Status WarmStart(CheckpointReader* reader, std::span<const std::uint32_t> numbers, std::uint64_t step);
   Status Clear();
 
   // Is there something for Refill to do? Else it waits for the executor, or there is nothing left.
@@ -202,6 +204,9 @@ class TieredTables {
   Status ReadForEval(std::uint32_t table, std::span<const std::uint64_t> keys, const RowSink& out);
   template <typename Visit>
   Status FindOnDisk(std::uint32_t table, std::span<const std::uint64_t> keys, const Visit& visit);
+  // A row that is read becomes one of table number `table`, by *values and *header.
+  using ChangeRow = std::function<void(std::uint32_t table, std::vector<float>* values, RowHeader* header)>;
+  Status ReplaceRows(CheckpointReader* reader, std::span<const std::uint32_t> numbers, std::uint64_t step, const ChangeRow& change);
   void StartOver(std::vector<OnDisk> rows, std::uint64_t step);
   [[nodiscard]] Status CheckCounts(std::uint32_t table) const;
   Status CheckStoredRow(std::uint32_t table, std::uint64_t key, std::span<const float> values) const;

@@ -1,7 +1,8 @@
 // The row store on disk: the one file that includes RocksDB.
 //
 // Layout of a store's directory: db-N/ is RocksDB's, the next N when the store is replaced; ingest/ holds SST files that are
-// being written or taken over. A checkpoint is a copy of db-N/ by hard links. Nothing is ever put: rows arrive only as files, so
+// being written or taken over. A checkpoint is a copy of db-N/ by hard links, on another disk a copy
+// that shares what it can with the one before (ps/store/shared_copies.h). Nothing is ever put: rows arrive only as files, so
 // there is no memtable to lose.
 //
 // Parts are column families: a store that begins empty has RocksDB's default one for all vshards, one that took checkpoints over
@@ -16,6 +17,7 @@
 #include <rocksdb/sst_file_writer.h>
 #include <rocksdb/table.h>
 #include <rocksdb/utilities/checkpoint.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <array>
@@ -26,6 +28,7 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -38,6 +41,7 @@
 #include "common/parallel.h"
 #include "ps/store/record_format.h"
 #include "ps/store/row_store.h"
+#include "ps/store/shared_copies.h"
 
 namespace gatemill::ps {
 namespace {
@@ -463,6 +467,7 @@ class RocksRowStore final : public RowStore {
   Status Checkpoint(const std::string& dir) override {
     GM_RETURN_IF_ERROR(CheckWritable());
     if (FileExists(dir)) return InvalidInput("checkpoint directory " + dir + " exists already; give a new one");
+    if (OnAnotherDisk(dir)) return CopyFiles(dir);
     rocksdb::Checkpoint* made = nullptr;
     GM_RETURN_IF_ERROR(FromRocks(rocksdb::Checkpoint::Create(database_->db(), &made), dir));
     const std::unique_ptr<rocksdb::Checkpoint> checkpoint(made);
@@ -507,7 +512,37 @@ class RocksRowStore final : public RowStore {
   }
 
   // Cheaper than deleting row by row, and the space is free at once (checkpoints keep their links).
-  void Exchange(std::shared_ptr<Database> made) { database_ = std::move(made); }
+  void Exchange(std::shared_ptr<Database> made) {
+    database_ = std::move(made);
+    copies_.Forget();  // its files may have the same names
+  }
+
+  [[nodiscard]] bool OnAnotherDisk(const std::string& dir) const {
+    struct stat ours {};
+    struct stat theirs {};
+    const std::string parent = std::filesystem::path(dir).parent_path().string();
+    return ::stat(dir_.c_str(), &ours) == 0 && ::stat(parent.c_str(), &theirs) == 0 && ours.st_dev != theirs.st_dev;
+  }
+
+  // RocksDB's own checkpoint would copy all of them, every time.
+  Status CopyFiles(const std::string& dir) {
+    rocksdb::DB* const db = database_->db();
+    GM_RETURN_IF_ERROR(FromRocks(db->DisableFileDeletions(), dir_));
+    const std::unique_ptr<rocksdb::DB, void (*)(rocksdb::DB*)> enable(
+        db, [](rocksdb::DB* disabled) { (void)disabled->EnableFileDeletions(/*force=*/false); });
+    std::vector<rocksdb::LiveFileStorageInfo> live;
+    GM_RETURN_IF_ERROR(FromRocks(db->GetLiveFilesStorageInfo(rocksdb::LiveFilesStorageInfoOptions(), &live), dir_));
+    std::vector<FileToCopy> files;
+    for (const rocksdb::LiveFileStorageInfo& file : live) {
+      files.push_back({.from = file.directory + "/" + file.relative_filename,
+                       .name = file.relative_filename,
+                       .bytes = file.size,
+                       .immutable = file.file_type == rocksdb::kTableFile,
+                       .contents = std::nullopt});
+      if (!file.replacement_contents.empty()) files.back().contents = file.replacement_contents;
+    }
+    return copies_.Write(files, dir);
+  }
 
   // Adds what a checkpoint has of source.vshards to `into`.
   Status TakeOver(const Source& source, Database* into) {
@@ -675,6 +710,7 @@ class RocksRowStore final : public RowStore {
   std::atomic<std::uint64_t> next_writer_ = 0;
   std::uint64_t next_database_ = 0;
   std::shared_ptr<Database> database_;
+  SharedCopies copies_;  // of database_, where links cannot be
   ThreadPool readers_;
   std::vector<Lookup> lookups_;  // scratch of MultiGet
 };

@@ -20,7 +20,7 @@ namespace {
 constexpr std::uint64_t kMaxRowBytes = 3ULL * kMaxDim * sizeof(float);
 
 bool IsOp(std::uint16_t op) {
-  return op >= static_cast<std::uint16_t>(Op::kHello) && op <= static_cast<std::uint16_t>(Op::kClear);
+  return op >= static_cast<std::uint16_t>(Op::kHello) && op <= static_cast<std::uint16_t>(kLastOp);
 }
 
 // ---- checks --------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@
 
 namespace gatemill::ps {
 
-inline constexpr std::uint32_t kWireVersion = 5;
+inline constexpr std::uint32_t kWireVersion = 6;
 inline constexpr std::uint32_t kMaxTablesPerRequest = 4096;
 inline constexpr std::uint64_t kMaxKeysPerPart = 1ULL << 26;
 inline constexpr std::uint64_t kMaxMessageBytes = 1ULL << 31;
@@ -38,7 +38,10 @@ enum class Op : std::uint16_t {
   kStats = 7,       // answers with JSON in `text`: rows, bytes and dirty rows per table
   kReadStored = 8,  // parts: keys -> parts: rows [n, dim + state_dim], headers, found: for inspection and export
   kClear = 9,       // drops every row; `step` is the next to be pushed
+  kWarmStart = 10,  // text: JSON {"dir": a checkpoint's ps/ part, "tables": names}. Every row is replaced: those tables get the
+                    // embeddings of its tables with the same names, optimizers begin anew; the others have no rows
 };
+inline constexpr Op kLastOp = Op::kWarmStart;
 
 // Which job and which incarnation of it (a restart counts up), who asks, and for which global step.
 struct Stamp {

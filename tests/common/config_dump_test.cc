@@ -162,6 +162,7 @@ class RandomConfig {
     train.sparse_optimizer = SparseOptimizer();
     if (has_valid && Flip()) train.early_stopping = EarlyStoppingConfig{"loss", 1 + static_cast<int>(Below(9)), Real()};
     train.checkpoint.every_steps = static_cast<std::int64_t>(Below(1000));
+    train.checkpoint.every_minutes = Real();
     return train;
   }
 

@@ -7,11 +7,13 @@
 #include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <thread>
 
 #include "common/file.h"
+#include "common/safetensors.h"
 #include "tests/launcher/commands.h"
 #include "tests/launcher/launch_fixture.h"
 #include "tests/launcher/small_data.h"
@@ -145,6 +147,120 @@ TEST(Train, ResumedRunEndsWithTheBitsOfAnUndisturbedOne) {
   EXPECT_EQ(rest.result.at("steps"), 3 * 32);
   EXPECT_EQ(Export(dir.path() + "/rest/checkpoints/step-000000096", dir.path() + "/rest.safetensors"),
             Export(dir.path() + "/whole/checkpoints/step-000000096", dir.path() + "/whole.safetensors"));
+}
+
+// name.keys of a file of `export` -> name.rows and name.state, as bytes.
+std::map<std::uint64_t, std::string> ExportedRows(const SafetensorsReader& reader, const std::string& table) {
+  const TensorInfo* info = reader.Find(table + ".keys");
+  EXPECT_NE(info, nullptr) << table;
+  if (info == nullptr) return {};
+  std::vector<std::uint64_t> keys(info->elements);
+  EXPECT_TRUE(reader.Read(*info, 0, std::span<std::uint64_t>(keys)).ok());
+  std::vector<std::string> rows(keys.size());
+  for (const char* part : {".rows", ".state"}) {
+    const TensorInfo* numbers = reader.Find(table + part);
+    std::vector<float> values(numbers->elements);
+    EXPECT_TRUE(reader.Read(*numbers, 0, std::span<float>(values)).ok());
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      const std::size_t width = values.size() / rows.size();
+      rows[i].append(reinterpret_cast<const char*>(values.data() + i * width), width * sizeof(float));
+    }
+  }
+  std::map<std::uint64_t, std::string> by_key;
+  for (std::size_t i = 0; i < keys.size(); ++i) by_key[keys[i]] = rows[i];
+  return by_key;
+}
+
+TEST(Export, WhatChangedSinceACheckpointMakesThatTheNewerOne) {
+  const TempDir dir;
+  const std::string config = WriteSmallJob(dir);
+  const std::string run = dir.path() + "/run";
+  const Trained trained = Train({}, config, run,
+                                {"--set", "train.checkpoint={every_steps: 1, keep: 20}", "--set", "train.max_steps=3"});
+  ASSERT_EQ(trained.done.exit_code, 0) << trained.done.err;
+  const std::string first = run + "/checkpoints/step-000000001";
+  const std::string newer = run + "/checkpoints/step-000000003";
+  const std::string output = dir.path() + "/changes.safetensors";
+  // The rows that only the later one has are gone on the way back.
+  for (const auto& [from, to] : {std::pair(first, newer), std::pair(newer, first)}) {
+    (void)Export(from, dir.path() + "/from.safetensors");
+    (void)Export(to, dir.path() + "/to.safetensors");
+    const json changes = RunJson({Binary(), "export", to, "--format", "safetensors", "--since", from, "--output", output, "--json"});
+    const auto before = SafetensorsReader::Open(dir.path() + "/from.safetensors");
+    const auto after = SafetensorsReader::Open(dir.path() + "/to.safetensors");
+    const auto changed = SafetensorsReader::Open(output);
+    ASSERT_TRUE(before.ok() && after.ok() && changed.ok());
+    std::size_t erased = 0;
+    for (const char* table : {"user", "item", "tags", "price_bucket", "user#oov", "item#oov"}) {
+      std::map<std::uint64_t, std::string> rows = ExportedRows(**before, table);
+      const TensorInfo* info = (*changed)->Find(std::string(table) + ".erased");
+      ASSERT_NE(info, nullptr) << table;
+      std::vector<std::uint64_t> gone(info->elements);
+      ASSERT_TRUE((*changed)->Read(*info, 0, std::span<std::uint64_t>(gone)).ok());
+      for (const std::uint64_t key : gone) EXPECT_EQ(rows.erase(key), 1U) << table;
+      erased += gone.size();
+      for (const auto& [key, row] : ExportedRows(**changed, table)) {
+        const auto found = rows.find(key);
+        EXPECT_TRUE(found == rows.end() || found->second != row) << table << ": a row that did not change";
+        rows[key] = row;
+      }
+      EXPECT_EQ(rows, ExportedRows(**after, table)) << table;
+    }
+    EXPECT_EQ(erased > 0, from == newer);
+    EXPECT_EQ(changes.at("erased"), erased);
+  }
+  const json nothing = RunJson({Binary(), "export", newer, "--format", "safetensors", "--since", newer, "--output", output, "--json"});
+  EXPECT_EQ(nothing.at("rows"), 0);
+  EXPECT_EQ(nothing.at("erased"), 0);
+
+  const std::string other = dir.path() + "/other";
+  ASSERT_EQ(Train({}, config, other, {"--set", "features.0.embedding_dim=5", "--set", "train.max_steps=1"}).done.exit_code, 0);
+  const Finished refused =
+      RunProgram({Binary(), "export", newer, "--format", "safetensors", "--since", other, "--output", dir.path() + "/none"}, kSeconds);
+  EXPECT_EQ(refused.exit_code, 2);
+  EXPECT_NE(refused.err.find("has 5 numbers a row there, 4 here"), std::string::npos) << refused.err;
+  EXPECT_FALSE(FileExists(dir.path() + "/none"));
+}
+
+// With a step too small to change anything, the new run is as good as the old one was; its features come in another order, and
+// it has one task less.
+TEST(Train, ARunBeginsWithWhatAnotherHasLearned) {
+  const TempDir dir;
+  const std::string config = WriteSmallJob(dir);
+  const std::string first = dir.path() + "/first";
+  const Trained trained = Train({}, config, first);
+  ASSERT_EQ(trained.done.exit_code, 0) << trained.done.err;
+  const std::vector<std::string> other{
+      "--set", "features.0.columns=[item, user]", "--set", "tasks={click: {label_name: click}}", "--set", "train.max_steps=1",
+      "--set", "train.dense_optimizer={type: sgd, lr: 1.0e-9}", "--set", "train.sparse_optimizer={type: adagrad, lr: 1.0e-9}"};
+  std::vector<std::string> warm = other;
+  warm.insert(warm.end(), {"--init-from", first});
+  for (const int ranks : {1, 3}) {
+    const std::string run = dir.path() + "/warm-" + std::to_string(ranks);
+    const std::vector<std::string> prefix = ranks == 1 ? std::vector<std::string>() : MpirunPrefix(ranks);
+    const Trained begun = Train(prefix, config, run, warm);
+    ASSERT_EQ(begun.done.exit_code, 0) << begun.done.err;
+    EXPECT_EQ(begun.result.at("steps"), 1);
+    EXPECT_NEAR(begun.result["test"]["click"]["auc"].get<double>(), trained.result["test"]["click"]["auc"].get<double>(), 1e-4);
+    EXPECT_NE(begun.done.err.find("beginning with " + first + "/checkpoints/step-"), std::string::npos) << begun.done.err;
+    EXPECT_NE(begun.done.err.find("not taken: parameter towers.buy.out.weight: there is none here"), std::string::npos) << begun.done.err;
+  }
+  const Trained cold = Train({}, config, dir.path() + "/cold", other);
+  EXPECT_LT(cold.result["test"]["click"]["auc"].get<double>(), trained.result["test"]["click"]["auc"].get<double>() - 0.1);
+
+  // A run that has begun goes on from its own checkpoint.
+  warm.insert(warm.end(), {"--resume", "auto", "--set", "train.max_steps=2"});
+  const Trained resumed = Train({}, config, dir.path() + "/warm-1", warm);
+  EXPECT_EQ(resumed.result.at("steps"), 2) << resumed.done.err;
+  EXPECT_EQ(resumed.done.err.find("beginning with"), std::string::npos) << resumed.done.err;
+
+  const Trained both = Train({}, config, dir.path() + "/both", {"--init-from", first, "--resume", first});
+  EXPECT_EQ(both.done.exit_code, 2);
+  EXPECT_NE(both.done.err.find("give one of them"), std::string::npos) << both.done.err;
+  const Trained none = Train({}, config, dir.path() + "/none", {"--init-from", dir.path()});
+  EXPECT_EQ(none.done.exit_code, 2);
+  EXPECT_NE(none.done.err.find("--init-from"), std::string::npos) << none.done.err;
+  EXPECT_FALSE(FileExists(dir.path() + "/none"));
 }
 
 TEST(Train, AResumeInTheMiddleOfAnEpochNeedsTheSameBatches) {

@@ -163,7 +163,7 @@ TEST(RequestChecker, AnInspectorMayOnlyRead) {
     request.parts.clear();
     EXPECT_TRUE(checker.Check(inspector, request).ok()) << static_cast<int>(op);
   }
-  for (const Op op : {Op::kPush, Op::kPull, Op::kPrefetch, Op::kCheckpoint, Op::kRestore, Op::kClear}) {
+  for (const Op op : {Op::kPush, Op::kPull, Op::kPrefetch, Op::kCheckpoint, Op::kRestore, Op::kClear, Op::kWarmStart}) {
     Request request = GoodPush();
     request.op = op;
     request.parts.clear();

@@ -16,6 +16,7 @@
 #include "common/file.h"
 #include "common/keys.h"
 #include "common/random.h"
+#include "tests/small_disk.h"
 #include "tests/temp_dir.h"
 
 namespace gatemill::ps {
@@ -403,6 +404,75 @@ TEST(RocksRowStore, WhatWasTakenOverStaysTheCheckpointsFiles) {
   for (const ino_t file : inodes(dir)) EXPECT_TRUE(inodes(next).contains(file));
   EXPECT_EQ(inodes(next).size(), inodes(dir).size() + 1);
   EXPECT_EQ(Checksums(dir), before);
+}
+
+// Where no links to the store's own files can be: each checkpoint has links to the one before, whatever became of its name.
+TEST(RocksRowStore, CheckpointsOnAnotherDiskCopyWhatIsNewAlone) {
+  const TempDir scratch;
+  const SmallDisk disk(scratch.path() + "/disk", 64);
+  if (!disk.mounted()) GTEST_SKIP() << "no file system can be mounted here: " << disk.why();
+  auto created = CreateRowStore(scratch.path() + "/store");
+  ASSERT_TRUE(created.ok()) << created.status().message();
+  RowStore* const store = created->get();
+  RandomStream random(kSeed, 12);
+  Rows rows;
+  const auto write = [&] {
+    const Rows more = DrawRows(&random, 1000);
+    Write(store, more);
+    for (const auto& [order, row] : more) rows[order] = row;
+  };
+  const auto check = [&](const std::string& dir) {
+    auto reader = OpenRowStoreReadOnly(dir);
+    ASSERT_TRUE(reader.ok()) << reader.status().message();
+    EXPECT_EQ(ScanAll(reader->get(), 0, kNumVshards), rows) << dir;
+  };
+  // Files of rows, and how many of them another checkpoint has, too.
+  const auto files = [&](const std::string& dir) {
+    std::pair<int, int> all_and_shared;
+    for (const auto& file : std::filesystem::directory_iterator(dir)) {
+      if (file.path().extension() != ".sst") continue;
+      ++all_and_shared.first;
+      if (std::filesystem::hard_link_count(file.path()) > 1) ++all_and_shared.second;
+    }
+    return all_and_shared;
+  };
+  write();
+  ASSERT_TRUE(MakeDirs(disk.path() + "/1.tmp").ok());
+  ASSERT_TRUE(store->Checkpoint(disk.path() + "/1.tmp/ps").ok());
+  check(disk.path() + "/1.tmp/ps");
+  std::filesystem::rename(disk.path() + "/1.tmp", disk.path() + "/1");
+  const int at_first = files(disk.path() + "/1/ps").first;
+  EXPECT_EQ(files(disk.path() + "/1/ps"), std::pair(at_first, 0));
+
+  write();
+  ASSERT_TRUE(store->Checkpoint(disk.path() + "/2").ok());
+  check(disk.path() + "/2");
+  EXPECT_EQ(files(disk.path() + "/2").second, at_first);
+  EXPECT_GT(files(disk.path() + "/2").first, at_first);
+
+  // One that fails is gone, and costs the next nothing.
+  write();
+  disk.Fill(16);
+  const Status full = store->Checkpoint(disk.path() + "/full");
+  EXPECT_EQ(full.code(), Code::kInternal) << full.message();
+  EXPECT_NE(full.message().find(disk.path()), std::string::npos) << full.message();
+  EXPECT_FALSE(FileExists(disk.path() + "/full"));
+  disk.Empty();
+  ASSERT_TRUE(store->Checkpoint(disk.path() + "/3").ok());
+  check(disk.path() + "/3");
+  EXPECT_EQ(files(disk.path() + "/3").second, files(disk.path() + "/2").first);
+
+  // What is gone is copied, and so is what has the names of another database.
+  ASSERT_TRUE(RemoveTree(disk.path() + "/3").ok());
+  ASSERT_TRUE(store->Checkpoint(disk.path() + "/4").ok());
+  check(disk.path() + "/4");
+  EXPECT_EQ(files(disk.path() + "/4").second, 0);
+  ASSERT_TRUE(store->Replace({}, 0).ok());
+  rows.clear();
+  write();
+  ASSERT_TRUE(store->Checkpoint(disk.path() + "/5").ok());
+  check(disk.path() + "/5");
+  EXPECT_EQ(files(disk.path() + "/5").second, 0);
 }
 
 TEST_P(RowStoreConformance, ACheckpointKeepsWhatWasThereThen) {

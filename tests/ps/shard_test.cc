@@ -478,6 +478,71 @@ TEST(ShardCheckpoint, ResumingOnOtherShardsGivesTheSameBits) {
   copy.ExpectSameRows(plain);
 }
 
+// Tables by name, whatever their optimizer, type and number are; what is not wanted has no rows.
+TEST(ShardCheckpoint, AWarmStartTakesEmbeddingsAlone) {
+  const TempDir scratch;
+  PlainTables plain(TestSpecs());
+  RandomStream draws(kSeed, 53);
+  ShardJob job({.num_shards = 2, .num_workers = 1, .store_dir = scratch.path() + "/store"});
+  for (std::uint64_t step = 0; step < 5; ++step) {
+    const auto by_worker = DrawStep(&draws, 1, TestSpecs());
+    plain.Step(by_worker, step);
+    PushAll(&job, step, by_worker);
+  }
+  const std::string dir = scratch.path() + "/ps";
+  WriteCheckpoint(&job, 5, dir);
+
+  std::vector<TableSpec> specs{TestSpecs()[1], TestSpecs()[2], TestSpecs()[0]};
+  specs[0].dtype = FloatType::kFloat32;
+  specs[1].optimizer.type = "adam";
+  specs[2].dtype = FloatType::kFloat16;
+  const std::vector<std::uint32_t> saved{1, 2, 0};
+  for (const bool whole : {true, false}) {
+    ShardJob warm({.num_shards = 3, .num_workers = 1, .specs = specs});
+    const std::string text = R"({"dir": ")" + dir + R"(", "tables": )" + (whole ? R"(["user", "item", "tag"]})" : R"(["user"]})");
+    std::uint64_t rows = 0;
+    for (std::uint32_t shard = 0; shard < 3; ++shard) {
+      const Reply reply = warm.Ask(shard, warm.WithText(Op::kWarmStart, 0, 0, text));
+      ASSERT_EQ(reply.code, Code::kOk) << reply.error;
+    }
+    for (std::uint32_t t = 0; t < 3; ++t) {
+      if (!whole && specs[t].name != "user") continue;
+      const auto optimizer = NewSparseOptimizer(specs[t].optimizer);
+      ASSERT_TRUE(optimizer.ok());
+      std::vector<float> state(static_cast<std::size_t>((*optimizer)->state_dim(specs[t].dim)));
+      (*optimizer)->InitState(state, specs[t].dim);
+      for (const auto& [key, row] : plain.rows(saved[t])) {
+        std::vector<float> values(row.values.begin(), row.values.begin() + specs[t].dim);
+        if (specs[t].dtype != FloatType::kFloat32) {
+          std::vector<std::byte> packed(values.size() * 2);
+          PackFloats(specs[t].dtype, values, packed.data());
+          UnpackFloats(specs[t].dtype, packed.data(), values);
+        }
+        values.insert(values.end(), state.begin(), state.end());
+        const Reply reply = warm.Ask(ShardOf(key, 3), warm.WithKeys(Op::kReadStored, 0, 0, t, {key}));
+        ASSERT_EQ(Values<float>(reply.parts.at(0).rows), values) << "table " << t << " key " << key;
+        const RowHeader header = Values<RowHeader>(reply.parts[0].headers)[0];
+        EXPECT_EQ(header.updates, row.header.updates);
+        EXPECT_EQ(header.last_step, 0U);
+        ++rows;
+      }
+    }
+    EXPECT_EQ(warm.CountRows(), rows);
+    PushAll(&warm, 0, DrawStep(&draws, 1, specs));  // steps begin at 0
+  }
+
+  ShardJob other({.num_shards = 1, .num_workers = 1, .specs = specs});
+  const auto code = [&](const std::string& text) { return other.Ask(0, other.WithText(Op::kWarmStart, 0, 0, text)).code; };
+  EXPECT_EQ(code(R"({"dir": ")" + dir + R"(", "tables": ["nobody"]})"), Code::kInvalidInput);
+  EXPECT_EQ(code(R"({"dir": ")" + scratch.path() + R"(", "tables": ["user"]})"), Code::kInvalidInput);
+  EXPECT_EQ(code(R"({"tables": ["user"]})"), Code::kInvalidInput);
+  EXPECT_EQ(code(dir), Code::kInvalidInput);
+  specs[2].dim = 5;
+  ShardJob wider({.num_shards = 1, .num_workers = 1, .specs = specs});
+  const Reply refused = wider.Ask(0, wider.WithText(Op::kWarmStart, 0, 0, R"({"dir": ")" + dir + R"(", "tables": ["user"]})"));
+  EXPECT_NE(refused.error.find("no table 'user' of 5 numbers"), std::string::npos) << refused.error;
+}
+
 TEST(ShardCheckpoint, WaitsForTheOlderPushesAndHoldsNoNewerOnes) {
   const TempDir scratch;
   ShardJob job({.num_workers = 2});

@@ -59,6 +59,8 @@ class CheckpointSaver {
   Result<std::string> Begin(Checkpoint checkpoint, bool best);
   // How far is the one under way? Asks the servers some times a second. Worker 0's errors of on_saved.
   Status Look();
+  // At worker 0: is one being written?
+  [[nodiscard]] bool busy() const { return phase_ != Phase::kNone; }
   // Waits for the one under way. Every worker learns how the last one ended.
   Status Finish();
 

@@ -17,6 +17,8 @@ namespace {
 
 using nlohmann::json;
 
+constexpr double kNsPerMinute = 60e9;
+
 json ToJson(const TaskMetrics& metrics) {
   json out = json::object();
   for (const auto& [task, values] : metrics) {
@@ -47,6 +49,7 @@ class FitLoop {
     GM_RETURN_IF_ERROR(Open());
     trainer_.set_step(cursor_.step);
     begun_ns_ = parts_.trainer.clock->NowNs();
+    saved_ns_ = begun_ns_;
     while (!Finished()) {
       GM_ASSIGN_OR_RETURN(const bool epoch_over, TrainEpoch());
       result_.left_early = Leaving();
@@ -133,9 +136,17 @@ class FitLoop {
     GM_RETURN_IF_ERROR(saver_.Look());
     const auto every = static_cast<std::uint64_t>(config_.train.checkpoint.every_steps);
     // The epoch's last step is saved after its validation, once.
-    const bool due = every > 0 && cursor_.step % every == 0 && !trainer_.epoch_over();
-    if (due || Leaving()) GM_RETURN_IF_ERROR(Save(false));
+    const bool due = (every > 0 && cursor_.step % every == 0) || trainer_.save_agreed();
+    if ((due && !trainer_.epoch_over()) || Leaving()) GM_RETURN_IF_ERROR(Save(false));
+    trainer_.set_wants_save(leader() && TimeToSave());
     return Ok();
+  }
+
+  // By time, never while the one before is being written: nothing waits for that.
+  [[nodiscard]] bool TimeToSave() const {
+    const double minutes = config_.train.checkpoint.every_minutes;
+    const std::int64_t since_ns = parts_.trainer.clock->NowNs() - saved_ns_;
+    return minutes > 0.0 && static_cast<double>(since_ns) >= minutes * kNsPerMinute && !saver_.busy();
   }
 
   // Sums the workers' loss shares since the last call, logs them, and counts samples.
@@ -268,6 +279,7 @@ class FitLoop {
 
   // Training goes on while it is written.
   Status Save(bool best) {
+    saved_ns_ = parts_.trainer.clock->NowNs();
     GM_RETURN_IF_ERROR(TakeLosses());  // counts the samples so far
     Checkpoint checkpoint{.cursor = cursor_,
                           .statistics = parts_.statistics,
@@ -309,6 +321,7 @@ class FitLoop {
   double loss_ = 0.0;
   double samples_per_s_ = 0.0;
   std::int64_t begun_ns_ = 0;
+  std::int64_t saved_ns_ = 0;  // when the last checkpoint was begun
 };
 
 }  // namespace

@@ -164,20 +164,24 @@ Status Trainer::AllReduce() {
       GM_RETURN_IF_ERROR(parts_.workers->AllReduceSum(parts_.model->gradient()));
     }
   }
-  GM_RETURN_IF_ERROR(AgreeOnLeaving());
+  GM_RETURN_IF_ERROR(AgreeOnEvents());
   Lap(Phase::kAllreduce);
   return Ok();
 }
 
 // At steps that every worker derives from the same sums. Each of them costs a message there and back: at every step of a
 // small model on two busy cores that was a tenth of its time and more.
-Status Trainer::AgreeOnLeaving() {
-  if (parts_.leave == nullptr || step_ < agree_at_) return Ok();
+Status Trainer::AgreeOnEvents() {
+  save_agreed_ = false;
+  const bool by_time = parts_.config->train.checkpoint.every_minutes > 0.0;
+  if ((parts_.leave == nullptr && !by_time) || step_ < agree_at_) return Ok();
   const std::int64_t now_ns = parts_.clock->NowNs();
-  std::array<double, 2> sums{parts_.leave->load() ? 1.0 : 0.0, static_cast<double>(now_ns - agreed_ns_)};
+  const bool leaves = parts_.leave != nullptr && parts_.leave->load();
+  std::array<double, 3> sums{leaves ? 1.0 : 0.0, wants_save_ ? 1.0 : 0.0, static_cast<double>(now_ns - agreed_ns_)};
   GM_RETURN_IF_ERROR(parts_.workers->AllReduceSum(std::span<double>(sums)));
   leave_agreed_ = sums[0] > 0.0;
-  const double step_ns = sums[1] / static_cast<double>(parts_.workers->size()) / static_cast<double>(agree_every_);
+  save_agreed_ = sums[1] > 0.0;
+  const double step_ns = sums[2] / static_cast<double>(parts_.workers->size()) / static_cast<double>(agree_every_);
   const auto wanted = static_cast<std::uint64_t>(kAgreeEveryNs / std::max(step_ns, 1.0));
   agree_every_ = std::clamp<std::uint64_t>(wanted, 1, std::min(2 * agree_every_, kMostStepsToAgree));
   agree_at_ = step_ + agree_every_;

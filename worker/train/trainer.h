@@ -76,9 +76,12 @@ class Trainer {
   void set_step(std::uint64_t step) { step_ = step; }          // after a restore
   [[nodiscard]] std::uint64_t next_batch() const { return next_batch_; }  // of the epoch, for a resume
   [[nodiscard]] bool epoch_over() const { return epoch_over_; }            // the last step was the epoch's last
-  // Have the workers agreed at the last step that one of them was asked to leave? All say the same of every step. They ask
-  // each other at the first step, and then about every 100 ms.
+  // Have the workers agreed at the last step that one of them was asked to leave, or wants a checkpoint? All say the same of every
+  // step. They ask each other at the first step, and then about every 100 ms; that one wants a checkpoint is told once.
   [[nodiscard]] bool leave_agreed() const { return leave_agreed_; }
+  [[nodiscard]] bool save_agreed() const { return save_agreed_; }
+  // This worker wants a checkpoint, as train.checkpoint.every_minutes says.
+  void set_wants_save(bool wants_save) { wants_save_ = wants_save; }
   [[nodiscard]] const PhaseTimes& times() const { return times_; }
   // This worker's share of the summed task losses since the last call, and the steps they are of.
   struct LossSum {
@@ -104,7 +107,7 @@ class Trainer {
   Status ForwardBackward(const InFlight& flight);
   Status Push(InFlight* flight);
   Status AllReduce();
-  Status AgreeOnLeaving();
+  Status AgreeOnEvents();
   Status Observe(const InFlight& flight);
   Result<std::vector<double>> WeightSums(const data::Batch& batch);
   [[nodiscard]] std::string FeatureWithLargestGradient(const data::Batch& batch) const;
@@ -129,6 +132,8 @@ class Trainer {
   std::uint64_t next_batch_ = 0;
   bool epoch_over_ = false;
   bool leave_agreed_ = false;
+  bool save_agreed_ = false;
+  bool wants_save_ = false;
   std::uint64_t agree_at_ = 0;     // the next step to ask at,
   std::uint64_t agree_every_ = 1;  // and how many after the last; the same at every worker
   std::int64_t agreed_ns_ = 0;

@@ -16,7 +16,7 @@ using ps::Op;
 using ps::Reply;
 using ps::TablePart;
 
-constexpr std::uint64_t kOps = static_cast<std::uint64_t>(Op::kClear);
+constexpr std::uint64_t kOps = static_cast<std::uint64_t>(ps::kLastOp);
 
 Op AnyOp(RandomStream* random) { return static_cast<Op>(1 + random->Below(kOps)); }
 

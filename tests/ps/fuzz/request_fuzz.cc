@@ -41,7 +41,7 @@ using ps::TablePart;
 constexpr std::uint8_t kBorrowed = 0x04;  // of a message's options
 constexpr std::uint64_t kJob = 0x6a0b;
 constexpr std::uint32_t kIncarnation = 3;
-constexpr std::uint64_t kOps = static_cast<std::uint64_t>(Op::kClear);
+constexpr std::uint64_t kOps = static_cast<std::uint64_t>(ps::kLastOp);
 constexpr std::uint64_t kObserverRoute = 99;
 
 // Removed when the program ends.

@@ -86,7 +86,8 @@ inline Reply SampleReply(Op op) {
 
 inline const std::vector<Op>& AllOps() {
   static const std::vector<Op> ops{Op::kHello,   Op::kPull,  Op::kPush,       Op::kPrefetch, Op::kCheckpoint,
-                                   Op::kRestore, Op::kStats, Op::kReadStored, Op::kClear};
+                                   Op::kRestore, Op::kStats, Op::kReadStored, Op::kClear,
+                                   Op::kWarmStart};
   return ops;
 }
 

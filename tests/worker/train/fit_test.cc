@@ -143,6 +143,38 @@ TEST(Fit, CheckpointsByStepsAreKeptAsManyAsAsked) {
   EXPECT_TRUE(result.best_valid.empty());
 }
 
+// A clock on which half a minute passes from one look to the next.
+class HastyClock final : public Clock {
+ public:
+  [[nodiscard]] std::int64_t NowNs() const override { return 30'000'000'000 * looks_++; }
+  [[nodiscard]] std::int64_t UnixSeconds() const override { return NowNs() / 1'000'000'000; }
+
+ private:
+  mutable std::atomic<std::int64_t> looks_{0};
+};
+
+TEST(Fit, CheckpointsByMinutesChangeNothing) {
+  Job plain({.overrides = {"train.checkpoint={every_epochs: 0}", "data.valid=null"}});
+  (void)FitAll(plain.Parts());
+  EXPECT_EQ(plain.Events()["checkpoint"].size(), 1U);
+  for (const char* minutes : {"1", "1.0e+5"}) {
+    Job job({.overrides = {std::string("train.checkpoint={every_epochs: 0, every_minutes: ") + minutes + ", keep: 20}", "data.valid=null"}});
+    const HastyClock clock;
+    FitParts parts = job.Parts();
+    parts.trainer.clock = &clock;
+    const FitResult result = FitAll(parts);
+    EXPECT_EQ(job.State(), plain.State());
+    const std::size_t saved = job.Events()["checkpoint"].size();
+    if (minutes == std::string("1")) {
+      EXPECT_GT(saved, 1U) << "as many as come without waiting for one another";
+      EXPECT_LE(saved, 14U);
+    } else {
+      EXPECT_EQ(saved, 1U) << "the last";
+    }
+    EXPECT_EQ(result.best_checkpoint, job.run_dir() + "/checkpoints/" + CheckpointDirName(14));
+  }
+}
+
 // Stopped in the middle of an epoch and resumed in a fresh process: the same bits, cursor and counts.
 TEST(Fit, AResumeInTheMiddleOfAnEpochChangesNothing) {
   for (const std::uint64_t stop_at : {3U, 7U, 9U}) {
