@@ -1,5 +1,7 @@
 #include "common/executor.h"
 
+#include <unistd.h>
+
 #include <condition_variable>
 #include <deque>
 #include <mutex>
@@ -7,6 +9,11 @@
 #include <utility>
 
 namespace gatemill {
+namespace {
+
+constexpr int kLowNice = 10;
+
+}  // namespace
 
 struct ThreadExecutor::Impl {
   std::mutex mutex;
@@ -33,8 +40,11 @@ struct ThreadExecutor::Impl {
   }
 };
 
-ThreadExecutor::ThreadExecutor() : impl_(std::make_unique<Impl>()) {
-  impl_->thread = std::thread([impl = impl_.get()] { impl->Work(); });
+ThreadExecutor::ThreadExecutor(ThreadPriority priority) : impl_(std::make_unique<Impl>()) {
+  impl_->thread = std::thread([impl = impl_.get(), priority] {
+    if (priority == ThreadPriority::kLow) (void)!::nice(kLowNice);  // of this thread alone
+    impl->Work();
+  });
 }
 
 ThreadExecutor::~ThreadExecutor() {

@@ -19,10 +19,13 @@ class Executor {
   virtual void Drain() = 0;  // returns when every job so far has ended
 };
 
+// kLow: its thread, and those that its jobs start, get the cores that nobody else wants, about (Linux: nice 10).
+enum class ThreadPriority { kNormal, kLow };
+
 // One thread of its own. The destructor waits for the jobs that are left.
 class ThreadExecutor final : public Executor {
  public:
-  ThreadExecutor();
+  explicit ThreadExecutor(ThreadPriority priority = ThreadPriority::kNormal);
   ~ThreadExecutor() override;
   ThreadExecutor(const ThreadExecutor&) = delete;
   ThreadExecutor& operator=(const ThreadExecutor&) = delete;

@@ -52,11 +52,13 @@ class ServerImpl final : public Server {
                                                 store_options));
     }
     GM_ASSIGN_OR_RETURN(thread.listener, transport->Listen(endpoint));
-    thread.executor = std::make_unique<ThreadExecutor>();
+    thread.writer = std::make_unique<ThreadExecutor>(ThreadPriority::kLow);
+    thread.reader = std::make_unique<ThreadExecutor>();
     GM_ASSIGN_OR_RETURN(thread.shard, Shard::Create(options, specs, std::move(store),
                                                     {.preparer = &page_ahead_,
                                                      .cpu_clock = &cpu_clock_,
-                                                     .executor = thread.executor.get(),
+                                                     .executor = thread.writer.get(),
+                                                     .reader = thread.reader.get(),
                                                      .on_progress = [listener = thread.listener.get()] { listener->Wake(); }}));
     endpoints_.push_back(thread.listener->endpoint());
     threads_.push_back(std::move(thread));
@@ -80,7 +82,8 @@ class ServerImpl final : public Server {
   struct ShardThread {
     std::string name;
     std::unique_ptr<Listener> listener;
-    std::unique_ptr<ThreadExecutor> executor;
+    std::unique_ptr<ThreadExecutor> writer;  // of checkpoints, beside steps
+    std::unique_ptr<ThreadExecutor> reader;
     std::unique_ptr<Shard> shard;  // goes before what it uses
     std::thread thread;
   };

@@ -757,7 +757,7 @@ Result<std::unique_ptr<Shard>> Shard::Create(const ShardOptions& options, std::v
   }
   const TieredOptions tiered{.seed = options.seed, .vshards = Vshards(options), .memory_budget = options.memory_budget,
                              .shards_of_server = options.shards_of_server, .preparer = support.preparer,
-                             .executor = support.executor, .on_progress = support.on_progress};
+                             .executor = support.executor, .reader = support.reader, .on_progress = support.on_progress};
   GM_ASSIGN_OR_RETURN(auto tables, TieredTables::Create(tiered, specs, std::move(store)));
   GM_ASSIGN_OR_RETURN(Retention retention, Retention::Create(tables.get(), specs, tiered.vshards));
   std::vector<RequestChecker::TableShape> shapes;

@@ -68,7 +68,8 @@ struct ShardSupport {
   // CPU time of the thread that calls the shard, for "longest_call_ms" in its statistics; null = not measured.
   const Clock* cpu_clock = nullptr;
   Executor* executor = nullptr;           // writes checkpoints; null = Work does
-  std::function<void()> on_progress = {};  // has_work may have become true; called on the executor's thread
+  Executor* reader = nullptr;             // reads the rows of a checkpoint that was restored; null = executor
+  std::function<void()> on_progress = {};  // has_work may have become true; called on the executors' threads
 };
 
 class Shard {

@@ -827,9 +827,10 @@ void TieredTables::BeginRefill() {
   refill_share_ = share;
   refill_table_ = 0;
   refill_vshard_ = options_.vshards.first;
+  Executor* const reader = options_.reader != nullptr ? options_.reader : options_.executor;
   const auto on_progress = options_.on_progress ? options_.on_progress : [] {};
   reader_ = std::make_unique<StoreReader>(
-      store_.get(), options_.executor != nullptr ? options_.executor : &here_,
+      store_.get(), reader != nullptr ? reader : &here_,
       [this](std::uint32_t table, std::uint64_t key, std::span<const float> values) { return CheckStoredRow(table, key, values); },
       on_progress);
 }

@@ -55,7 +55,8 @@ struct TieredOptions {
   std::uint32_t shards_of_server = 1;  // that have such a part of its budget each; messages name the whole
   PagePreparer* preparer = nullptr;  // of the tables' memory (ps/table/pages.h), which it adds to; outlives them
   Executor* executor = nullptr;      // writes checkpoints; outlives the tables; null = the caller's thread does
-  std::function<void()> on_progress = {};  // there is more for ContinueCheckpoint to do; called on the executor's thread
+  Executor* reader = nullptr;        // reads rows that come back beside other calls; null = executor
+  std::function<void()> on_progress = {};  // there is more to do; called on the executors' threads
 };
 
 struct CheckpointReport {

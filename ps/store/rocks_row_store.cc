@@ -11,6 +11,7 @@
 #include <rocksdb/cache.h>
 #include <rocksdb/db.h>
 #include <rocksdb/env.h>
+#include <rocksdb/experimental.h>
 #include <rocksdb/filter_policy.h>
 #include <rocksdb/options.h>
 #include <rocksdb/sst_file_reader.h>
@@ -29,6 +30,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -51,7 +53,13 @@ constexpr std::size_t kBlockBytes = 2048;  // a MultiGet reads and checks one fo
 constexpr std::size_t kMultiGetKeys = 512;  // one RocksDB call
 constexpr std::size_t kLookups = 32;        // such calls whose rows are in memory at a time
 constexpr std::uint64_t kMergedFileBytes = 64ULL << 20;
-constexpr int kFilesBeforeMerge = 16;
+constexpr int kRunsBeforeMerge = 16;
+constexpr int kNeverFiles = 1 << 30;
+constexpr int kRunsWhenLarge = 2;
+constexpr std::uint64_t kMostGarbage = 2;             // as much as this times the oldest run: RocksDB's max_size_amplification_percent
+constexpr std::uint64_t kLargeBytes = 512ULL << 20;
+constexpr std::uint64_t kLargeRunBytes = 8ULL << 20;  // more than rows that go to make room
+constexpr int kLevels = 48;                           // more than there are runs
 constexpr std::size_t kMergeReadaheadBytes = 256U << 10;
 constexpr std::size_t kScanReadaheadBytes = 2U << 20;
 constexpr std::uint32_t kVshardsPerFileGroup = 16;    // a file ends only where such a group (or a table) ends
@@ -82,7 +90,13 @@ rocksdb::Options OptionsOf(const RowStoreOptions& store) {
   options.target_file_size_base = kMergedFileBytes;
   options.compaction_readahead_size = kMergeReadaheadBytes;
   // Merges take processor time from training: few of them, and after everything else.
-  options.level0_file_num_compaction_trigger = kFilesBeforeMerge;
+  options.level0_file_num_compaction_trigger = kRunsBeforeMerge;
+  options.num_levels = kLevels;
+  // Nothing waits for them: RocksDB flushes before a checkpoint, and would wait until it may put again.
+  options.level0_slowdown_writes_trigger = kNeverFiles;
+  options.level0_stop_writes_trigger = kNeverFiles;
+  options.soft_pending_compaction_bytes_limit = 0;  // none
+  options.hard_pending_compaction_bytes_limit = 0;
   options.compaction_style = rocksdb::kCompactionStyleUniversal;
   options.compaction_options_universal.min_merge_width = 4;
   options.env->LowerThreadPoolCPUPriority(rocksdb::Env::Priority::LOW, rocksdb::CpuPriority::kLow);
@@ -242,7 +256,16 @@ class Database {
       part.options.write_global_seqno = false;  // files stay as written: checkpoints link to them
     }
     if (arguments.empty()) return Ok();
-    GM_RETURN_IF_ERROR(FromRocks(db_->IngestExternalFiles(arguments), dir_));
+    const std::vector<Run> runs = LargeRuns(arguments);
+    for (const Run& run : runs) SetMerges(run.family, false);  // one that begins in between would have them in level 0
+    const Status ingested = FromRocks(db_->IngestExternalFiles(arguments), dir_);
+    for (const Run& run : runs) {
+      // Where they cannot be moved they are merged sooner, that is all.
+      if (ingested.ok()) (void)rocksdb::experimental::PromoteL0(db_.get(), run.family, run.level);
+      SetMerges(run.family, true);
+      LimitSize(run.family);
+    }
+    GM_RETURN_IF_ERROR(ingested);
     ReadReadersBytes();
     return Ok();
   }
@@ -268,6 +291,47 @@ class Database {
   }
 
  private:
+  // The files of one write lie one behind the other and are a run together. In level 0, where they arrive, RocksDB takes each for
+  // a run of its own, and merges them at once when they are many; so they go on into the lowest level above all others.
+  struct Run {
+    rocksdb::ColumnFamilyHandle* family = nullptr;
+    int level = 0;
+  };
+  [[nodiscard]] std::vector<Run> LargeRuns(const std::vector<rocksdb::IngestExternalFileArg>& arguments) const {
+    std::vector<Run> runs;
+    for (const rocksdb::IngestExternalFileArg& part : arguments) {
+      std::uint64_t bytes = 0;
+      for (const std::string& file : part.external_files) {
+        const Result<std::uint64_t> size = FileSize(file);
+        if (size.ok()) bytes += *size;
+      }
+      if (bytes < kLargeRunBytes) continue;
+      rocksdb::ColumnFamilyMetaData all;
+      db_->GetColumnFamilyMetaData(part.column_family, &all);
+      std::size_t level = 0;  // the first that is in use
+      while (level < all.levels.size() && all.levels[level].files.empty()) ++level;
+      if (level > 1) runs.push_back({.family = part.column_family, .level = static_cast<int>(level) - 1});
+    }
+    return runs;
+  }
+  void SetMerges(rocksdb::ColumnFamilyHandle* family, bool on) const {
+    (void)db_->SetOptions(family, {{"disable_auto_compactions", on ? "false" : "true"}});
+  }
+  // RocksDB looks at sizes only when there are kRunsBeforeMerge runs: of large ones it shall before.
+  void LimitSize(rocksdb::ColumnFamilyHandle* family) {
+    rocksdb::ColumnFamilyMetaData all;
+    db_->GetColumnFamilyMetaData(family, &all);
+    std::uint64_t oldest = 0;
+    for (const rocksdb::LevelMetaData& level : all.levels) oldest = level.size == 0 ? oldest : level.size;
+    const bool large = all.size > kLargeBytes && all.size - oldest > kMostGarbage * oldest;
+    if (large != large_.contains(family)) {
+      const int runs = large ? kRunsWhenLarge : kRunsBeforeMerge;
+      (void)db_->SetOptions(family, {{"level0_file_num_compaction_trigger", std::to_string(runs)}});
+      if (large) large_.insert(family);
+      if (!large) large_.erase(family);
+    }
+  }
+
   void AddPart(const Part& part) {
     const auto at = std::find_if(parts_.begin(), parts_.end(), [&](const Part& other) {
       return other.vshards.first > part.vshards.first;
@@ -278,6 +342,7 @@ class Database {
   std::string dir_;
   std::unique_ptr<rocksdb::DB> db_;
   std::vector<rocksdb::ColumnFamilyHandle*> families_;  // to be given back before db_ goes
+  std::set<rocksdb::ColumnFamilyHandle*> large_;        // that are to be merged soon; of who writes
   std::vector<Part> parts_;
   std::atomic<std::uint64_t> readers_bytes_ = 0;
 };

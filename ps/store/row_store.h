@@ -10,7 +10,7 @@
 //
 // Errors: kDataLoss for damaged files, kInvalidInput for a directory that is no store, kUnavailable for one that may not be
 // read or when too many files are open, kInternal for a full or failing disk; messages name the path. Thread safety: one thread
-// per store (which may use others), but that another may make, fill and finish a BulkWriter, Scan and call Checkpoint meanwhile;
+// per store (which may use others), but that others may make, fill and finish a BulkWriter, Scan and call Checkpoint meanwhile;
 // two of them must not write at a time, and nobody else may be in a call of a store that is replaced.
 #pragma once
 

@@ -84,7 +84,7 @@ class CheckpointSaver {
   std::int64_t begun_ns_ = 0;
   std::int64_t looked_ns_ = 0;
   std::shared_ptr<Background> background_;
-  ThreadExecutor executor_;  // joined first
+  ThreadExecutor executor_{ThreadPriority::kLow};  // joined first
 };
 
 }  // namespace gatemill::train
