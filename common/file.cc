@@ -14,6 +14,7 @@
 #include <cstring>
 #include <filesystem>
 #include <memory>
+#include <random>
 #include <system_error>
 
 namespace gatemill {
@@ -103,12 +104,13 @@ Status WriteFileAtomic(const std::string& path, std::string_view contents) {
 
 // A link appears at once and never takes the place of another, unlike a rename.
 Result<bool> WriteNewFile(const std::string& path, std::string_view contents) {
-  std::string temporary = path + ".XXXXXX";
+  // mkostemp would make a file with rights of its own choice, whatever the umask.
+  std::random_device random;
+  const std::string temporary = path + "." + std::to_string(random()) + std::to_string(random());
   {
-    const Descriptor file(::mkostemp(temporary.data(), O_CLOEXEC));
+    const Descriptor file(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644));
     if (file.get() < 0) return SystemError("cannot create", temporary, errno);
     Status written = WriteAll(file.get(), contents, temporary);
-    if (written.ok() && ::fchmod(file.get(), 0644) != 0) written = SystemError("cannot open to others", temporary, errno);
     if (written.ok() && ::fsync(file.get()) != 0) written = SystemError("cannot fsync", temporary, errno);
     if (!written.ok()) {
       ::unlink(temporary.c_str());

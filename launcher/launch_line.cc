@@ -23,7 +23,7 @@ constexpr char kBetweenAddresses = ' ';
 constexpr std::size_t kFields = 6;
 constexpr std::size_t kTokenBytes = 16;
 constexpr int kReachMs = 3000;  // for each address
-constexpr std::size_t kMaxStrangers = 64;
+constexpr int kMaxCrowds = 64;  // of kMaxStrangers each, that one turn listens to
 
 std::string ToHex(const std::string& bytes) {
   constexpr std::string_view kDigits = "0123456789abcdef";
@@ -142,19 +142,23 @@ void LaunchLine::Turn() {
   // As in the watch: a process that was itself stopped for a while knows nothing about the silence of others.
   const bool slept = now - std::exchange(last_turn_, now) > milliseconds(options_.silence_ms / 2);
   if (slept && rank_zero_) rank_zero_->heard = now;
-  Accept(now);
-  HearStrangers(now);
+  // Rank 0 may stand behind many who say nothing.
+  for (int crowd = 0; crowd < kMaxCrowds; ++crowd) {
+    const bool more = Accept(now);
+    HearStrangers(now);
+    if (!more) break;
+  }
   if (rank_zero_) HearRankZero(now);
   if (rank_zero_) Beat(now);
 }
 
-void LaunchLine::Accept(Time now) {
-  while (true) {
+bool LaunchLine::Accept(Time now) {
+  for (std::size_t accepted = 0; accepted < kMaxStrangers; ++accepted) {
     Descriptor socket(::accept4(listener_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
-    if (!socket.valid()) return;
-    if (strangers_.size() >= kMaxStrangers) continue;
+    if (!socket.valid()) return false;
     strangers_.push_back(std::make_unique<Caller>(Caller{.link = Link(std::move(socket)), .heard = now}));
   }
+  return true;
 }
 
 void LaunchLine::HearStrangers(Time now) {
@@ -173,6 +177,9 @@ void LaunchLine::HearStrangers(Time now) {
     rank_zero_ = std::move(stranger);
   }
   std::erase(strangers_, nullptr);
+  if (strangers_.size() > kMaxStrangers) {
+    strangers_.erase(strangers_.begin(), strangers_.end() - static_cast<std::ptrdiff_t>(kMaxStrangers));
+  }
 }
 
 void LaunchLine::HearRankZero(Time now) {

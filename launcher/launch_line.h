@@ -76,7 +76,8 @@ class LaunchLine {
   struct Caller;
 
   explicit LaunchLine(const LaunchLineOptions& options);
-  void Accept(Time now);
+  // False when nobody waits any more.
+  bool Accept(Time now);
   void HearStrangers(Time now);
   void HearRankZero(Time now);
   void Beat(Time now);

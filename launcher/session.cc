@@ -97,7 +97,7 @@ bool Session::encrypted() const {
 
 Status Session::StartTransport() {
   Job& job = *options_.job;
-  ps::Transport::Options transport;
+  ps::Transport::Options transport{.keys = {}, .admitted = {}, .job = job.id()};
   if (encrypted()) {
     GM_ASSIGN_OR_RETURN(keys_, ps::NewCurveKeys());
     transport.keys = keys_;

@@ -24,8 +24,7 @@ namespace {
 using SteadyClock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
-constexpr int kTellMs = 500;       // longest wait for rank 0 to take note of something
-constexpr int kMaxStrangers = 64;  // connections that have not said hello yet
+constexpr int kTellMs = 500;  // longest wait for rank 0 to take note of something
 
 sigset_t WatchedSignals() {
   sigset_t signals;
@@ -105,6 +104,7 @@ class Watch::Impl {
   void TakeSignals();
   void TakeOutbox();
   void HearAll();
+  void LetStrangersGo();
   void BeatAndListen(SteadyClock::time_point now);
   void Handle(const Frame& frame, Peer* from);
   void HandleAtHub(const Frame& frame, Peer* from);
@@ -205,6 +205,7 @@ void Watch::Impl::Run() {
     TakeSignals();
     Accept();
     HearAll();
+    LetStrangersGo();
     TakeOutbox();
     BeatAndListen(SteadyClock::now());
   }
@@ -231,11 +232,9 @@ void Watch::Impl::TakeSignals() {
 
 void Watch::Impl::Accept() {
   if (!listener_.valid()) return;
-  while (true) {
+  for (std::size_t accepted = 0; accepted < kMaxStrangers; ++accepted) {
     Descriptor socket(::accept4(listener_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
     if (!socket.valid()) return;
-    const auto strangers = std::ranges::count_if(peers_, [](const auto& peer) { return peer->rank < 0; });
-    if (strangers >= options_.size + kMaxStrangers) continue;
     peers_.push_back(std::make_unique<Peer>(
         Peer{.link = Link(std::move(socket)), .rank = -1, .said_bye = false, .heard = SteadyClock::now()}));
   }
@@ -274,6 +273,14 @@ void Watch::Impl::HearAll() {
     if (!peer.link.alive()) Lose(peer, "its process ended without a goodbye");
   }
   std::erase_if(peers_, [](const auto& peer) { return !peer->link.alive(); });
+}
+
+// Ranks may be many, and have not all said hello: those above them go, the oldest first.
+void Watch::Impl::LetStrangersGo() {
+  const auto is_stranger = [](const auto& peer) { return peer->rank < 0; };
+  const auto most = static_cast<std::ptrdiff_t>(kMaxStrangers) + options_.size;
+  std::ptrdiff_t too_many = std::ranges::count_if(peers_, is_stranger) - most;
+  std::erase_if(peers_, [&](const auto& peer) { return is_stranger(peer) && too_many-- > 0; });
 }
 
 void Watch::Impl::BeatAndListen(SteadyClock::time_point now) {

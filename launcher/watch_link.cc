@@ -91,10 +91,11 @@ void Link::Flush() {
 
 void Link::Fill() {
   std::array<char, 4096> buffer;
-  while (alive_) {
+  for (std::size_t taken = 0; alive_ && taken < kMaxReadBytes;) {
     const ssize_t got = ::recv(socket_.get(), buffer.data(), buffer.size(), 0);
     if (got > 0) {
       input_.append(buffer.data(), static_cast<std::size_t>(got));
+      taken += static_cast<std::size_t>(got);
     } else if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
       return;
     } else if (got == 0 || errno != EINTR) {

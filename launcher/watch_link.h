@@ -54,6 +54,8 @@ struct Frame {
   std::string text;  // at most kMaxFrameText bytes; longer text is cut
 };
 inline constexpr std::size_t kMaxFrameText = 8192;
+// Connections whose other end has not shown the job's token; the oldest goes when there are more, after it was heard.
+inline constexpr std::size_t kMaxStrangers = 64;
 
 class Link {
  public:
@@ -62,7 +64,9 @@ class Link {
   // Sends what the socket takes now and keeps the rest for Flush.
   void Send(const Frame& frame);
   void Flush();
-  // What came in since the last call, in order. What came before a link died is still delivered.
+  // What came in since the last call, in order, kMaxReadBytes at most: a peer that never stops sending takes neither the
+  // thread nor memory. What came before a link died is still delivered.
+  static constexpr std::size_t kMaxReadBytes = 65536;
   std::vector<Frame> Read();
 
   [[nodiscard]] bool alive() const { return alive_; }

@@ -53,9 +53,9 @@ Status RequestChecker::Check(const Peer& from, const Request& request) {
 Status RequestChecker::CheckSender(const Peer& from, const Request& request) const {
   const Stamp& stamp = request.stamp;
   if (stamp.job != options_.job || stamp.incarnation != options_.incarnation) {
+    // Without encryption the job's number is what strangers lack: no answer gives it.
     return InvalidInput("request of job " + Hex(stamp.job) + " incarnation " + std::to_string(stamp.incarnation) +
-                        ", this server belongs to job " + Hex(options_.job) + " incarnation " +
-                        std::to_string(options_.incarnation));
+                        ", this server belongs to another");
   }
   if (!from.may_write) {
     return IsReadOnly(request) ? Ok() : InvalidInput("this peer's key may only read; ask with a worker's key");

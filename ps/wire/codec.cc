@@ -226,16 +226,16 @@ Status ReadRequest(schema::RequestHeader::Reader header, std::vector<Frame> fram
   request.version = header.getVersion();
   request.op = static_cast<Op>(header.getOp());
   request.id = header.getId();
+  request.stamp = {.job = header.getJob(),
+                   .incarnation = header.getIncarnation(),
+                   .worker = header.getWorker(),
+                   .step = header.getStep()};
   out->header_read = true;
   GM_RETURN_IF_ERROR(CheckVersion(request.version));
   GM_RETURN_IF_ERROR(CheckOp(header.getOp()));
   if (header.getMode() > static_cast<std::uint8_t>(ReadMode::kEval)) {
     return InvalidInput("malformed message: unknown read mode " + std::to_string(header.getMode()));
   }
-  request.stamp = {.job = header.getJob(),
-                   .incarnation = header.getIncarnation(),
-                   .worker = header.getWorker(),
-                   .step = header.getStep()};
   request.mode = static_cast<ReadMode>(header.getMode());
   request.text = TextFrom(header.getText());
   request.day = header.getDay();

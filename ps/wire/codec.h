@@ -34,7 +34,7 @@ struct WireMessage {
 
 template <typename Message>
 struct Decoded {
-  Message message;           // whole when status is ok; id and op alone when only header_read is set
+  Message message;           // whole when status is ok; id, op and stamp alone when only header_read is set
   bool header_read = false;  // id and op could be read, so that a bad request can be answered
   Status status;
 };

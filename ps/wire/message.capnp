@@ -19,7 +19,7 @@ struct Part {
 }
 
 struct RequestHeader {
-  version @0 :UInt32;  # version, op and id stay where they are in every version, so that any version can be answered
+  version @0 :UInt32;  # version, op, id and job stay where they are in every version, so that any version can be answered
   op @1 :UInt16;
   id @2 :UInt64;
   job @3 :UInt64;

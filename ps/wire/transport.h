@@ -8,7 +8,8 @@
 //
 // Limits: kMaxMessageBytes a message, kHighWaterMark messages in flight a peer; beyond it Send fails with kUnavailable.
 // Errors: kDeadline names the end points that did not answer. Malformed messages are answered with an error where the
-// header could be read and dropped with a count where not; they never reach a shard.
+// header could be read and dropped with a count where not; they never reach a shard. What comes over a socket from another
+// job than Options::job is dropped with a count, malformed or not: strangers get no answer.
 // Thread safety: a Listener and a Channel each belong to one thread; Wake may be called from any.
 #pragma once
 
@@ -56,7 +57,7 @@ class Listener {
   virtual void Wake() = 0;
   // What a client connects to: "inproc:...", "ipc:///...", "tcp://host:port".
   [[nodiscard]] virtual const std::string& endpoint() const = 0;
-  // Messages dropped because not even their header could be read.
+  // Messages dropped because not even their header could be read, or because they are of another job.
   [[nodiscard]] virtual std::uint64_t malformed() const = 0;
 };
 
@@ -78,6 +79,7 @@ class Transport {
   struct Options {
     CurveKeys keys;                      // this process's; empty = no CURVE
     std::vector<AdmittedKey> admitted;   // server side, with keys
+    std::optional<std::uint64_t> job = {};  // server side: whose requests listeners on sockets take; none = any job's
   };
   static Result<std::unique_ptr<Transport>> Create(Options options);
   virtual ~Transport() = default;

@@ -124,11 +124,12 @@ zmq::message_t NameOf(std::uint64_t route) {
 
 class ZmqListener final : public Listener {
  public:
-  ZmqListener(std::shared_ptr<zmq::context_t> context, zmq::socket_t socket, bool curve)
+  ZmqListener(std::shared_ptr<zmq::context_t> context, zmq::socket_t socket, bool curve, std::optional<std::uint64_t> job)
       : context_(std::move(context)),
         socket_(std::move(socket)),
         endpoint_(socket_.get(zmq::sockopt::last_endpoint)),
-        curve_(curve) {}
+        curve_(curve),
+        job_(job) {}
   ~ZmqListener() override {
     ReleaseEndpoint();
     if (IsIpc(endpoint_)) ::unlink(SocketPath(endpoint_).c_str());  // ZeroMQ leaves it
@@ -188,6 +189,10 @@ class ZmqListener final : public Listener {
       return std::nullopt;
     }
     Decoded<Request> decoded = DecodeRequest(BytesOf((*parts)[1]), FramesOf(parts, 2));
+    if (decoded.header_read && job_ && decoded.message.stamp.job != *job_) {
+      ++malformed_;
+      return std::nullopt;
+    }
     if (too_many) decoded.status = InvalidInput("malformed message: more than " + std::to_string(kMaxFrames) + " frames");
     if (decoded.status.ok()) return Incoming{*peer, std::move(decoded.message)};
     if (decoded.header_read) {
@@ -237,6 +242,7 @@ class ZmqListener final : public Listener {
   WakeFd wake_;
   std::string endpoint_;
   bool curve_;
+  std::optional<std::uint64_t> job_;  // none: any
   std::atomic<std::uint64_t> malformed_{0};
 };
 
@@ -358,8 +364,9 @@ Status BindError(const std::string& endpoint, const zmq::error_t& error) {
 
 class ZmqNetworkImpl final : public ZmqNetwork {
  public:
-  ZmqNetworkImpl(std::shared_ptr<zmq::context_t> context, CurveKeys keys, std::unique_ptr<ZapHandler> zap)
-      : context_(std::move(context)), keys_(std::move(keys)), zap_(std::move(zap)) {}
+  ZmqNetworkImpl(std::shared_ptr<zmq::context_t> context, CurveKeys keys, std::optional<std::uint64_t> job,
+                 std::unique_ptr<ZapHandler> zap)
+      : context_(std::move(context)), keys_(std::move(keys)), job_(job), zap_(std::move(zap)) {}
 
   Result<std::unique_ptr<Listener>> Listen(const std::string& endpoint) override {
     if (IsIpc(endpoint)) GM_RETURN_IF_ERROR(CheckSocketFile(endpoint));
@@ -374,7 +381,7 @@ class ZmqNetworkImpl final : public ZmqNetwork {
         socket.set(zmq::sockopt::zap_domain, kZapDomain);
       }
       socket.bind(endpoint);
-      auto listener = std::make_unique<ZmqListener>(context_, std::move(socket), curve);
+      auto listener = std::make_unique<ZmqListener>(context_, std::move(socket), curve, job_);
       if (!listener->ok()) return Internal("cannot make an eventfd; are there too many open files (ulimit -n)?");
       return std::unique_ptr<Listener>(std::move(listener));
     } catch (const zmq::error_t& error) {
@@ -414,6 +421,7 @@ class ZmqNetworkImpl final : public ZmqNetwork {
  private:
   std::shared_ptr<zmq::context_t> context_;  // shared with every socket's owner, so that it goes last
   CurveKeys keys_;
+  std::optional<std::uint64_t> job_;
   std::unique_ptr<ZapHandler> zap_;  // null without keys
 };
 
@@ -427,7 +435,7 @@ Result<std::unique_ptr<ZmqNetwork>> ZmqNetwork::Create(const Transport::Options&
       GM_ASSIGN_OR_RETURN(zap, ZapHandler::Start(context, options.admitted));
     }
     return std::unique_ptr<ZmqNetwork>(
-        std::make_unique<ZmqNetworkImpl>(std::move(context), options.keys, std::move(zap)));
+        std::make_unique<ZmqNetworkImpl>(std::move(context), options.keys, options.job, std::move(zap)));
   } catch (const zmq::error_t& error) {
     return Internal(std::string("cannot start ZeroMQ: ") + error.what());
   }

@@ -1,6 +1,7 @@
 #include "common/file.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -64,6 +65,23 @@ TEST_F(FileTest, OfSeveralThatWriteANewFileTheFirstWins) {
   EXPECT_EQ(*ReadFile(path), "first");
   EXPECT_EQ(*ListDir(dir_), std::vector<std::string>{"mark"});
   EXPECT_FALSE(WriteNewFile(dir_ + "/none/mark", "x").ok());
+}
+
+TEST_F(FileTest, NewFilesHaveTheRightsThatTheUmaskLeaves) {
+  const auto rights = [](const std::string& path) {
+    struct stat status {};
+    EXPECT_EQ(::stat(path.c_str(), &status), 0) << path;
+    return status.st_mode & 0777;
+  };
+  for (const mode_t mask : {mode_t{022}, mode_t{077}}) {
+    const std::string name = dir_ + "/" + std::to_string(mask);
+    const mode_t before = ::umask(mask);
+    EXPECT_TRUE(WriteNewFile(name + "-new", "x").ok());
+    EXPECT_TRUE(WriteFileAtomic(name, "x").ok());
+    ::umask(before);
+    EXPECT_EQ(rights(name + "-new"), 0644U & ~mask);
+    EXPECT_EQ(rights(name), 0644U & ~mask);
+  }
 }
 
 TEST_F(FileTest, OneProcessHoldsALock) {

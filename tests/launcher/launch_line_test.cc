@@ -2,13 +2,17 @@
 #include "launcher/launch_line.h"
 
 #include <gtest/gtest.h>
+#include <sys/socket.h>
 
+#include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <chrono>
 #include <functional>
 #include <optional>
 #include <thread>
 #include <utility>
+#include <vector>
 
 namespace gatemill::launcher {
 namespace {
@@ -151,6 +155,24 @@ TEST_F(LaunchLineTest, StrangersAreNotHeard) {
   EXPECT_TRUE(TurnUntil(LineState::kGone));
   EXPECT_EQ(line_->why(), "");
   EXPECT_FALSE(ReachIt().ok()) << "a job that has ended does not come back";
+}
+
+// Connections that nobody closes for a while, more than launch keeps.
+TEST_F(LaunchLineTest, RankZeroIsHeardBehindACrowdThatSaysNothing) {
+  Open(kWaitMs);
+  std::vector<Descriptor> crowd;
+  for (std::size_t i = 0; i < 3 * kMaxStrangers; ++i) {
+    auto stranger = ConnectTcp("127.0.0.1", invitation_.port, kWaitMs);
+    ASSERT_TRUE(stranger.ok()) << stranger.status().message();
+    crowd.push_back(std::move(*stranger));
+  }
+  const auto link = ReachIt();
+  EXPECT_TRUE(link.ok()) << link.status().message();
+  const auto kept = std::ranges::count_if(crowd, [](const Descriptor& stranger) {
+    char byte = 0;
+    return ::recv(stranger.get(), &byte, 1, 0) < 0 && errno == EAGAIN;
+  });
+  EXPECT_LE(kept, static_cast<std::ptrdiff_t>(kMaxStrangers));
 }
 
 }  // namespace

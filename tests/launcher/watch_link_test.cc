@@ -75,6 +75,29 @@ TEST(Link, LastWordsOfAClosedPeerAreDelivered) {
   EXPECT_FALSE(b.alive());
 }
 
+// Frames of a peer that sends faster than anybody reads.
+TEST(Link, ReadsNoMoreThanItsShareAtATime) {
+  auto sockets = SocketPair();
+  const int buffer_bytes = 1 << 20;
+  ASSERT_EQ(::setsockopt(sockets[0].get(), SOL_SOCKET, SO_SNDBUF, &buffer_bytes, sizeof(buffer_bytes)), 0);
+  Link a(std::move(sockets[0]));
+  Link b(std::move(sockets[1]));
+  constexpr int kFrames = 24;
+  static_assert(kFrames * kMaxFrameText > 2 * Link::kMaxReadBytes);
+  for (int i = 0; i < kFrames; ++i) {
+    a.Send({.type = FrameType::kEnd, .rank = i, .value = 0, .text = std::string(kMaxFrameText, 't')});
+  }
+  ASSERT_FALSE(a.has_output()) << "all of it waits to be read";
+  std::size_t received = 0;
+  for (int turn = 0; turn < kFrames && received < kFrames; ++turn) {
+    const std::size_t frames = b.Read().size();
+    EXPECT_LE(frames, Link::kMaxReadBytes / kMaxFrameText + 1);
+    received += frames;
+  }
+  EXPECT_EQ(received, static_cast<std::size_t>(kFrames));
+  EXPECT_TRUE(b.alive());
+}
+
 TEST(Link, NonsenseKillsIt) {
   auto sockets = SocketPair();
   Link b(std::move(sockets[1]));

@@ -11,6 +11,7 @@
 #include <mutex>
 #include <optional>
 #include <thread>
+#include <vector>
 
 #include "launcher/launch_line.h"
 #include "launcher/watch_link.h"
@@ -140,6 +141,23 @@ TEST_F(WatchTest, StrangersAreNotAdmitted) {
   EXPECT_EQ(missing.code(), Code::kDeadline);
   EXPECT_NE(missing.message().find("rank 1"), std::string::npos) << missing.message();
   EXPECT_FALSE(hub.AwaitEnd(0).has_value()) << "a stranger's end is nobody's";
+}
+
+TEST_F(WatchTest, ARankIsHeardBehindACrowdThatSaysNothing) {
+  Rank hub(OptionsOf(0, 2), kWaitMs);
+  const std::string endpoint = hub->endpoint();
+  std::vector<Descriptor> crowd;
+  for (std::size_t i = 0; i < 3 * kMaxStrangers; ++i) {
+    auto stranger = ConnectTcp("127.0.0.1", std::stoi(endpoint.substr(endpoint.find(' ') + 1)), kWaitMs);
+    ASSERT_TRUE(stranger.ok()) << stranger.status().message();
+    crowd.push_back(std::move(*stranger));
+  }
+  WatchOptions options = OptionsOf(1, 2);
+  options.hub = endpoint;
+  Rank late(options, kWaitMs);
+  const Status here = late->AwaitEverybody(kWaitMs);
+  EXPECT_TRUE(here.ok()) << here.message();
+  EXPECT_FALSE(hub.AwaitEnd(0).has_value());
 }
 
 TEST_F(WatchTest, AllLeftWhenTheLastLeaverHasLeft) {

@@ -17,7 +17,7 @@ constexpr int kLongMs = 20000;
 class MalformedTest : public testing::Test {
  protected:
   void SetUp() override {
-    auto transport = Transport::Create({});
+    auto transport = Transport::Create(options_);
     ASSERT_TRUE(transport.ok());
     transport_ = std::move(*transport);
     auto listener = transport_->Listen("tcp://127.0.0.1:0");
@@ -74,6 +74,7 @@ class MalformedTest : public testing::Test {
     return words;
   }
 
+  Transport::Options options_;
   std::unique_ptr<Transport> transport_;
   std::unique_ptr<Listener> listener_;
   zmq::context_t context_;
@@ -161,6 +162,37 @@ TEST_F(MalformedTest, MoreFramesThanAnyMessageHasAreAnswered) {
   SendRaw(frames);
   ExpectOnlyTheGoodOneArrives();
   EXPECT_EQ(MustReadReply().code, Code::kInvalidInput);
+}
+
+class OtherJobTest : public MalformedTest {
+ protected:
+  OtherJobTest() { options_.job = SampleRequest(Op::kPush).stamp.job; }
+};
+
+// Neither an answer nor a word of the error says whose server this is.
+TEST_F(OtherJobTest, GetsNoAnswerAndIsCounted) {
+  Request other = SampleRequest(Op::kPush);
+  ++other.stamp.job;
+  const auto good = EncodeRequest(other);
+  ASSERT_TRUE(good.ok());
+  std::vector<std::uint64_t> version(good->header.size() / 8);
+  std::memcpy(version.data(), good->header.data(), good->header.size());
+  ASSERT_EQ(version[2] & 0xffffffffU, kWireVersion);
+  ++version[2];
+  const std::vector<std::vector<Frame>> refused{{good->header, good->frames[0], good->frames[1]},
+                                                {good->header},
+                                                {good->header, Bytes(3), Bytes(1)},
+                                                {Frame::Own(version), good->frames[0], good->frames[1]}};
+  for (const std::vector<Frame>& frames : refused) SendRaw(frames);
+  const auto own = EncodeRequest(SampleRequest(Op::kPush));
+  SendRaw({own->header});
+  ExpectOnlyTheGoodOneArrives();
+  EXPECT_EQ(listener_->malformed(), refused.size());
+  const Reply first = MustReadReply();
+  EXPECT_NE(first.error.find("lacks the frame"), std::string::npos) << first.error;
+  raw_.set(zmq::sockopt::rcvtimeo, 100);
+  zmq::message_t more;
+  EXPECT_FALSE(raw_.recv(more).has_value()) << "one answer, to the job's own message";
 }
 
 TEST_F(MalformedTest, APeerThatNamesItselfIsDroppedAndCounted) {

@@ -91,6 +91,26 @@ inline const std::vector<Op>& AllOps() {
   return ops;
 }
 
+// May a peer that can only read ask for it? A new op is to be listed here, and the compiler says so.
+inline bool OnlyReads(Op op, ReadMode mode) {
+  switch (op) {
+    case Op::kHello:
+    case Op::kStats:
+    case Op::kReadStored:
+      return true;
+    case Op::kPull:
+      return mode == ReadMode::kEval;
+    case Op::kPush:
+    case Op::kPrefetch:
+    case Op::kCheckpoint:
+    case Op::kRestore:
+    case Op::kClear:
+    case Op::kWarmStart:
+      return false;
+  }
+  return false;
+}
+
 inline bool SameBytes(const Frame& a, const Frame& b) { return std::ranges::equal(a.bytes(), b.bytes()); }
 
 inline void ExpectSameParts(const std::vector<TablePart>& a, const std::vector<TablePart>& b) {

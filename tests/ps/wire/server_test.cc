@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -397,6 +398,85 @@ TEST_P(ServerSocketTest, GarbageOnItsSocketDoesNothing) {
   EXPECT_EQ(Untimed(*stats_after), Untimed(*stats_before));
   EXPECT_TRUE(server->health().ok());
 }
+
+// A peer whose key may only read, beside the worker.
+class InspectorTest : public ServerTest {
+ protected:
+  void SetUp() override {
+    ServerTest::SetUp();
+    auto keys = NewCurveKeys();
+    ASSERT_TRUE(keys.ok());
+    transport_->Admit({{.public_key = public_key_, .worker = 0, .may_write = true},
+                       {.public_key = keys->public_key, .worker = -1, .may_write = false}});
+    auto transport = Transport::Create({.keys = *keys, .admitted = {}});
+    ASSERT_TRUE(transport.ok());
+    inspector_ = std::move(*transport);
+  }
+  // A request that the worker may make.
+  [[nodiscard]] Request NewRequest(Op op, ReadMode mode, std::uint64_t id) const {
+    Request request;
+    request.op = op;
+    request.mode = mode;
+    request.id = id;
+    request.stamp.step = 1;
+    if (op == Op::kPull || op == Op::kPush || op == Op::kPrefetch || op == Op::kReadStored) {
+      request.parts = {{.table = 0, .count = 2, .keys = Keys(2)}};
+    }
+    if (op == Op::kPush) request.parts[0].rows = Floats(2 * kDim);
+    if (op == Op::kCheckpoint || op == Op::kRestore) request.text = dir_.path() + "/checkpoint";
+    return request;
+  }
+
+  std::unique_ptr<Transport> inspector_;
+};
+
+TEST_P(InspectorTest, ReadsAndWithNoOpChangesARow) {
+  const auto server = Start(Options(1, 1));
+  const auto client = Connect(server->endpoints());
+  const std::vector<std::uint64_t> keys{1000, 1001, 1002};  // those of NewRequest, and one more
+  ASSERT_TRUE(PushOnes(client.get(), 0, keys).ok());
+  const std::vector<float> before = MustPull(client.get(), 1, keys);
+  const auto stats_before = client->Stats();
+  ASSERT_TRUE(stats_before.ok());
+  auto channel = inspector_->Connect(server->endpoints(), {public_key_});
+  ASSERT_TRUE(channel.ok()) << channel.status().message();
+  const auto reply_to = [&](const Request& request) {
+    EXPECT_TRUE((*channel)->Send(0, request).ok());
+    const auto reply = (*channel)->Receive(20000);
+    const bool answered = reply.ok() && reply->has_value();
+    EXPECT_TRUE(answered) << "op " << static_cast<int>(request.op);
+    return answered ? **reply : Reply();
+  };
+  std::uint64_t id = 0;
+  for (const Op op : AllOps()) {
+    for (const ReadMode mode : {ReadMode::kTrain, ReadMode::kEval}) {
+      const Request request = NewRequest(op, mode, ++id);
+      if (op == Op::kPrefetch) {  // it has no reply
+        ASSERT_TRUE((*channel)->Send(0, request).ok());
+      } else {
+        const Reply reply = reply_to(request);
+        EXPECT_EQ(reply.id, request.id);
+        EXPECT_EQ(reply.code == Code::kOk, OnlyReads(op, mode)) << "op " << static_cast<int>(op) << ": " << reply.error;
+        EXPECT_EQ(reply.error.find("may only read") != std::string::npos, !OnlyReads(op, mode)) << reply.error;
+      }
+      const auto stats = client->Stats();
+      ASSERT_TRUE(stats.ok());
+      EXPECT_EQ(Untimed(*stats), Untimed(*stats_before)) << "op " << static_cast<int>(op);
+      EXPECT_EQ(MustPull(client.get(), 1, keys), before) << "op " << static_cast<int>(op);
+    }
+  }
+  EXPECT_FALSE(FileExists(dir_.path() + "/checkpoint"));
+  const Reply rows = reply_to(NewRequest(Op::kPull, ReadMode::kEval, ++id));
+  ASSERT_EQ(rows.parts.size(), 1U);
+  std::vector<float> scratch;
+  const std::span<const float> read = rows.parts[0].rows.View<float>(&scratch);
+  EXPECT_TRUE(std::equal(read.begin(), read.end(), before.begin())) << "it reads what the worker reads";
+  ASSERT_TRUE(PushOnes(client.get(), 1, keys).ok()) << "the worker goes on";
+  EXPECT_NE(MustPull(client.get(), 2, keys), before);
+}
+
+INSTANTIATE_TEST_SUITE_P(Keys, InspectorTest, testing::Values(Kind::kCurve),
+                         [](const auto& test) { return NameOf(test.param); });
 
 INSTANTIATE_TEST_SUITE_P(All, ServerTest, testing::Values(Kind::kInproc, Kind::kIpc, Kind::kTcp, Kind::kCurve),
                          [](const auto& test) { return NameOf(test.param); });
