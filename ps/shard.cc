@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <deque>
 #include <list>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -52,6 +53,20 @@ struct DoneControl {
   std::string text;
   Reply reply;
 };
+
+// The same when its answer is of no use any more: one that comes again would undo the steps that followed, and is refused.
+struct PastControl {
+  Op op;
+  std::uint64_t id;
+  std::uint32_t worker;
+  std::uint64_t step;
+  std::uint64_t text;  // its checksum
+  bool operator==(const PastControl&) const = default;
+};
+PastControl PastControlOf(Op op, std::uint64_t id, const Stamp& stamp, const std::string& text) {
+  return {.op = op, .id = id, .worker = stamp.worker, .step = stamp.step, .text = Checksum(text)};
+}
+constexpr std::size_t kMaxPastControls = 256;  // no message is on its way for so long
 
 // The vshards of a shard.
 VshardRange Vshards(const ShardOptions& options) {
@@ -166,6 +181,7 @@ class StepShard final : public Shard {
   // ---- steps -----------------------------------------------------------------------------------------------------
   // Is the request's step neither over nor absurdly new?
   [[nodiscard]] Status CheckStep(const Request& request) const {
+    GM_RETURN_IF_ERROR(CheckNotPast(request));
     const std::uint64_t step = request.stamp.step;
     const bool train_pull = request.op == Op::kPull && request.mode == ReadMode::kTrain;
     if (ReplacesRows(request.op)) {
@@ -231,7 +247,7 @@ class StepShard final : public Shard {
     WorkerPushes& worker = pushes_[request->stamp.worker];
     const std::uint64_t step = request->stamp.step;
     if (worker.Taken(step)) return Answer(from, *request, Ok(), out);
-    if (done_.has_value() && done_->stamp.worker == request->stamp.worker) done_.reset();
+    if (done_.has_value() && done_->stamp.worker == request->stamp.worker) ForgetDone();
     const bool alone = options_.num_workers == 1 && step == next_step_;
     Status status = failure_;
     if (status.ok()) status = CheckRoom(*request);
@@ -472,8 +488,14 @@ class StepShard final : public Shard {
       case Op::kPrefetch:
         break;  // never come here
     }
-    if (!status.ok()) return Answer(from, request, status, out);
-    if (IsControl(request.op)) done_ = {.stamp = request.stamp, .text = request.text, .reply = reply};
+    if (IsControl(request.op)) {
+      ForgetDone();
+      done_ = {.stamp = request.stamp, .text = request.text, .reply = reply};
+    }
+    if (!status.ok()) {
+      if (IsControl(request.op)) ForgetDone();
+      return Answer(from, request, status, out);
+    }
     out->push_back({.to = from, .reply = std::move(reply)});
   }
 
@@ -486,6 +508,20 @@ class StepShard final : public Shard {
                       done_->stamp.worker == request.stamp.worker && done_->stamp.step == request.stamp.step &&
                       done_->text == request.text;
     return same ? &*done_ : nullptr;
+  }
+
+  void ForgetDone() {
+    if (!done_.has_value()) return;
+    past_.push_back(PastControlOf(done_->reply.op, done_->reply.id, done_->stamp, done_->text));
+    if (past_.size() > kMaxPastControls) past_.pop_front();
+    done_.reset();
+  }
+  [[nodiscard]] Status CheckNotPast(const Request& request) const {
+    if (!IsControl(request.op) || FindDone(request) != nullptr) return Ok();
+    const PastControl asked = PastControlOf(request.op, request.id, request.stamp, request.text);
+    if (std::find(past_.begin(), past_.end(), asked) == past_.end()) return Ok();
+    return InvalidInput("request " + std::to_string(request.id) + " of worker " + std::to_string(request.stamp.worker) +
+                        " was answered already; it came again too late");
   }
 
   Status Pull(const TablePart& asked, ReadMode mode, TablePart* part) {
@@ -719,6 +755,7 @@ class StepShard final : public Shard {
   std::uint64_t buffered_bytes_ = 0;                                       // of buffered_ and waiting_
   Status failure_;  // of an update, since when the tables are of no step
   std::optional<DoneControl> done_;  // the last one, until its worker pushes again
+  std::deque<PastControl> past_;     // those before, the last ones
 
   std::int64_t longest_call_ns_ = 0;  // of CPU time
   GradientSum sum_;

@@ -641,6 +641,30 @@ TEST(ShardCheckpoint, ARestoreGivesUpTheOneUnderWay) {
   WriteCheckpoint(&job, 1, scratch.path() + "/third");
 }
 
+// A network may repeat a message; the steps since must not be lost by it.
+TEST(ShardRestore, OneThatComesAgainTooLateIsRefused) {
+  const TempDir scratch;
+  ShardJob job({.num_workers = 2});
+  job.Ask(0, job.Push(0, 0, 0, TagGradient(5, 1)));
+  job.Ask(0, job.Push(0, 1, 0, {}));
+  WriteCheckpoint(&job, 1, scratch.path() + "/ps");
+  const Request restore = job.WithText(Op::kRestore, 0, 1, scratch.path() + "/ps");
+  ASSERT_EQ(job.Ask(0, restore).code, Code::kOk);
+  EXPECT_EQ(job.Ask(0, restore).code, Code::kOk) << "nothing has followed";
+  job.Ask(0, job.Push(0, 0, 1, TagGradient(5, 1)));
+  EXPECT_EQ(job.Ask(0, restore).code, Code::kInvalidInput) << "between two workers' pushes";
+  job.Ask(0, job.Push(0, 1, 1, {}));
+  const Reply late = job.Ask(0, restore);
+  EXPECT_EQ(late.code, Code::kInvalidInput);
+  EXPECT_NE(late.error.find("again too late"), std::string::npos) << late.error;
+  EXPECT_EQ(job.shard(0).next_step(), 2U);
+  EXPECT_EQ(ReadTag(&job, 5), TagRow(2));
+  WriteCheckpoint(&job, 2, scratch.path() + "/second");  // another request that ends in an answer
+  EXPECT_EQ(job.Ask(0, restore).code, Code::kInvalidInput);
+  EXPECT_EQ(job.Ask(0, job.WithText(Op::kRestore, 0, 1, scratch.path() + "/ps")).code, Code::kOk) << "a new one";
+  EXPECT_EQ(ReadTag(&job, 5), TagRow(1));
+}
+
 TEST(ShardRestore, MatchesTablesByName) {
   const TempDir scratch;
   ShardJob job({});

@@ -16,6 +16,9 @@ class StepExecutor final : public Executor {
     while (RunOne()) {
     }
   }
+  [[nodiscard]] bool has_job() const { return !jobs_.empty(); }
+  // As when the process is killed: jobs that have not begun never do.
+  void Discard() { jobs_.clear(); }
   // False when none was left.
   bool RunOne() {
     if (jobs_.empty()) return false;
