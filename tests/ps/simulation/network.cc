@@ -25,6 +25,7 @@ const char* NameOf(Op op) {
     case Op::kStats: return "stats";
     case Op::kReadStored: return "read stored";
     case Op::kClear: return "clear";
+    case Op::kWarmStart: return "warm start";
   }
   return "?";
 }
