@@ -171,11 +171,14 @@ class StepShard final : public Shard {
     reply.shard = options_.shard;
     return reply;
   }
-  void Answer(const Peer& to, const Request& request, const Status& status, std::vector<OutgoingReply>* out) const {
+  [[nodiscard]] Reply ReplyOf(const Request& request, const Status& status) const {
     Reply reply = NewReply(request);
     reply.code = status.code();
     if (!status.ok()) reply.error = "shard " + std::to_string(options_.shard) + ": " + status.message();
-    out->push_back({.to = to, .reply = std::move(reply)});
+    return reply;
+  }
+  void Answer(const Peer& to, const Request& request, const Status& status, std::vector<OutgoingReply>* out) const {
+    out->push_back({.to = to, .reply = ReplyOf(request, status)});
   }
 
   // ---- steps -----------------------------------------------------------------------------------------------------
@@ -488,13 +491,10 @@ class StepShard final : public Shard {
       case Op::kPrefetch:
         break;  // never come here
     }
+    if (!status.ok()) reply = ReplyOf(request, status);
     if (IsControl(request.op)) {
       ForgetDone();
       done_ = {.stamp = request.stamp, .text = request.text, .reply = reply};
-    }
-    if (!status.ok()) {
-      if (IsControl(request.op)) ForgetDone();
-      return Answer(from, request, status, out);
     }
     out->push_back({.to = from, .reply = std::move(reply)});
   }

@@ -665,6 +665,17 @@ TEST(ShardRestore, OneThatComesAgainTooLateIsRefused) {
   EXPECT_EQ(ReadTag(&job, 5), TagRow(1));
 }
 
+// The first answer may be lost: the second says why, too.
+TEST(ShardRestore, OneThatFailedAndComesAgainFailsAlike) {
+  const TempDir scratch;
+  ShardJob job({});
+  const Request restore = job.WithText(Op::kRestore, 0, 1, scratch.path() + "/none");
+  const Reply first = job.Ask(0, restore);
+  EXPECT_EQ(first.code, Code::kInvalidInput);
+  EXPECT_NE(first.error.find("/none"), std::string::npos) << first.error;
+  EXPECT_EQ(job.Ask(0, restore).error, first.error);
+}
+
 TEST(ShardRestore, MatchesTablesByName) {
   const TempDir scratch;
   ShardJob job({});
