@@ -71,15 +71,27 @@ class TrainCommand {
     if (job_->is_server()) GM_RETURN_IF_ERROR(CheckServers(config_, schema_).Annotate(args_.config_path));
     if (args_.run_dir.empty()) GM_RETURN_IF_ERROR(ChooseRunDir(args_).status());
     if (args_.resumes_from_checkpoint()) {
+      if (!args_.init_from.empty()) {
+        return InvalidInput("--init-from begins a new run, --resume goes on with one; give one of them");
+      }
       Result<std::string> from = train::ResolveCheckpoint(args_.resume);
       if (!from.ok()) return from.status().Annotate("--resume is auto, never, a run or a checkpoint");
       resume_from_ = *std::move(from);
     }
-    if (!args_.init_from.empty()) {
-      if (!resume_from_.empty()) return InvalidInput("--init-from begins a new run, --resume goes on with one; give one of them");
+    // A run that has begun needs no other any more.
+    if (!args_.init_from.empty() && (args_.run_dir.empty() || train::ListCheckpoints(args_.run_dir + "/checkpoints").empty())) {
       Result<std::string> from = train::ResolveCheckpoint(args_.init_from);
       if (!from.ok()) return from.status().Annotate("--init-from");
       init_from_ = *std::move(from);
+    }
+    return Ok();
+  }
+
+  // Another run may be training: its best checkpoint changes, and goes. All ranks begin with the one that rank 0 has found.
+  Status AgreeOnCheckpoint() {
+    for (std::string* dir : {&resume_from_, &init_from_}) {
+      GM_ASSIGN_OR_RETURN(const std::vector<std::string> all, job_->AllGather(*dir));
+      *dir = all[0];
     }
     return Ok();
   }
@@ -171,7 +183,7 @@ class TrainCommand {
   }
 
   // What a server cannot read may be in the files of the checkpoint that its rows are from, which those written since share: all of
-  // them are read. The next start goes on from one that is whole.
+  // them are marked, then read, and those that are whole lose the mark. The next start goes on from one that has none.
   void MarkDamaged() const {
     const ps::Client* client = session_ != nullptr ? session_->client() : nullptr;
     if (restored_from_.empty() || client == nullptr || client->damage().ok()) return;
@@ -179,12 +191,20 @@ class TrainCommand {
     for (const std::string& dir : train::ListCheckpoints(run_dir_ + "/checkpoints")) {
       if (train::StepOf(dir) > train::StepOf(restored_from_)) suspects.push_back(dir);
     }
+    std::vector<std::string> marked_here;
     for (const std::string& dir : suspects) {
-      const Status whole = train::CheckCheckpoint(dir, true);
-      if (whole.code() != Code::kDataLoss) continue;
-      const Result<bool> marked = train::MarkDamaged(dir, whole.message());
+      const Result<bool> marked = train::MarkDamaged(dir, client->damage().message());
       if (!marked.ok()) log_->Warn(marked.status().message());
-      if (marked.ok() && *marked) log_->Warn(dir + " is marked as damaged");
+      if (marked.ok() && *marked) marked_here.push_back(dir);
+    }
+    for (const std::string& dir : marked_here) {
+      log_->Warn("a server has found damage: " + dir + " is read as a whole");
+      const Status whole = train::CheckCheckpoint(dir, true);
+      if (whole.code() == Code::kDataLoss) {
+        log_->Warn(dir + " is marked as damaged");
+      } else if (const Status removed = train::RemoveDamagedMark(dir); !removed.ok()) {
+        log_->Warn(removed.message());
+      }
     }
   }
 
@@ -580,6 +600,7 @@ Status RunTrain(const TrainArgs& args) {
   command.SetStart(start_ns);
   // What is wrong with the input is found by all ranks together, before anything is written or started.
   GM_RETURN_IF_ERROR(job->Agree(WithoutExceptions([&] { return command.Prepare(); })));
+  GM_RETURN_IF_ERROR(command.AgreeOnCheckpoint());
   const Status read = job->Agree(WithoutExceptions([&] { return command.ReadData(); }));
   if (read.code() == Code::kCancelled) {
     // Stopped, or asked to leave? Not every rank knows yet.

@@ -224,6 +224,8 @@ Status Session::Restore(const std::string& checkpoint_dir, const train::Checkpoi
 
 Status Session::WarmStart(const std::string& checkpoint_dir, std::span<const std::uint32_t> tables,
                           const std::vector<model::DenseModel::Tensor>& dense) {
+  GM_RETURN_IF_ERROR(client_->Flush());
+  GM_RETURN_IF_ERROR(workers_->Barrier());
   Status started;
   if (workers_->rank() == 0) started = client_->WarmStart(0, train::PsDir(checkpoint_dir), tables);
   GM_RETURN_IF_ERROR(started);

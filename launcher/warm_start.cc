@@ -103,6 +103,9 @@ class Planner {
     if (!same_table) return Left("feature " + feature.name + ": it reads another table");
     if (feature.dim != saved.dim) return Left("feature " + feature.name + ": its embedding_dim is another");
     if (!(feature.bucketize == saved.bucketize)) return Left("feature " + feature.name + ": bucketize is another");
+    const bool same_pooling = feature.separator == saved.separator && feature.pooling == saved.pooling &&
+                              feature.max_length == saved.max_length;
+    if (!same_pooling) return Left("feature " + feature.name + ": separator, pooling or max_length is another");
     warm_.columns.push_back({.now = feature.x_offset, .then = saved.x_offset, .count = feature.dim});
     warm_.sparse.emplace_back(position, *other);
   }
@@ -148,8 +151,10 @@ class Planner {
     for (const auto& [name, shape] : now) {
       const auto saved = then.find(name);
       const bool reads_x = readers.contains(name);
-      if (saved == then.end() || OfAnotherTask(name)) {
+      if (saved == then.end()) {
         Left("parameter " + name + ": it is not in the checkpoint");
+      } else if (OfAnotherTask(name)) {
+        Left("parameter " + name + ": it belongs to another task");
       } else if (reads_x != readers_then.contains(name)) {
         Left("parameter " + name + ": it reads something else");
       } else if (reads_x ? saved->second[0] != shape[0] : saved->second != shape) {

@@ -100,8 +100,8 @@ Result<CheckpointTables> TablesFromJson(const nlohmann::json& json, const std::s
   int version = 0;
   ReadWhole(json, "format_version", &version);
   if (version < kOldestFormatVersion || version > kFormatVersion) {
-    return InvalidInput(path + ": format version " + std::to_string(version) + ", this program reads version " +
-                        std::to_string(kFormatVersion) + "; use the gatemill that wrote it");
+    return InvalidInput(path + ": format version " + std::to_string(version) + ", this program reads versions " +
+                        std::to_string(kOldestFormatVersion) + " to " + std::to_string(kFormatVersion) + "; use the gatemill that wrote it");
   }
   CheckpointTables tables;
   ReadWhole(json, "seed", &tables.seed);

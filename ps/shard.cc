@@ -220,6 +220,7 @@ class StepShard final : public Shard {
         return next_step_ >= step;
       case Op::kRestore:
       case Op::kClear:
+      case Op::kWarmStart:
         return !failure_.ok() || AtStepBoundary();
       default:
         return true;

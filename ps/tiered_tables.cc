@@ -754,7 +754,7 @@ Status TieredTables::WarmStart(CheckpointReader* reader, std::span<const std::ui
       PackFloats(spec(t).dtype, embedding, packed.data());
       UnpackFloats(spec(t).dtype, packed.data(), embedding);
     }
-    optimizers[t]->InitState(std::span(*values).subspan(dim), spec(t).dim);
+    optimizers[t]->InitStateOf(embedding, std::span(*values).subspan(dim));
     header->last_step = static_cast<std::uint32_t>(step);
   });
 }

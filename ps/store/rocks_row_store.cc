@@ -263,8 +263,9 @@ class Database {
       // Where they cannot be moved they are merged sooner, that is all.
       if (ingested.ok()) (void)rocksdb::experimental::PromoteL0(db_.get(), run.family, run.level);
       SetMerges(run.family, true);
-      LimitSize(run.family);
     }
+    for (const Run& run : runs) LimitSize(run.family);
+    for (rocksdb::ColumnFamilyHandle* family : std::set<rocksdb::ColumnFamilyHandle*>(large_)) LimitSize(family);
     GM_RETURN_IF_ERROR(ingested);
     ReadReadersBytes();
     return Ok();

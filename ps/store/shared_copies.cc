@@ -15,7 +15,10 @@ namespace {
 
 constexpr std::size_t kBufferBytes = 1U << 20;
 
-Status Failed(const std::string& path) { return Internal("row store " + path + ": " + std::strerror(errno)); }
+Status Failed(const std::string& path) {
+  const bool full = errno == ENOSPC || errno == EDQUOT;
+  return Internal("row store " + path + ": " + std::strerror(errno) + (full ? "; free disk space" : ""));
+}
 
 class OpenFile {
  public:
@@ -72,7 +75,9 @@ bool SharedCopies::LinkToLast(const FileToCopy& file, const std::string& to) con
   struct stat status {};
   if (::fstatat(::dirfd(last_.get()), file.name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0) return false;
   if (!S_ISREG(status.st_mode) || static_cast<std::uint64_t>(status.st_size) != file.bytes) return false;
-  return ::linkat(::dirfd(last_.get()), file.name.c_str(), AT_FDCWD, to.c_str(), 0) == 0;
+  if (::linkat(::dirfd(last_.get()), file.name.c_str(), AT_FDCWD, to.c_str(), 0) == 0) return true;
+  (void)::unlink(to.c_str());  // over NFS one that was made may be called a failure
+  return false;
 }
 
 Status SharedCopies::WriteFiles(std::span<const FileToCopy> files, const std::string& dir) const {

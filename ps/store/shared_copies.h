@@ -6,7 +6,7 @@
 //   GM_RETURN_IF_ERROR(copies.Write(files, "/nfs/run/step-20.tmp/ps/shard-0"));   // and removed
 //
 // Every file and the directory are fsynced. Errors: kInternal for a full or failing disk and what else the system says, naming
-// the file; the new directory is removed then, and the one before stays the one to share with.
+// the file, kDataLoss for one that is too short; the new directory is removed then, and the one before stays the one to share with.
 // Thread safety: one thread.
 #pragma once
 

@@ -121,6 +121,14 @@ class Ftrl final : public SparseOptimizer {
     std::fill(state.begin(), state.begin() + dim, 0.0F);
     std::fill(state.begin() + dim, state.end(), initial_);
   }
+  // z such that it gives the embedding back: the update does not read it.
+  void InitStateOf(std::span<const float> embedding, std::span<float> state) const override {
+    InitState(state, static_cast<int>(embedding.size()));
+    const float scale = (step_.beta + std::sqrt(initial_)) / step_.lr + step_.l2;
+    for (std::size_t i = 0; i < embedding.size(); ++i) {
+      state[i] = embedding[i] == 0.0F ? 0.0F : -embedding[i] * scale - std::copysign(step_.l1, embedding[i]);
+    }
+  }
   std::size_t Apply(const RowMemory& memory, const RowGrads& grads) const override {
     return kernels_.ftrl(memory, grads, step_);
   }

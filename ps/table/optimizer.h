@@ -29,6 +29,10 @@ class SparseOptimizer {
   virtual ~SparseOptimizer() = default;
   [[nodiscard]] virtual int state_dim(int dim) const = 0;                     // floats of state in a row
   virtual void InitState(std::span<float> state, int dim) const = 0;          // of a new row
+  // Of a row that begins with an embedding that was learned elsewhere, [dim]: the first update changes it as any other does.
+  virtual void InitStateOf(std::span<const float> embedding, std::span<float> state) const {
+    InitState(state, static_cast<int>(embedding.size()));
+  }
   // Runs once for each of the rows. Returns how many of them were not dirty before.
   virtual std::size_t Apply(const RowMemory& memory, const RowGrads& grads) const = 0;
 };

@@ -248,7 +248,8 @@ TEST(Train, ARunBeginsWithWhatAnotherHasLearned) {
   const Trained cold = Train({}, config, dir.path() + "/cold", other);
   EXPECT_LT(cold.result["test"]["click"]["auc"].get<double>(), trained.result["test"]["click"]["auc"].get<double>() - 0.1);
 
-  // A run that has begun goes on from its own checkpoint.
+  // A run that has begun goes on from its own checkpoint, and does not look for the other.
+  warm.back() = dir.path() + "/gone";
   warm.insert(warm.end(), {"--resume", "auto", "--set", "train.max_steps=2"});
   const Trained resumed = Train({}, config, dir.path() + "/warm-1", warm);
   EXPECT_EQ(resumed.result.at("steps"), 2) << resumed.done.err;

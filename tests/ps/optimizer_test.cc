@@ -140,6 +140,20 @@ TEST(Optimizer, FtrlHoldsSmallWeightsAtZero) {
   EXPECT_LT(values[1], 0.0F);
 }
 
+TEST_P(OptimizerFormulas, AnEmbeddingThatWasLearnedStaysWithoutAGradient) {
+  SparseOptimizerConfig config = Config(GetParam());
+  config.l1 = 0.01;
+  config.l2 = 0.1;
+  auto optimizer = NewSparseOptimizer(config);
+  ASSERT_TRUE(optimizer.ok()) << optimizer.status().message();
+  const std::vector<float> learned{0.7F, -0.2F, 0.0F, 3.0F};
+  std::vector<float> values = learned;
+  values.resize(learned.size() + static_cast<std::size_t>((*optimizer)->state_dim(4)), -1.0F);
+  (*optimizer)->InitStateOf(learned, std::span(values).subspan(learned.size()));
+  ApplyToRow(**optimizer, values, std::vector<float>(4, 0.0F), 0);
+  for (std::size_t i = 0; i < learned.size(); ++i) EXPECT_NEAR(values[i], learned[i], 1e-6) << GetParam() << " at " << i;
+}
+
 TEST(Optimizer, RefusesWhatItCannotDo) {
   const auto code = [](const SparseOptimizerConfig& config) { return NewSparseOptimizer(config).status().code(); };
   EXPECT_EQ(code(Config("adamax")), Code::kInvalidInput);

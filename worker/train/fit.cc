@@ -280,6 +280,7 @@ class FitLoop {
   // Training goes on while it is written.
   Status Save(bool best) {
     saved_ns_ = parts_.trainer.clock->NowNs();
+    trainer_.set_wants_save(false);
     GM_RETURN_IF_ERROR(TakeLosses());  // counts the samples so far
     Checkpoint checkpoint{.cursor = cursor_,
                           .statistics = parts_.statistics,
