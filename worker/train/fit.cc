@@ -137,7 +137,8 @@ class FitLoop {
     const auto every = static_cast<std::uint64_t>(config_.train.checkpoint.every_steps);
     // The epoch's last step is saved after its validation, once.
     const bool due = (every > 0 && cursor_.step % every == 0) || trainer_.save_agreed();
-    if ((due && !trainer_.epoch_over()) || Leaving()) GM_RETURN_IF_ERROR(Save(false));
+    due_after_epoch_ = due && trainer_.epoch_over();
+    if ((due && !due_after_epoch_) || Leaving()) GM_RETURN_IF_ERROR(Save(false));
     trainer_.set_wants_save(leader() && TimeToSave());
     return Ok();
   }
@@ -213,7 +214,7 @@ class FitLoop {
                        std::to_string(cursor_.epochs_without_improvement) + " epochs");
     }
     const int every = config_.train.checkpoint.every_epochs;
-    const bool due = every > 0 && cursor_.epoch % static_cast<std::uint64_t>(every) == 0;
+    const bool due = due_after_epoch_ || (every > 0 && cursor_.epoch % static_cast<std::uint64_t>(every) == 0);
     if (improved || due || Finished()) GM_RETURN_IF_ERROR(Save(improved));
     begun_ns_ = parts_.trainer.clock->NowNs();
     return Ok();
@@ -323,6 +324,7 @@ class FitLoop {
   double samples_per_s_ = 0.0;
   std::int64_t begun_ns_ = 0;
   std::int64_t saved_ns_ = 0;  // when the last checkpoint was begun
+  bool due_after_epoch_ = false;  // at the epoch's last step
 };
 
 }  // namespace
