@@ -89,7 +89,7 @@ bool HasParts(Op op) { return op == Op::kPull || op == Op::kPush || op == Op::kP
 
 std::string NameOf(Op op) {
   static const std::vector<std::string> names{"hello",   "pull",  "push",        "prefetch", "checkpoint",
-                                              "restore", "stats", "read_stored", "clear"};
+                                              "restore", "stats", "read_stored", "clear",    "warm_start"};
   return names.at(static_cast<std::size_t>(op) - 1);
 }
 
@@ -341,6 +341,9 @@ class FuzzedShard {
     if (request->text.empty()) return;
     const bool exists = request->op == Op::kCheckpoint && request->text[0] % 2 == 0;
     if (request->op == Op::kCheckpoint || request->op == Op::kRestore) request->text = exists ? ScratchDir() : "/dev/null/none";
+    if (request->op == Op::kWarmStart) {
+      request->text = R"({"dir": ")" + (exists ? ScratchDir() : std::string("/dev/null/none")) + R"(", "tables": ["user"]})";
+    }
   }
 
   void Handle(const Peer& from, Request request) {

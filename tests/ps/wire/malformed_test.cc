@@ -130,8 +130,8 @@ TEST_F(MalformedTest, UnknownVersionsOpsAndDtypesAreAnswered) {
   ASSERT_EQ(*(part + 1), 2U);
   *part |= 3ULL << 32;
   const auto good = EncodeRequest(SampleRequest(Op::kPush));
-  const std::vector<std::pair<std::vector<std::uint64_t>, const char*>> cases{
-      {version, "wire version 45"}, {op, "unknown op 503"}, {dtype, "unknown dtype 3"}};
+  const std::vector<std::pair<std::vector<std::uint64_t>, std::string>> cases{
+      {version, "wire version " + std::to_string(kWireVersion + 40)}, {op, "unknown op 503"}, {dtype, "unknown dtype 3"}};
   for (const auto& [words, says] : cases) {
     SendRaw({Frame::Own(words), good->frames[0], good->frames[1]});
     ExpectOnlyTheGoodOneArrives();
