@@ -120,7 +120,7 @@ TEST(WarmStart, WhatMeansSomethingElseIsLeft) {
            Case{{"tables.item.hash_buckets=50"}, "table item: hash_buckets is 50, in the checkpoint 0"},
            Case{{"features.1.transform=[log1p]"}, "feature price: transform is another"},
            Case{{"features.2.bucketize={quantiles: 4}"}, "feature bucket: bucketize is another"},
-           Case{{"features.0.pooling=sum"}, "feature user: separator, pooling or max_length is another"},
+           Case{{"features.0.separator=|"}, "feature user: separator, pooling or max_length is another"},
            Case{{"model.num_expert=1"}, "parameter experts.1.0.weight: there is none here"},
            Case{{"model.num_expert=1"}, "parameter gates.buy.linear.weight: its shape is [1, 8], in the checkpoint [2, 8]"},
            Case{{"model.expert_mlp.hidden_units=[3]"}, "parameter experts.0.0.bias: its shape is [3], in the checkpoint [2]"},

@@ -147,7 +147,8 @@ TEST(Fit, ACheckpointThatIsDueAtAnEpochsLastStepComesAfterItsValidation) {
   Job job({.overrides = {"train.checkpoint={every_steps: 7, every_epochs: 0, keep: 9}", "train.num_epochs=3", "data.valid=null"}});
   (void)FitAll(job.Parts());
   std::vector<int> steps;
-  for (const auto& line : job.Events()["checkpoint"]) steps.push_back(line["step"]);
+  auto events = job.Events();
+  for (const auto& line : events["checkpoint"]) steps.push_back(line["step"]);
   EXPECT_EQ(steps, (std::vector<int>{7, 14, 21}));
 }
 
