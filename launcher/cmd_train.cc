@@ -199,8 +199,8 @@ class TrainCommand {
     }
     for (const std::string& dir : marked_here) {
       log_->Warn("a server has found damage: " + dir + " is read as a whole");
-      const Status whole = train::CheckCheckpoint(dir, true);
-      if (whole.code() == Code::kDataLoss) {
+      // What cannot be read here may be what the server could not read: the mark stays.
+      if (!train::CheckCheckpoint(dir, true).ok()) {
         log_->Warn(dir + " is marked as damaged");
       } else if (const Status removed = train::RemoveDamagedMark(dir); !removed.ok()) {
         log_->Warn(removed.message());
