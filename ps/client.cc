@@ -30,22 +30,6 @@ void ScatterFound(const KeySplit& split, std::uint32_t shard, const std::byte* f
   }
 }
 
-const char* NameOf(Op op) {
-  switch (op) {
-    case Op::kHello: return "hello";
-    case Op::kPull: return "pull";
-    case Op::kPush: return "push";
-    case Op::kPrefetch: return "prefetch";
-    case Op::kCheckpoint: return "checkpoint";
-    case Op::kRestore: return "restore";
-    case Op::kStats: return "stats";
-    case Op::kReadStored: return "read stored";
-    case Op::kClear: return "clear";
-    case Op::kWarmStart: return "warm start";
-  }
-  return "unknown";
-}
-
 // A shard puts its number in front of its errors; ShardName says more.
 std::string WithoutShard(const std::string& error, std::uint32_t shard) {
   const std::string prefix = "shard " + std::to_string(shard) + ": ";

@@ -48,6 +48,22 @@ void AddSpec(const TableSpec& spec, DigestInput* input) {
 
 }  // namespace
 
+const char* NameOf(Op op) {
+  switch (op) {
+    case Op::kHello: return "hello";
+    case Op::kPull: return "pull";
+    case Op::kPush: return "push";
+    case Op::kPrefetch: return "prefetch";
+    case Op::kCheckpoint: return "checkpoint";
+    case Op::kRestore: return "restore";
+    case Op::kStats: return "stats";
+    case Op::kReadStored: return "read stored";
+    case Op::kClear: return "clear";
+    case Op::kWarmStart: return "warm start";
+  }
+  return "unknown";
+}
+
 std::string SpecDigest(const std::vector<TableSpec>& specs, std::uint64_t seed) {
   DigestInput input;
   input.Add(seed);

@@ -42,6 +42,8 @@ enum class Op : std::uint16_t {
                     // embeddings of its tables with the same names, optimizers begin anew; the others have no rows
 };
 inline constexpr Op kLastOp = Op::kWarmStart;
+// For people: "pull", "read stored"; "unknown" for a number that is none of these.
+const char* NameOf(Op op);
 
 // Which job and which incarnation of it (a restart counts up), who asks, and for which global step.
 struct Stamp {

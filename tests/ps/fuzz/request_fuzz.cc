@@ -87,12 +87,6 @@ const std::vector<ps::TableSpec>& Specs() {
 
 bool HasParts(Op op) { return op == Op::kPull || op == Op::kPush || op == Op::kPrefetch || op == Op::kReadStored; }
 
-std::string NameOf(Op op) {
-  static const std::vector<std::string> names{"hello",   "pull",  "push",        "prefetch", "checkpoint",
-                                              "restore", "stats", "read_stored", "clear",    "warm_start"};
-  return names.at(static_cast<std::size_t>(op) - 1);
-}
-
 // ---- requests to begin with, and how they are changed --------------------------------------------------------------
 
 Op AnyOp(RandomStream* random) {
@@ -365,7 +359,7 @@ class FuzzedShard {
       Require(out.empty(), "a prefetch has no reply");
       ++Reached()["prefetch"];
     }
-    if (out.empty() && op != Op::kPrefetch) ++Reached()[NameOf(op) + " waits"];
+    if (out.empty() && op != Op::kPrefetch) ++Reached()[std::string(ps::NameOf(op)) + " waits"];
 
     const std::string before = std::exchange(state_, State());
     if (Counts(state_, "admitted_rows")) ++Reached()["a row was admitted"];
@@ -386,7 +380,7 @@ class FuzzedShard {
     Require(reply.shard == options_.shard, "a reply names its shard");
     Require(ps::CheckReply(reply).ok(), "a reply passes the checks");
     Require((reply.code == Code::kOk) == reply.error.empty(), "an error says what it is");
-    ++Reached()[NameOf(reply.op) + (reply.code == Code::kOk ? " ok" : " refused")];
+    ++Reached()[std::string(ps::NameOf(reply.op)) + (reply.code == Code::kOk ? " ok" : " refused")];
     for (const TablePart& part : reply.parts) {
       Require(part.table < Specs().size(), "a reply's tables exist");
       Require(reply.op == Op::kPull || part.dtype == ps::FloatType::kFloat32, "stored rows are fp32");
@@ -454,7 +448,7 @@ std::vector<std::string> MustReach() {
   std::vector<std::string> names{"prefetch", "restore refused",    "push refused",    "pull waits",
                                  "checkpoint waits", "a row was admitted", "an idle row went"};
   for (const Op op : {Op::kHello, Op::kPull, Op::kPush, Op::kCheckpoint, Op::kStats, Op::kReadStored, Op::kClear}) {
-    names.push_back(NameOf(op) + " ok");
+    names.push_back(std::string(ps::NameOf(op)) + " ok");
   }
   return names;
 }

@@ -14,22 +14,6 @@ namespace {
 constexpr std::int64_t kUsualWayNs = 2'000'000;
 constexpr double kRepeatsAtMost = 0.5;  // so that one message does not stay for ever
 
-const char* NameOf(Op op) {
-  switch (op) {
-    case Op::kHello: return "hello";
-    case Op::kPull: return "pull";
-    case Op::kPush: return "push";
-    case Op::kPrefetch: return "prefetch";
-    case Op::kCheckpoint: return "checkpoint";
-    case Op::kRestore: return "restore";
-    case Op::kStats: return "stats";
-    case Op::kReadStored: return "read stored";
-    case Op::kClear: return "clear";
-    case Op::kWarmStart: return "warm start";
-  }
-  return "?";
-}
-
 std::vector<std::byte> BytesOf(const Frame& frame) { return {frame.data(), frame.data() + frame.size()}; }
 
 // At any address, as over a socket.
