@@ -124,6 +124,16 @@ Result<OlderRows> FindOlder(ps::CheckpointReader* reader, const ps::TableSpec& s
   return OlderRows(nullptr, 0);
 }
 
+// Whoever applies what has changed would keep the rows of a table that is no more.
+Status CheckNoTableIsGone(const std::vector<ps::TableSpec>& before, const std::vector<ps::TableSpec>& now) {
+  for (const ps::TableSpec& spec : before) {
+    const auto is_same = [&](const ps::TableSpec& other) { return other.name == spec.name; };
+    if (ps::HoldsSightings(spec) || std::any_of(now.begin(), now.end(), is_same)) continue;
+    return InvalidInput("--since: table '" + spec.name + "' is there, but no longer here; export everything, without --since");
+  }
+  return Ok();
+}
+
 // Dense parameters and batch-norm statistics, without optimizer state unless the tables come with theirs.
 bool Exported(const std::string& name, bool with_state) { return with_state || !name.starts_with("optimizer/"); }
 
@@ -137,6 +147,7 @@ Status RunExport(const ExportArgs& args) {
   if (!args.since.empty()) {
     GM_ASSIGN_OR_RETURN(TablesView older, OpenTables(args.since));
     since = std::move(older.rows);
+    GM_RETURN_IF_ERROR(CheckNoTableIsGone(since->tables().specs, view.rows->tables().specs));
   }
   const bool with_tables = args.tables == "all" || since != nullptr;
   const auto& specs = view.rows->tables().specs;

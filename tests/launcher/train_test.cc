@@ -219,6 +219,12 @@ TEST(Export, WhatChangedSinceACheckpointMakesThatTheNewerOne) {
       RunProgram({Binary(), "export", newer, "--format", "safetensors", "--since", other, "--output", dir.path() + "/none"}, kSeconds);
   EXPECT_EQ(refused.exit_code, 2);
   EXPECT_NE(refused.err.find("has 5 numbers a row there, 4 here"), std::string::npos) << refused.err;
+  const std::string less = dir.path() + "/less";
+  ASSERT_EQ(Train({}, config, less, {"--set", "tables={item: {oov_buckets: 4}}", "--set", "train.max_steps=1"}).done.exit_code, 0);
+  const Finished gone =
+      RunProgram({Binary(), "export", less, "--format", "safetensors", "--since", newer, "--output", dir.path() + "/none"}, kSeconds);
+  EXPECT_EQ(gone.exit_code, 2);
+  EXPECT_NE(gone.err.find("table 'user#oov' is there, but no longer here"), std::string::npos) << gone.err;
   EXPECT_FALSE(FileExists(dir.path() + "/none"));
 }
 
