@@ -189,8 +189,8 @@ Status CompleteCheckpoint(const std::string& checkpoints_dir, const Cursor& curs
   GM_RETURN_IF_ERROR(WriteManifest(dir, cursor, before.empty() ? "" : before.back()));
   GM_RETURN_IF_ERROR(SyncDir(PsDir(dir)));
   const std::string named = checkpoints_dir + "/" + CheckpointDirName(cursor.step);
-  GM_RETURN_IF_ERROR(RemoveDamagedMark(named));
   GM_RETURN_IF_ERROR(RenameOver(dir, named));
+  GM_RETURN_IF_ERROR(RemoveDamagedMark(named));  // of the one before, which must not be without it
   return RemoveTree(dir);
 }
 

@@ -266,6 +266,20 @@ TEST(TrainCheckpoint, OneThatIsMarkedAsDamagedIsPassedOverUntilItIsReplaced) {
   EXPECT_TRUE(LoadCheckpoint(dir).ok());
 }
 
+// A process may end at any moment: what is damaged has its mark as long as it has its name.
+TEST(TrainCheckpoint, TheMarkOfOneThatIsReplacedIsThereUntilItIs) {
+  Job job({});
+  const std::string dir = Save(job, 0);
+  fs::copy(dir, UnfinishedDir(CheckpointsDir(job), 8), fs::copy_options::recursive);
+  fs::remove(UnfinishedDir(CheckpointsDir(job), 8) + "/manifest.json");
+  const std::string damaged = CheckpointsDir(job) + "/" + CheckpointDirName(8);
+  const SmallDisk keeps_its_name(damaged, 1);
+  if (!keeps_its_name.mounted()) GTEST_SKIP() << "no file system can be mounted here: " << keeps_its_name.why();
+  ASSERT_TRUE(MarkDamaged(damaged, "why").ok());
+  EXPECT_EQ(CompleteCheckpoint(CheckpointsDir(job), {.step = 8}).code(), Code::kInternal);
+  EXPECT_TRUE(FileExists(CheckpointsDir(job) + "/damaged-" + CheckpointDirName(8)));
+}
+
 // A run that went back: those that are damaged, and those of steps that are to come again, are not the newest it has.
 TEST(TrainCheckpoint, PruningDoesNotCountDamagedOnesNorThoseOfLaterSteps) {
   Job job({});
