@@ -42,7 +42,7 @@ bool MaySendAgain(Op op) { return op != Op::kCheckpoint && !ReplacesRows(op); }
 
 struct ShardCheckpoint {
   bool done = false;
-  std::uint64_t rows_written = 0;
+  std::uint64_t written = 0;  // rows, and bytes copied
   Status status;
 };
 
@@ -191,15 +191,15 @@ class ClientImpl final : public Client {
     if (checkpoint_.ps_dir.empty()) return Internal("no checkpoint was begun");
     GM_ASSIGN_OR_RETURN(const std::vector<Reply> replies, AskAll(Op::kStats, 0, ""));
     bool done = true;
-    std::uint64_t rows_written = 0;
+    std::uint64_t written = 0;
     for (std::uint32_t shard = 0; shard < replies.size(); ++shard) {
       GM_ASSIGN_OR_RETURN(const ShardCheckpoint part, ReadCheckpointStats(replies[shard].text, shard));
-      rows_written += part.rows_written;
+      written += part.written;
       if (part.done && !part.status.ok()) return NoteDamage(part.status.Annotate(ShardName(shard)));
       done = done && part.done;
     }
     if (!done) {
-      GM_RETURN_IF_ERROR(CheckCheckpointGoesOn(rows_written));
+      GM_RETURN_IF_ERROR(CheckCheckpointGoesOn(written));
       return false;
     }
     GM_RETURN_IF_ERROR(WriteCheckpointTables(checkpoint_.ps_dir, {.specs = specs_,
@@ -495,17 +495,17 @@ class ClientImpl final : public Client {
         return Internal(ShardName(shard) + " knows nothing of the checkpoint " + dir);
       }
       return ShardCheckpoint{.done = stats.at("done").get<bool>(),
-                             .rows_written = stats.at("rows_written").get<std::uint64_t>(),
+                             .written = stats.at("rows_written").get<std::uint64_t>() + stats.at("bytes_copied").get<std::uint64_t>(),
                              .status = {static_cast<Code>(stats.at("code").get<int>()), stats.at("error").get<std::string>()}};
     } catch (const nlohmann::json::exception& error) {
       return Internal(ShardName(shard) + " sent statistics that cannot be read: " + error.what());
     }
   }
 
-  Status CheckCheckpointGoesOn(std::uint64_t rows_written) {
+  Status CheckCheckpointGoesOn(std::uint64_t written) {
     const std::int64_t now = clock_->NowNs();
-    if (rows_written != checkpoint_.rows_written) checkpoint_.progress_ns = now;
-    checkpoint_.rows_written = rows_written;
+    if (written != checkpoint_.written) checkpoint_.progress_ns = now;
+    checkpoint_.written = written;
     if (now - checkpoint_.progress_ns <= DeadlineMs(Op::kCheckpoint) * kNsPerMs) return Ok();
     return DeadlineExceeded("the checkpoint " + checkpoint_.ps_dir + " has not gone on for " +
                             std::to_string(DeadlineMs(Op::kCheckpoint)) + " ms; are the servers' disks still there?");
@@ -686,7 +686,7 @@ class ClientImpl final : public Client {
   struct CheckpointUnderWay {
     std::string ps_dir;
     DayLog days;  // when it was cut
-    std::uint64_t rows_written = 0;
+    std::uint64_t written = 0;
     std::int64_t progress_ns = 0;  // when that last grew
   };
   CheckpointUnderWay checkpoint_;  // the last that was begun

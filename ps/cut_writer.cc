@@ -28,6 +28,7 @@ struct CutWriter::State {
   bool stored = false;
   Status status;
   std::uint64_t rows_written = 0;
+  std::uint64_t bytes_copied = 0;
   std::uint64_t bytes = 0;
 
   Status Open() {
@@ -56,7 +57,11 @@ struct CutWriter::State {
       const std::lock_guard lock(mutex);
       stored = true;
     }
-    GM_RETURN_IF_ERROR(store->Checkpoint(dir));
+    GM_RETURN_IF_ERROR(store->Checkpoint(dir, [this](std::uint64_t more) {
+      const std::lock_guard lock(mutex);
+      bytes_copied += more;
+      return given_up ? Cancelled("the checkpoint was given up") : Ok();
+    }));
     return WriteRowCounts(dir, counts);
   }
 
@@ -138,6 +143,11 @@ Status CutWriter::status() const {
 bool CutWriter::stored() const {
   const std::lock_guard lock(state_->mutex);
   return state_->stored;
+}
+
+std::uint64_t CutWriter::bytes_copied() const {
+  const std::lock_guard lock(state_->mutex);
+  return state_->bytes_copied;
 }
 
 std::uint64_t CutWriter::rows_written() const {

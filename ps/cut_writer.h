@@ -48,6 +48,7 @@ class CutWriter {
   // Whatever became of the checkpoint: does the store have the cut's rows, all of them?
   [[nodiscard]] bool stored() const;
   [[nodiscard]] std::uint64_t rows_written() const;
+  [[nodiscard]] std::uint64_t bytes_copied() const;  // by the store's checkpoint, where it cannot link
   [[nodiscard]] std::uint64_t memory_bytes() const;  // of pieces
 
  private:

@@ -627,11 +627,12 @@ class StepShard final : public Shard {
   }
 
   [[nodiscard]] nlohmann::ordered_json CheckpointStats() const {
-    const CheckpointReport& report = tables_->checkpoint();
+    const CheckpointReport report = tables_->checkpoint();
     if (report.dir.empty()) return {};
     return {{"dir", report.dir},
             {"done", report.done},
             {"rows_written", report.rows_written},
+            {"bytes_copied", report.bytes_copied},
             {"code", static_cast<int>(report.status.code())},
             {"error", report.status.message()}};
   }

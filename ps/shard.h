@@ -12,7 +12,7 @@
 //
 // A checkpoint request is answered as soon as the checkpoint is cut: what the tables hold then is what it will hold, and the
 // next steps may come. It is written by Work, between requests; "checkpoint" of the statistics says how far it is:
-//   {"dir", "done", "rows_written", "code": Code when done, "error"}, null before the first.
+//   {"dir", "done", "rows_written", "bytes_copied", "code": Code when done, "error"}, null before the first.
 //
 // Validation: version, job, incarnation, op, worker number, step (not older than applied, not absurdly new), table
 // numbers, counts against frame sizes, keys that belong to this shard. A request that fails is

@@ -619,12 +619,22 @@ bool TieredTables::CanContinueCheckpoint() const {
   return false;
 }
 
+CheckpointReport TieredTables::checkpoint() const {
+  CheckpointReport report = report_;
+  if (writer_ != nullptr) {
+    report.rows_written = writer_->rows_written();
+    report.bytes_copied = writer_->bytes_copied();
+  }
+  return report;
+}
+
 void TieredTables::ContinueCheckpoint(std::uint64_t rows) {
   if (!CanContinueCheckpoint()) return;
   if (phase_ == Phase::kCopying) return CopyCut(rows);
   if (phase_ == Phase::kWriting) {
     report_.status = writer_->status();
     report_.rows_written = writer_->rows_written();
+    report_.bytes_copied = writer_->bytes_copied();
     // What is marked as stored from here on may leave memory and be asked of the store.
     if (!writer_->stored()) erased_.Add(cut_erased_);
     cut_erased_.Clear();

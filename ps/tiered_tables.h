@@ -63,6 +63,7 @@ struct CheckpointReport {
   std::string dir;
   bool done = false;
   std::uint64_t rows_written = 0;  // so far: of those that had changed since the last
+  std::uint64_t bytes_copied = 0;  // so far: of the store's files, where the checkpoint is on another disk
   Status status = {};              // once it is done
 };
 
@@ -145,7 +146,7 @@ class TieredTables {
   // Looks at about so many rows more.
   void ContinueCheckpoint(std::uint64_t rows);
   // The last that was begun; none: without a directory, done.
-  [[nodiscard]] const CheckpointReport& checkpoint() const { return report_; }
+  [[nodiscard]] CheckpointReport checkpoint() const;
   // The same at once. *rows_written: of those that had changed.
   Status WriteCheckpoint(const std::string& dir, std::uint64_t* rows_written);
   // All four give up a checkpoint under way (kCancelled), and bringing rows back beside other calls; rows are as they were when one

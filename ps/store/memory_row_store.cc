@@ -93,7 +93,7 @@ class MemoryRowStore final : public RowStore {
   }
 
   // The same files as a store on disk writes: its rows go through one.
-  Status Checkpoint(const std::string& dir) override {
+  Status Checkpoint(const std::string& dir, const VisitCopied& /*copied*/) override {
     const std::string scratch = dir + ".scratch";
     Status status = CheckpointThrough(scratch, dir);
     const Status removed = RemoveTree(scratch);

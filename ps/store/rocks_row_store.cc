@@ -530,10 +530,10 @@ class RocksRowStore final : public RowStore {
     return Ok();
   }
 
-  Status Checkpoint(const std::string& dir) override {
+  Status Checkpoint(const std::string& dir, const VisitCopied& copied) override {
     GM_RETURN_IF_ERROR(CheckWritable());
     if (FileExists(dir)) return InvalidInput("checkpoint directory " + dir + " exists already; give a new one");
-    if (OnAnotherDisk(dir)) return CopyFiles(dir);
+    if (OnAnotherDisk(dir)) return CopyFiles(dir, copied);
     rocksdb::Checkpoint* made = nullptr;
     GM_RETURN_IF_ERROR(FromRocks(rocksdb::Checkpoint::Create(database_->db(), &made), dir));
     const std::unique_ptr<rocksdb::Checkpoint> checkpoint(made);
@@ -591,7 +591,7 @@ class RocksRowStore final : public RowStore {
   }
 
   // RocksDB's own checkpoint would copy all of them, every time.
-  Status CopyFiles(const std::string& dir) {
+  Status CopyFiles(const std::string& dir, const VisitCopied& copied) {
     rocksdb::DB* const db = database_->db();
     GM_RETURN_IF_ERROR(FromRocks(db->DisableFileDeletions(), dir_));
     const std::unique_ptr<rocksdb::DB, void (*)(rocksdb::DB*)> enable(
@@ -607,7 +607,7 @@ class RocksRowStore final : public RowStore {
                        .contents = std::nullopt});
       if (!file.replacement_contents.empty()) files.back().contents = file.replacement_contents;
     }
-    return copies_.Write(files, dir);
+    return copies_.Write(files, dir, copied);
   }
 
   // Adds what a checkpoint has of source.vshards to `into`.

@@ -57,8 +57,12 @@ class RowStore {
   virtual Status Scan(std::uint32_t table, std::uint32_t first_vshard, std::uint32_t end_vshard,
                       const VisitRow& visit) = 0;
 
-  // Writes a checkpoint of everything ingested so far into `dir`, which must not exist.
-  virtual Status Checkpoint(const std::string& dir) = 0;
+  // Writes a checkpoint of everything ingested so far into `dir`, which must not exist. On another disk it copies files, which takes
+  // as long as it takes: copied, unless null, is told after each piece how many bytes more, and a non-ok status from it ends
+  // the checkpoint and is returned.
+  using VisitCopied = std::function<Status(std::uint64_t bytes)>;
+  virtual Status Checkpoint(const std::string& dir, const VisitCopied& copied) = 0;
+  Status Checkpoint(const std::string& dir) { return Checkpoint(dir, nullptr); }
 
   // Puts the rows of checkpoints, which have num_tables tables, in the place of everything there was: of each source those of its
   // vshards. Their ranges do not overlap; none: an empty store. No row is read, so it takes no longer however many there are: files are linked,

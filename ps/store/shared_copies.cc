@@ -45,7 +45,7 @@ Status WriteAll(const OpenFile& file, const char* bytes, std::size_t count, cons
   return Ok();
 }
 
-Status Copy(const FileToCopy& file, const std::string& to) {
+Status Copy(const FileToCopy& file, const std::string& to, const SharedCopies::VisitCopied& copied) {
   const OpenFile output(to, O_WRONLY | O_CREAT | O_EXCL);
   if (output.fd() < 0) return Failed(to);
   if (file.contents) {
@@ -64,6 +64,7 @@ Status Copy(const FileToCopy& file, const std::string& to) {
     }
     GM_RETURN_IF_ERROR(WriteAll(output, buffer.data(), static_cast<std::size_t>(got), to));
     left -= static_cast<std::uint64_t>(got);
+    if (copied) GM_RETURN_IF_ERROR(copied(static_cast<std::uint64_t>(got)));
   }
   return ::fsync(output.fd()) == 0 ? Ok() : Failed(to);
 }
@@ -80,17 +81,17 @@ bool SharedCopies::LinkToLast(const FileToCopy& file, const std::string& to) con
   return false;
 }
 
-Status SharedCopies::WriteFiles(std::span<const FileToCopy> files, const std::string& dir) const {
+Status SharedCopies::WriteFiles(std::span<const FileToCopy> files, const std::string& dir, const VisitCopied& copied) const {
   for (const FileToCopy& file : files) {
     const std::string to = dir + "/" + file.name;
-    if (!LinkToLast(file, to)) GM_RETURN_IF_ERROR(Copy(file, to));
+    if (!LinkToLast(file, to)) GM_RETURN_IF_ERROR(Copy(file, to, copied));
   }
   return SyncDir(dir);
 }
 
-Status SharedCopies::Write(std::span<const FileToCopy> files, const std::string& dir) {
+Status SharedCopies::Write(std::span<const FileToCopy> files, const std::string& dir, const VisitCopied& copied) {
   if (::mkdir(dir.c_str(), 0755) != 0) return Failed(dir);
-  const Status written = WriteFiles(files, dir);
+  const Status written = WriteFiles(files, dir, copied);
   if (!written.ok()) {
     (void)RemoveTree(dir);
     return written;

@@ -2,10 +2,10 @@
 // hard link to that, so it costs what has changed.
 //
 //   SharedCopies copies;
-//   GM_RETURN_IF_ERROR(copies.Write(files, "/nfs/run/step-10.tmp/ps/shard-0"));   // may be renamed afterwards,
-//   GM_RETURN_IF_ERROR(copies.Write(files, "/nfs/run/step-20.tmp/ps/shard-0"));   // and removed
+//   GM_RETURN_IF_ERROR(copies.Write(files, "/nfs/run/step-10.tmp/ps/shard-0", nullptr));   // may be renamed afterwards,
+//   GM_RETURN_IF_ERROR(copies.Write(files, "/nfs/run/step-20.tmp/ps/shard-0", nullptr));   // and removed
 //
-// Every file and the directory are fsynced. Errors: kInternal for a full or failing disk and what else the system says, naming
+// Every file and the directory are fsynced. `copied` of Write as of RowStore::Checkpoint. Errors: kInternal for a full or failing disk and what else the system says, naming
 // the file, kDataLoss for one that is too short; the new directory is removed then, and the one before stays the one to share with.
 // Thread safety: one thread.
 #pragma once
@@ -13,6 +13,7 @@
 #include <dirent.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -33,8 +34,9 @@ struct FileToCopy {
 
 class SharedCopies {
  public:
+  using VisitCopied = std::function<Status(std::uint64_t bytes)>;
   // `dir` must not exist, its parent must.
-  Status Write(std::span<const FileToCopy> files, const std::string& dir);
+  Status Write(std::span<const FileToCopy> files, const std::string& dir, const VisitCopied& copied);
   // Files of other names than before: nothing is shared with the next copy.
   void Forget() { last_.reset(); }
 
@@ -42,7 +44,7 @@ class SharedCopies {
   struct CloseDir {
     void operator()(DIR* dir) const { ::closedir(dir); }
   };
-  Status WriteFiles(std::span<const FileToCopy> files, const std::string& dir) const;
+  Status WriteFiles(std::span<const FileToCopy> files, const std::string& dir, const VisitCopied& copied) const;
   [[nodiscard]] bool LinkToLast(const FileToCopy& file, const std::string& to) const;
 
   std::unique_ptr<DIR, CloseDir> last_;  // open: it may get another name

@@ -444,8 +444,24 @@ TEST(RocksRowStore, CheckpointsOnAnotherDiskCopyWhatIsNewAlone) {
   const int at_first = files(disk.path() + "/1/ps").first;
   EXPECT_EQ(files(disk.path() + "/1/ps"), std::pair(at_first, 0));
 
+  // How far it is can be followed; one that is no longer wanted ends.
+  std::uint64_t bytes_copied = 0;
+  const auto follow = [&](std::uint64_t bytes) {
+    bytes_copied += bytes;
+    return Ok();
+  };
+  const auto bytes_of = [](const std::string& dir) {
+    std::uint64_t bytes = 0;
+    for (const auto& file : std::filesystem::directory_iterator(dir)) bytes += file.file_size();
+    return bytes;
+  };
+
   write();
-  ASSERT_TRUE(store->Checkpoint(disk.path() + "/2").ok());
+  EXPECT_EQ(store->Checkpoint(disk.path() + "/2", [](std::uint64_t) { return Cancelled("enough"); }).code(), Code::kCancelled);
+  EXPECT_FALSE(FileExists(disk.path() + "/2"));
+  ASSERT_TRUE(store->Checkpoint(disk.path() + "/2", follow).ok());
+  EXPECT_GT(bytes_copied, 1000U);
+  EXPECT_LT(bytes_copied, bytes_of(disk.path() + "/2"));
   check(disk.path() + "/2");
   EXPECT_EQ(files(disk.path() + "/2").second, at_first);
   EXPECT_GT(files(disk.path() + "/2").first, at_first);

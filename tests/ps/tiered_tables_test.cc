@@ -182,7 +182,7 @@ TEST_P(TieredTablesModel, ACheckpointBesideEverythingHoldsItsMoment) {
     StepExecutor executor;
     int told = 0;
     int stores = 0;
-    const auto make = [&] {
+    const auto make = [&, kind = kind] {
       std::unique_ptr<RowStore> store = NewMemoryRowStore();
       if (kind == Kind::kRocks) {
         store = CreateRowStore(scratch.path() + "/store-" + std::to_string(limit) + "-" + std::to_string(++stores),
@@ -332,7 +332,7 @@ class FailingStore final : public RowStore {
   Status Scan(std::uint32_t table, std::uint32_t first, std::uint32_t end, const VisitRow& visit) override {
     return rows_->Scan(table, first, end, visit);
   }
-  Status Checkpoint(const std::string& dir) override { return rows_->Checkpoint(dir); }
+  Status Checkpoint(const std::string& dir, const VisitCopied& copied) override { return rows_->Checkpoint(dir, copied); }
   Result<std::unique_ptr<BulkWriter>> NewReplacement() override {
     if (*fails_) return Internal("the disk is full");
     return rows_->NewReplacement();

@@ -32,6 +32,9 @@ struct FakeCheckpoint {
   std::string ps_dir;        // as it was asked for; "" before
   std::uint32_t shards = 1;  // there are
   int looks = 0;             // answered before it is done
+  std::int64_t look_ns = 0;  // that each of them takes
+  int bytes_a_look = 0;      // that are copied
+  int bytes_copied = 0;
   Code code = Code::kOk;     // how it ends
 };
 
@@ -121,8 +124,11 @@ void AnswerAll(const Sent& sent, Network* network) {
   if (sent.request.op == Op::kCheckpoint) checkpoint.ps_dir = sent.request.text;
   if (sent.request.op == Op::kStats && !checkpoint.ps_dir.empty()) {
     const bool done = checkpoint.looks-- <= 0;
+    checkpoint.bytes_copied += checkpoint.bytes_a_look;
+    network->clock.AdvanceNs(checkpoint.look_ns);
     reply.text = R"({"checkpoint":{"dir":")" + checkpoint.ps_dir + "/" + ShardDirName(sent.shard, checkpoint.shards) +
-                 R"(","done":)" + (done ? "true" : "false") + R"(,"rows_written":3,"code":)" +
+                 R"(","done":)" + (done ? "true" : "false") + R"(,"rows_written":3,"bytes_copied":)" +
+                 std::to_string(checkpoint.bytes_copied) + R"(,"code":)" +
                  std::to_string(static_cast<int>(done ? checkpoint.code : Code::kOk)) + R"(,"error":"no space left"}})";
   }
   network->replies.push_back(std::move(reply));
@@ -731,6 +737,19 @@ TEST_F(ClientErrorTest, ACheckpointThatDoesNotGoOnIsGivenUp) {
   const Status status = client->Checkpoint(5, dir.path() + "/ps");
   EXPECT_EQ(status.code(), Code::kDeadline);
   EXPECT_NE(status.message().find("has not gone on"), std::string::npos) << status.message();
+}
+
+// Files of another disk may take hours.
+TEST_F(ClientErrorTest, ACheckpointThatIsCopiedGoesOn) {
+  const TempDir dir;
+  network_.answer = AnswerAll;
+  const auto client = NewClient(1);
+  constexpr std::int64_t kMinuteNs = 60'000'000'000;
+  network_.checkpoint = {.looks = 60, .look_ns = kMinuteNs, .bytes_a_look = 1};
+  const Status copied = client->Checkpoint(5, dir.path() + "/ps");
+  EXPECT_TRUE(copied.ok()) << copied.message();
+  network_.checkpoint = {.looks = 60, .look_ns = kMinuteNs};
+  EXPECT_EQ(client->Checkpoint(6, dir.path() + "/later").code(), Code::kDeadline) << "no byte in an hour";
 }
 
 TEST_F(ClientErrorTest, AShardThatKnowsNothingOfTheCheckpointIsNamed) {
