@@ -1,6 +1,6 @@
 // The row store on disk: the one file that includes RocksDB.
 //
-// Layout of a store's directory: db-N/ is RocksDB's, the next N when the store is replaced; ingest/ holds SST files that are
+// Layout of a store's directory: db-N/ is RocksDB's, the next N when the store or its RocksDB is replaced; ingest/ holds SST files that are
 // being written or taken over. A checkpoint is a copy of db-N/ by hard links, on another disk a copy
 // that shares what it can with the one before (ps/store/shared_copies.h). Nothing is ever put: rows arrive only as files, so
 // there is no memtable to lose.
@@ -29,6 +29,7 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <set>
 #include <string>
@@ -75,7 +76,8 @@ class SilentLogger final : public rocksdb::Logger {
   void Logv(const char* /*format*/, va_list /*arguments*/) override {}
 };
 
-rocksdb::Options OptionsOf(const RowStoreOptions& store) {
+// env: outlives the options and what is opened with them; null = the system's.
+rocksdb::Options OptionsOf(const RowStoreOptions& store, rocksdb::Env* env) {
   rocksdb::BlockBasedTableOptions table;
   table.block_cache = rocksdb::NewLRUCache(store.cache_bytes);
   // Indexes and filters stay in memory: in a cache that holds not all of them each lookup would bring in whole ones.
@@ -86,6 +88,7 @@ rocksdb::Options OptionsOf(const RowStoreOptions& store) {
   table.filter_policy.reset(rocksdb::NewBloomFilterPolicy(kBloomBitsPerKey));
   rocksdb::Options options;
   options.create_if_missing = true;
+  if (env != nullptr) options.env = env;
   options.write_buffer_size = 64U << 10;  // nothing is ever put
   options.target_file_size_base = kMergedFileBytes;
   options.compaction_readahead_size = kMergeReadaheadBytes;
@@ -100,6 +103,7 @@ rocksdb::Options OptionsOf(const RowStoreOptions& store) {
   options.compaction_style = rocksdb::kCompactionStyleUniversal;
   options.compaction_options_universal.min_merge_width = 4;
   options.env->LowerThreadPoolCPUPriority(rocksdb::Env::Priority::LOW, rocksdb::CpuPriority::kLow);
+  options.max_bgerror_resume_count = 0;  // one that cannot write its list of files is replaced, and not mended meanwhile by a thread of its own
   options.compression = rocksdb::kNoCompression;  // floats of trained rows do not compress
   options.info_log = std::make_shared<SilentLogger>();
   options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
@@ -257,16 +261,19 @@ class Database {
     }
     if (arguments.empty()) return Ok();
     const std::vector<Run> runs = LargeRuns(arguments);
-    for (const Run& run : runs) SetMerges(run.family, false);  // one that begins in between would have them in level 0
-    const Status ingested = FromRocks(db_->IngestExternalFiles(arguments), dir_);
+    rocksdb::Status ingested;
+    for (const Run& run : runs) {  // a merge that begins in between would have them in level 0
+      if (ingested.ok()) ingested = SetMerges(run.family, false);
+    }
+    if (ingested.ok()) ingested = Listed(db_->IngestExternalFiles(arguments));
     for (const Run& run : runs) {
       // Where they cannot be moved they are merged sooner, that is all.
-      if (ingested.ok()) (void)rocksdb::experimental::PromoteL0(db_.get(), run.family, run.level);
-      SetMerges(run.family, true);
+      if (ingested.ok() && !worn_out_) (void)Listed(rocksdb::experimental::PromoteL0(db_.get(), run.family, run.level));
+      (void)SetMerges(run.family, true);
     }
     for (const Run& run : runs) LimitSize(run.family);
     for (rocksdb::ColumnFamilyHandle* family : std::set<rocksdb::ColumnFamilyHandle*>(large_)) LimitSize(family);
-    GM_RETURN_IF_ERROR(ingested);
+    GM_RETURN_IF_ERROR(FromRocks(ingested, dir_));
     ReadReadersBytes();
     return Ok();
   }
@@ -275,6 +282,9 @@ class Database {
     std::uint64_t bytes = 0;
     if (db_->GetAggregatedIntProperty(rocksdb::DB::Properties::kEstimateTableReadersMem, &bytes)) readers_bytes_ = bytes;
   }
+
+  // RocksDB could not write its list of files (a full disk). What it has can still be read, but to write to it again could end the process.
+  [[nodiscard]] bool worn_out() const { return worn_out_; }
 
   [[nodiscard]] const std::string& dir() const { return dir_; }
   [[nodiscard]] rocksdb::DB* db() const { return db_.get(); }
@@ -315,8 +325,17 @@ class Database {
     }
     return runs;
   }
-  void SetMerges(rocksdb::ColumnFamilyHandle* family, bool on) const {
-    (void)db_->SetOptions(family, {{"disable_auto_compactions", on ? "false" : "true"}});
+  rocksdb::Status SetMerges(rocksdb::ColumnFamilyHandle* family, bool on) {
+    return SetOption(family, "disable_auto_compactions", on ? "false" : "true");
+  }
+  // RocksDB writes its list of files for it. One that is worn out stays as it is.
+  rocksdb::Status SetOption(rocksdb::ColumnFamilyHandle* family, const char* name, const std::string& value) {
+    return worn_out_ ? rocksdb::Status::OK() : Listed(db_->SetOptions(family, {{name, value}}));
+  }
+  // What came of a call that writes RocksDB's list of files.
+  rocksdb::Status Listed(const rocksdb::Status& status) {
+    if (status.IsIOError()) worn_out_ = true;
+    return status;
   }
   // RocksDB looks at sizes only when there are kRunsBeforeMerge runs: of large ones it shall before.
   void LimitSize(rocksdb::ColumnFamilyHandle* family) {
@@ -327,7 +346,7 @@ class Database {
     const bool large = all.size > kLargeBytes && all.size - oldest > kMostGarbage * oldest;
     if (large != large_.contains(family)) {
       const int runs = large ? kRunsWhenLarge : kRunsBeforeMerge;
-      (void)db_->SetOptions(family, {{"level0_file_num_compaction_trigger", std::to_string(runs)}});
+      (void)SetOption(family, "level0_file_num_compaction_trigger", std::to_string(runs));
       if (large) large_.insert(family);
       if (!large) large_.erase(family);
     }
@@ -346,6 +365,7 @@ class Database {
   std::set<rocksdb::ColumnFamilyHandle*> large_;        // that are to be merged soon; of who writes
   std::vector<Part> parts_;
   std::atomic<std::uint64_t> readers_bytes_ = 0;
+  std::atomic<bool> worn_out_ = false;
 };
 
 class RocksBulkWriter final : public RowStore::BulkWriter {
@@ -467,7 +487,8 @@ class RocksRowStore final : public RowStore {
   RocksRowStore(std::string dir, const RowStoreOptions& options)
       : dir_(std::move(dir)),
         cache_bytes_(options.cache_bytes),
-        options_(OptionsOf(options)),
+        env_(options.file_system != nullptr ? rocksdb::NewCompositeEnv(options.file_system) : nullptr),
+        options_(OptionsOf(options, env_.get())),
         readers_(options.read_threads) {}
 
   // One of these, first.
@@ -483,8 +504,10 @@ class RocksRowStore final : public RowStore {
 
   Result<std::unique_ptr<BulkWriter>> NewBulkWriter() override {
     GM_RETURN_IF_ERROR(CheckWritable());
+    GM_RETURN_IF_ERROR(ReplaceWornOut());
+    const std::shared_ptr<Database> current = database();
     return std::unique_ptr<BulkWriter>(std::make_unique<RocksBulkWriter>(
-        database_, options_, NextIngestPath(), [database = database_](const auto& files) { return database->Ingest(files); }));
+        current, options_, NextIngestPath(), [current](const auto& files) { return current->Ingest(files); }));
   }
 
   Result<std::unique_ptr<BulkWriter>> NewReplacement() override {
@@ -500,6 +523,7 @@ class RocksRowStore final : public RowStore {
   }
 
   Status MultiGet(std::span<const StoreKey> keys, const VisitFound& visit) override {
+    const std::shared_ptr<Database> current = database();
     for (std::size_t begin = 0; begin < keys.size(); begin += kLookups * kMultiGetKeys) {
       const std::span<const StoreKey> batch = keys.subspan(begin, std::min(kLookups * kMultiGetKeys, keys.size() - begin));
       const std::size_t lookups = (batch.size() + kMultiGetKeys - 1) / kMultiGetKeys;
@@ -507,7 +531,7 @@ class RocksRowStore final : public RowStore {
       readers_.For(static_cast<std::int64_t>(lookups), 1, [&](std::int64_t first, std::int64_t end) {
         for (auto i = static_cast<std::size_t>(first); i < static_cast<std::size_t>(end); ++i) {
           const std::size_t at = i * kMultiGetKeys;
-          lookups_[i].status = LookUp(batch.subspan(at, std::min(kMultiGetKeys, batch.size() - at)), &lookups_[i]);
+          lookups_[i].status = LookUp(*current, batch.subspan(at, std::min(kMultiGetKeys, batch.size() - at)), &lookups_[i]);
         }
       });
       for (std::size_t i = 0; i < lookups; ++i) {
@@ -523,9 +547,10 @@ class RocksRowStore final : public RowStore {
 
   Status Scan(std::uint32_t table, std::uint32_t first_vshard, std::uint32_t end_vshard,
               const VisitRow& visit) override {
-    for (const Part& part : database_->parts()) {
+    const std::shared_ptr<Database> current = database();
+    for (const Part& part : current->parts()) {
       const VshardRange vshards = Common(part.vshards, {.first = first_vshard, .end = end_vshard});
-      if (!IsEmpty(vshards)) GM_RETURN_IF_ERROR(ScanPart(part, table, vshards, visit));
+      if (!IsEmpty(vshards)) GM_RETURN_IF_ERROR(ScanPart(*current, part, table, vshards, visit));
     }
     return Ok();
   }
@@ -533,9 +558,10 @@ class RocksRowStore final : public RowStore {
   Status Checkpoint(const std::string& dir, const VisitCopied& copied) override {
     GM_RETURN_IF_ERROR(CheckWritable());
     if (FileExists(dir)) return InvalidInput("checkpoint directory " + dir + " exists already; give a new one");
+    GM_RETURN_IF_ERROR(ReplaceWornOut());
     if (OnAnotherDisk(dir)) return CopyFiles(dir, copied);
     rocksdb::Checkpoint* made = nullptr;
-    GM_RETURN_IF_ERROR(FromRocks(rocksdb::Checkpoint::Create(database_->db(), &made), dir));
+    GM_RETURN_IF_ERROR(FromRocks(rocksdb::Checkpoint::Create(database()->db(), &made), dir));
     const std::unique_ptr<rocksdb::Checkpoint> checkpoint(made);
     return FromRocks(checkpoint->CreateCheckpoint(dir), dir);
   }
@@ -556,12 +582,12 @@ class RocksRowStore final : public RowStore {
   }
 
   [[nodiscard]] std::uint64_t memory_bytes() const override {
-    return cache_bytes_ + kRowStoreWriterBytes + database_->readers_bytes();
+    return cache_bytes_ + kRowStoreWriterBytes + database()->readers_bytes();
   }
 
  private:
   [[nodiscard]] Status CheckWritable() const {
-    return dir_.empty() ? Internal("row store " + database_->dir() + " is open for reading only") : Ok();
+    return dir_.empty() ? Internal("row store " + database()->dir() + " is open for reading only") : Ok();
   }
 
   std::string NextIngestPath() { return dir_ + kIngestDir + std::to_string(next_writer_++); }
@@ -579,8 +605,33 @@ class RocksRowStore final : public RowStore {
 
   // Cheaper than deleting row by row, and the space is free at once (checkpoints keep their links).
   void Exchange(std::shared_ptr<Database> made) {
-    database_ = std::move(made);
     copies_.Forget();  // its files may have the same names
+    const std::lock_guard lock(mutex_);
+    database_.swap(made);
+  }
+  [[nodiscard]] std::shared_ptr<Database> database() const {
+    const std::lock_guard lock(mutex_);
+    return database_;
+  }
+
+  // By who writes. All rows are in files, which go to a new one, each into the level that it was in; what was changed of its options is
+  // found out anew, as after a restore. The store is as it was when it fails.
+  Status ReplaceWornOut() {
+    const std::shared_ptr<Database> old = database();
+    if (!old->worn_out()) return Ok();
+    GM_ASSIGN_OR_RETURN(const FilesHeld held, HoldFiles(*old));  // it may merge meanwhile
+    GM_ASSIGN_OR_RETURN(const std::shared_ptr<Database> made, NewDatabase());
+    GM_RETURN_IF_ERROR(TakeFiles(*old, {}, made.get()));
+    made->ReadReadersBytes();
+    Exchange(made);
+    return Ok();
+  }
+
+  // While it lives no file of a database goes.
+  using FilesHeld = std::unique_ptr<rocksdb::DB, void (*)(rocksdb::DB*)>;
+  static Result<FilesHeld> HoldFiles(const Database& database) {
+    GM_RETURN_IF_ERROR(FromRocks(database.db()->DisableFileDeletions(), database.dir()));
+    return FilesHeld(database.db(), [](rocksdb::DB* held) { (void)held->EnableFileDeletions(/*force=*/false); });
   }
 
   [[nodiscard]] bool OnAnotherDisk(const std::string& dir) const {
@@ -592,12 +643,10 @@ class RocksRowStore final : public RowStore {
 
   // RocksDB's own checkpoint would copy all of them, every time.
   Status CopyFiles(const std::string& dir, const VisitCopied& copied) {
-    rocksdb::DB* const db = database_->db();
-    GM_RETURN_IF_ERROR(FromRocks(db->DisableFileDeletions(), dir_));
-    const std::unique_ptr<rocksdb::DB, void (*)(rocksdb::DB*)> enable(
-        db, [](rocksdb::DB* disabled) { (void)disabled->EnableFileDeletions(/*force=*/false); });
+    const std::shared_ptr<Database> current = database();
+    GM_ASSIGN_OR_RETURN(const FilesHeld held, HoldFiles(*current));
     std::vector<rocksdb::LiveFileStorageInfo> live;
-    GM_RETURN_IF_ERROR(FromRocks(db->GetLiveFilesStorageInfo(rocksdb::LiveFilesStorageInfoOptions(), &live), dir_));
+    GM_RETURN_IF_ERROR(FromRocks(current->db()->GetLiveFilesStorageInfo(rocksdb::LiveFilesStorageInfoOptions(), &live), dir_));
     std::vector<FileToCopy> files;
     for (const rocksdb::LiveFileStorageInfo& file : live) {
       files.push_back({.from = file.directory + "/" + file.relative_filename,
@@ -617,11 +666,15 @@ class RocksRowStore final : public RowStore {
     const Result<std::shared_ptr<Database>> opened = Database::OpenReadOnly(options, source.dir);
     if (opened.status().code() == Code::kInvalidInput) return DataLoss(opened.status().message());  // its files are gone
     GM_RETURN_IF_ERROR(opened.status());
-    const std::shared_ptr<Database>& from = *opened;
+    return TakeFiles(**opened, source.vshards, into);
+  }
+
+  // The same of an open one, none of whose files goes meanwhile.
+  Status TakeFiles(const Database& from, VshardRange of, Database* into) {
     std::vector<rocksdb::LiveFileMetaData> files;
-    from->db()->GetLiveFilesMetaData(&files);
-    for (const Part& part : from->parts()) {
-      const VshardRange vshards = Common(part.vshards, source.vshards);
+    from.db()->GetLiveFilesMetaData(&files);
+    for (const Part& part : from.parts()) {
+      const VshardRange vshards = Common(part.vshards, of);
       if (IsEmpty(vshards)) continue;
       std::vector<rocksdb::LiveFileMetaData> wanted;
       for (const rocksdb::LiveFileMetaData& file : files) {
@@ -632,7 +685,7 @@ class RocksRowStore final : public RowStore {
       const std::string links = NextIngestPath();
       Result<bool> linked = LinkFiles(&wanted, links);
       if (!linked.ok()) return linked.status();
-      const Status imported = into->Import(options_, vshards, *linked, std::move(wanted), source.dir);
+      const Status imported = into->Import(options_, vshards, *linked, std::move(wanted), from.dir());
       (void)RemoveTree(links);  // empty, or copied from
       GM_RETURN_IF_ERROR(imported);
     }
@@ -679,7 +732,8 @@ class RocksRowStore final : public RowStore {
     return !IsEmpty(Common({.first = VshardOf(first.key), .end = VshardOf(last.key) + 1}, vshards));
   }
 
-  Status ScanPart(const Part& part, std::uint32_t table, VshardRange vshards, const VisitRow& visit) const {
+  static Status ScanPart(const Database& database, const Part& part, std::uint32_t table, VshardRange vshards,
+                         const VisitRow& visit) {
     const RecordKey begin = FirstRecordKey(table, vshards.first);
     const RecordKey end = FirstRecordKey(table, vshards.end);
     const rocksdb::Slice upper = SliceOf(end);
@@ -688,18 +742,18 @@ class RocksRowStore final : public RowStore {
     // A few vshards are less than that: there RocksDB reads ahead as it sees fit.
     if (vshards.end - vshards.first > kVshardsPerFileGroup) read.readahead_size = kScanReadaheadBytes;
     read.fill_cache = false;
-    const std::unique_ptr<rocksdb::Iterator> at(database_->db()->NewIterator(read, part.family));
+    const std::unique_ptr<rocksdb::Iterator> at(database.db()->NewIterator(read, part.family));
     std::vector<float> values;
     RowHeader header;
     for (at->Seek(SliceOf(begin)); at->Valid(); at->Next()) {
       StoreKey key;
       if (!DecodeRecordKey(at->key().ToStringView(), &key) ||
           !DecodeRecord(at->value().ToStringView(), &values, &header)) {
-        return Unreadable(database_->dir());
+        return Unreadable(database.dir());
       }
       GM_RETURN_IF_ERROR(visit(key.key, values, header));
     }
-    return FromRead(at->status(), database_->dir());
+    return FromRead(at->status(), database.dir());
   }
 
   // One RocksDB call for each part, and what it found.
@@ -721,7 +775,7 @@ class RocksRowStore final : public RowStore {
   };
 
   // By any of the readers. At most kMultiGetKeys keys.
-  Status LookUp(std::span<const StoreKey> keys, Lookup* lookup) const {
+  static Status LookUp(const Database& database, std::span<const StoreKey> keys, Lookup* lookup) {
     lookup->record_keys.resize(kMultiGetKeys);
     lookup->slices.resize(kMultiGetKeys);
     lookup->records.resize(kMultiGetKeys);
@@ -733,11 +787,11 @@ class RocksRowStore final : public RowStore {
       lookup->slices[i] = SliceOf(lookup->record_keys[i]);
     }
     for (std::size_t begin = 0; begin < keys.size();) {
-      const std::size_t part = database_->PartOf(VshardOf(keys[begin].key));
+      const std::size_t part = database.PartOf(VshardOf(keys[begin].key));
       std::size_t end = begin + 1;
-      while (end < keys.size() && database_->PartOf(VshardOf(keys[end].key)) == part) ++end;
-      if (part < database_->parts().size()) {
-        GM_RETURN_IF_ERROR(LookUpIn(database_->parts()[part], begin, end, lookup));
+      while (end < keys.size() && database.PartOf(VshardOf(keys[end].key)) == part) ++end;
+      if (part < database.parts().size()) {
+        GM_RETURN_IF_ERROR(LookUpIn(database, database.parts()[part], begin, end, lookup));
       }
       begin = end;
     }
@@ -745,12 +799,12 @@ class RocksRowStore final : public RowStore {
   }
 
   // The lookup's keys in [begin, end), which are of one part.
-  Status LookUpIn(const Part& part, std::size_t begin, std::size_t end, Lookup* lookup) const {
+  static Status LookUpIn(const Database& database, const Part& part, std::size_t begin, std::size_t end, Lookup* lookup) {
     const std::span<const rocksdb::Slice> asked = std::span(lookup->slices).subspan(begin, end - begin);
     const bool sorted =
         std::is_sorted(asked.begin(), asked.end(), [](const auto& a, const auto& b) { return a.compare(b) < 0; });
-    database_->db()->MultiGet(rocksdb::ReadOptions(), part.family, asked.size(), asked.data(), lookup->records.data() + begin,
-                              lookup->statuses.data() + begin, sorted);
+    database.db()->MultiGet(rocksdb::ReadOptions(), part.family, asked.size(), asked.data(), lookup->records.data() + begin,
+                            lookup->statuses.data() + begin, sorted);
     Status status;
     for (std::size_t i = begin; i < end; ++i) {
       if (status.ok() && lookup->statuses[i].ok()) {
@@ -760,10 +814,10 @@ class RocksRowStore final : public RowStore {
           lookup->values.insert(lookup->values.end(), lookup->row.begin(), lookup->row.end());
           lookup->found.push_back(row);
         } else {
-          status = Unreadable(database_->dir());
+          status = Unreadable(database.dir());
         }
       } else if (status.ok() && !lookup->statuses[i].IsNotFound()) {
-        status = FromRead(lookup->statuses[i], database_->dir());
+        status = FromRead(lookup->statuses[i], database.dir());
       }
       lookup->records[i].Reset();
     }
@@ -772,10 +826,12 @@ class RocksRowStore final : public RowStore {
 
   std::string dir_;
   std::uint64_t cache_bytes_;
+  std::unique_ptr<rocksdb::Env> env_;  // null = the system's; outlives all that is opened with it
   rocksdb::Options options_;
   std::atomic<std::uint64_t> next_writer_ = 0;
-  std::uint64_t next_database_ = 0;
-  std::shared_ptr<Database> database_;
+  std::atomic<std::uint64_t> next_database_ = 0;
+  mutable std::mutex mutex_;
+  std::shared_ptr<Database> database_;  // guarded by mutex_; another may take its place while it is read
   SharedCopies copies_;  // of database_, where links cannot be
   ThreadPool readers_;
   std::vector<Lookup> lookups_;  // scratch of MultiGet

@@ -23,6 +23,10 @@
 #include "common/status.h"
 #include "ps/table/table.h"
 
+namespace rocksdb {
+class FileSystem;
+}
+
 namespace gatemill::ps {
 
 struct StoreKey {
@@ -83,6 +87,7 @@ inline constexpr std::uint64_t kRowStoreWriterBytes = 8ULL << 20;
 struct RowStoreOptions {
   std::uint64_t cache_bytes = 16ULL << 20;  // of blocks
   int read_threads = 1;                     // of a MultiGet, the caller's included
+  std::shared_ptr<rocksdb::FileSystem> file_system = {};  // that files are read and written through; null = the system's
 };
 
 // Scratch store of a running shard: whatever lies in `dir` is removed first.
