@@ -54,6 +54,7 @@ class ClusterDisk {
   void Fill(std::uint64_t free_kib) {
     disk_->Fill(free_kib);
     full_ = true;
+    ++times_full_;
   }
   void Empty() {
     if (full_) disk_->Empty();
@@ -61,10 +62,12 @@ class ClusterDisk {
   }
   [[nodiscard]] bool can_fill() const { return disk_ != nullptr && disk_->mounted(); }
   [[nodiscard]] bool full() const { return full_; }
+  [[nodiscard]] std::uint64_t times_full() const { return times_full_; }
 
  private:
   const SmallDisk* disk_;
   bool full_ = false;
+  std::uint64_t times_full_ = 0;
 };
 
 class Cluster {

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <set>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -19,12 +20,90 @@ namespace {
 constexpr std::uint32_t kTroubled = 6;       // incarnations; later ones are left alone
 constexpr std::uint32_t kMostIncarnations = 20;
 constexpr std::int64_t kLookNs = 10 * kNsPerMs;
-constexpr const char* kUnfinished = ".tmp";
 
-std::string NameOf(std::uint64_t step) {
-  std::string digits = std::to_string(step);
-  return "step-" + std::string(9 - digits.size(), '0') + digits;
-}
+// Servers' parts alone, in directories that count when they have their name.
+class PlainKeeper final : public CheckpointKeeper {
+ public:
+  PlainKeeper(std::string dir, std::function<Status(const std::string&)> verify) : dir_(std::move(dir)), verify_(std::move(verify)) {}
+
+  Result<std::optional<std::uint64_t>> Newest() override {
+    GM_RETURN_IF_ERROR(RemoveUnfinished());
+    const std::vector<std::uint64_t> steps = Steps();
+    const auto newest = std::find_if(steps.rbegin(), steps.rend(), [this](std::uint64_t step) { return !marked_.contains(step); });
+    return newest == steps.rend() ? std::optional<std::uint64_t>() : *newest;
+  }
+  [[nodiscard]] std::vector<std::uint64_t> Steps() const override {
+    std::vector<std::uint64_t> steps;
+    const auto names = ListDir(dir_);
+    for (const std::string& name : names.ok() ? *names : std::vector<std::string>()) {
+      if (name.starts_with(kStep) && !name.ends_with(kUnfinished)) steps.push_back(std::stoull(name.substr(kStep.size())));
+    }
+    return steps;
+  }
+  [[nodiscard]] std::string DirOf(std::uint64_t step) const override {
+    const std::string digits = std::to_string(step);
+    return dir_ + "/" + std::string(kStep) + std::string(9 - digits.size(), '0') + digits;
+  }
+  Result<std::string> Begin(std::uint64_t step) override {
+    GM_RETURN_IF_ERROR(RemoveUnfinished());
+    GM_RETURN_IF_ERROR(MakeDirs(DirOf(step) + kUnfinished));
+    return DirOf(step) + kUnfinished;
+  }
+  Status Complete(std::uint64_t step) override {
+    GM_RETURN_IF_ERROR(RenameOver(DirOf(step) + kUnfinished, DirOf(step)));
+    marked_.erase(step);
+    (void)Prune();  // it counts, whatever becomes of older ones
+    return RemoveTree(DirOf(step) + kUnfinished);
+  }
+  Status GiveUp(std::uint64_t step) override { return RemoveTree(DirOf(step) + kUnfinished); }
+  std::uint64_t MarkDamaged(std::uint64_t from_step) override {
+    std::uint64_t marked = 0;
+    for (const std::uint64_t step : Steps()) {
+      if (step >= from_step && Verify(step).code() == Code::kDataLoss) marked += marked_.insert(step).second ? 1 : 0;
+    }
+    return marked;
+  }
+  [[nodiscard]] bool Protects(const std::string& file) const override { return file.ends_with(".sst"); }
+
+ private:
+  static constexpr std::string_view kStep = "step-";
+  static constexpr const char* kUnfinished = ".tmp";
+  static constexpr int kKept = 2;
+
+  Status RemoveUnfinished() const {
+    GM_ASSIGN_OR_RETURN(const std::vector<std::string> names, ListDir(dir_));
+    for (const std::string& name : names) {
+      if (name.ends_with(kUnfinished)) GM_RETURN_IF_ERROR(RemoveTree(dir_ + "/" + name));
+    }
+    return Ok();
+  }
+  // All but the newest that are whole as far as is known.
+  Status Prune() const {
+    const std::vector<std::uint64_t> steps = Steps();
+    int kept = 0;
+    for (auto step = steps.rbegin(); step != steps.rend(); ++step) {
+      if (kept < kKept) {
+        kept += marked_.contains(*step) ? 0 : 1;
+        continue;
+      }
+      GM_RETURN_IF_ERROR(RenameOver(DirOf(*step), DirOf(*step) + kUnfinished));
+      GM_RETURN_IF_ERROR(RemoveTree(DirOf(*step) + kUnfinished));
+    }
+    return Ok();
+  }
+  [[nodiscard]] Status Verify(std::uint64_t step) const {
+    const std::string ps = DirOf(step) + "/ps";
+    GM_ASSIGN_OR_RETURN(const CheckpointTables tables, ReadCheckpointTables(ps));
+    for (std::uint32_t shard = 0; shard < tables.num_shards; ++shard) {
+      GM_RETURN_IF_ERROR(verify_(ps + "/" + ShardDirName(shard, tables.num_shards)));
+    }
+    return Ok();
+  }
+
+  std::string dir_;
+  std::function<Status(const std::string&)> verify_;
+  std::set<std::uint64_t> marked_;
+};
 
 class Schedule {
  public:
@@ -36,6 +115,8 @@ class Schedule {
   ScheduleResult Run() {
     const Status made = MakeDirs(checkpoints_);
     if (!made.ok()) Fail("no directory: " + made.message());
+    keeper_ = options_.new_keeper ? options_.new_keeper(checkpoints_)
+                                  : std::make_unique<PlainKeeper>(checkpoints_, options_.store.verify);
     while (result_.defect.empty() && !done_) RunJob();
     options_.disk->Empty();
     Count("incarnations", incarnation_);
@@ -54,10 +135,17 @@ class Schedule {
  private:
   // What a job does at a checkpoint. Worker 0's.
   struct Saving {
-    std::uint64_t step = 0;  // 0 = none is under way
-    std::string dir;
+    std::uint64_t step = 0;           // 0 = none is under way
+    std::uint64_t disk_troubles = 0;  // before it was begun
+    bool disk_full = false;           // when it was
   };
 
+  struct Happened {
+    bool lost = false;     // messages came late or not at all, or somebody who was to answer had gone
+    bool cut = false;
+    bool disk = false;     // it was full, or failed
+    bool others_failed = false;
+  };
   [[nodiscard]] bool Chance(double likely) { return random_.Uniform() < likely; }
   void Fail(const std::string& defect) {
     if (result_.defect.empty()) result_.defect = "incarnation " + std::to_string(incarnation_) + ": " + defect;
@@ -93,6 +181,8 @@ class Schedule {
     if (Chance(0.6)) crash_ = 0.008 * random_.Uniform();
     if (options_.disk->can_fill() && Chance(0.25)) disk_fills_ = 0.01 * random_.Uniform();
     if (Chance(0.4)) damage_ = 0.7 * random_.Uniform();
+    disk_fails_ = options_.store.set_faults && Chance(0.7);
+    if (options_.store.lose_power && Chance(0.5)) power_ = 0.7;
     const double speed = random_.Uniform();
     disk_speed_ = speed < 0.4 ? 1.0 : speed < 0.8 ? 0.2 : 0.03;
   }
@@ -126,51 +216,88 @@ class Schedule {
     Tell("---- incarnation " + std::to_string(incarnation_));
     network_.CutConnections();
     network_.SetFaults(troubled() ? faults_ : NetworkFaults());
-    const NetworkCounts before = network_.counts();
-    start_ = Newest();
-    progress_ = {.first_step = start_.value_or(0), .pushed = {}};
-    progress_.pushed.assign(workload_->options().num_workers, progress_.first_step);
+    if (options_.store.set_faults) options_.store.set_faults(troubled() && disk_fails_);
+    before_ = network_.counts();
+    disk_before_ = DiskFaults();
     saving_ = {};
     damage_found_ = false;
+    const Result<std::optional<std::uint64_t>> newest = keeper_->Newest();
+    if (!newest.ok()) {
+      Judge(newest.status(), {});
+      return AfterFailure({.cause = newest.status()});
+    }
+    start_ = *newest;
+    const std::vector<std::uint64_t> steps = keeper_->Steps();
+    if (newest_complete_.has_value() && !damaged_ && (steps.empty() || steps.back() < *newest_complete_)) {
+      return Fail("the checkpoint of step " + std::to_string(*newest_complete_) + " was complete and is gone");
+    }
+    progress_ = {.first_step = start_.value_or(0), .pushed = {}};
+    progress_.pushed.assign(workload_->options().num_workers, progress_.first_step);
     Cluster cluster(DrawCluster(), &random_, &clock_, &network_, options_.disk, options_.trace);
     const Status started = cluster.Start();
-    if (!started.ok()) return Judge(started, {});
+    if (!started.ok()) {
+      Judge(started, WhatHappened({}));
+      return AfterFailure({.cause = started});
+    }
     const Cluster::Outcome outcome = cluster.Run([this](Cluster::Worker* worker) { return Train(worker); });
     if (!outcome.defect.empty()) return Fail(outcome.defect);
     if (!wrong_.empty()) return Fail(wrong_);
-    const Happened happened = WhatHappened(outcome, before);
-    bool well = !outcome.crashed;
-    for (std::size_t i = 0; i < outcome.workers.size(); ++i) {
+    JobReport report{.well = !outcome.crashed, .crashed = outcome.crashed, .cause = {}, .worker = 0, .steps = progress_.pushed[0]};
+    const Happened happened = WhatHappened(outcome);
+    for (std::uint32_t i = 0; i < outcome.workers.size(); ++i) {
       if (outcome.workers[i].ok()) continue;
-      well = false;
-      if (!outcome.killed[i]) Judge(outcome.workers[i], happened);
+      report.well = false;
+      if (outcome.killed[i]) continue;
+      Judge(outcome.workers[i], happened);
+      if (!report.cause.ok()) continue;
+      report.cause = outcome.workers[i];
+      report.worker = i;
     }
-    if (well) return EndWell(&cluster);
-    if (!troubled() && !damage_found_) Fail("it failed, though nothing went wrong");
-    for (const Status& status : outcome.workers) {
-      if (status.code() == Code::kDataLoss) MarkDamaged();
+    if (report.well) return EndWell(&cluster, report);
+    AfterFailure(report);
+    if (outcome.crashed && power_ > 0.0 && Chance(power_)) {
+      Tell("the power fails");
+      Count("power failed");
+      options_.store.lose_power(checkpoints_);
     }
-    options_.disk->Empty();
     if (troubled()) Damage();
   }
 
-  void EndWell(Cluster* cluster) {
+  void AfterFailure(const JobReport& report) {
+    if (!troubled() && !damaged_) Fail("it failed, though nothing went wrong: " + report.cause.message());
+    if (damage_found_) MarkDamaged();
+    options_.disk->Empty();
+    AskForAnother(report);
+  }
+  void AskForAnother(const JobReport& report) {
+    if (!options_.starts_again || checking_) return;
+    const Result<bool> again = options_.starts_again(report, &clock_);
+    if (!again.ok()) return Fail(again.status().message());
+    if (*again) return;
+    if (!report.well) Count("given up");
+    done_ = true;
+  }
+
+  void EndWell(Cluster* cluster, const JobReport& report) {
     Status read;
     const std::string wrong = workload_->CheckRows(cluster->options().num_shards, [&](std::uint32_t shard, Request request) {
       Reply reply = cluster->Ask(shard, std::move(request));
       if (read.ok()) read = {reply.code, reply.error};
       return reply;
     });
-    if (read.code() == Code::kDataLoss && damaged_) {  // nobody had asked for those rows
+    options_.disk->Empty();
+    if (read.code() == Code::kDataLoss && (damaged_ || DiskFaults() != disk_before_)) {  // nobody had asked for those rows
       damage_found_ = true;
       return MarkDamaged();
     }
     if (!wrong.empty()) return Fail(wrong);
     Count("done");
+    AskForAnother(report);
     // The last checkpoint says the same.
-    done_ = checking_ || !Newest().has_value();
+    const Result<std::optional<std::uint64_t>> newest = keeper_->Newest();
+    if (!newest.ok() && !damaged_) return Fail(newest.status().message());
+    done_ = checking_ || !newest.ok() || !newest->has_value();
     checking_ = true;
-    options_.disk->Empty();
   }
 
   Status Train(Cluster::Worker* worker) {
@@ -180,7 +307,7 @@ class Schedule {
     GM_RETURN_IF_ERROR(client->Flush());
     GM_RETURN_IF_ERROR(worker->Barrier());
     if (leads && start_.has_value()) {
-      const Status restored = client->Restore(*start_, DirOf(*start_) + "/ps");
+      const Status restored = client->Restore(*start_, keeper_->DirOf(*start_) + "/ps");
       if (restored.code() == Code::kDataLoss) damage_found_ = true;
       GM_RETURN_IF_ERROR(restored);
     }
@@ -200,8 +327,6 @@ class Schedule {
   }
 
   // ---- checkpoints, as worker/train/checkpoint_saver.h saves them ---------------------------------------------------
-  std::string DirOf(std::uint64_t step) const { return checkpoints_ + "/" + NameOf(step); }
-
   Status BeginCheckpoint(Cluster::Worker* worker, std::uint64_t step) {
     GM_RETURN_IF_ERROR(worker->client()->Flush());
     GM_RETURN_IF_ERROR(worker->Barrier());
@@ -211,11 +336,11 @@ class Schedule {
   }
   Status BeginAtLeader(Cluster::Worker* worker, std::uint64_t step) {
     GM_RETURN_IF_ERROR(FinishCheckpoint(worker));
-    saving_ = {.step = step, .dir = DirOf(step) + kUnfinished};
-    Status made = RemoveUnfinished();
-    if (made.ok()) made = MakeDirs(saving_.dir);
-    if (made.ok()) made = worker->client()->BeginCheckpoint(step, saving_.dir + "/ps");
-    return made.ok() ? Ok() : GiveUp(made);
+    saving_ = {.step = step, .disk_troubles = DiskTroubles(), .disk_full = options_.disk->full()};
+    const Result<std::string> dir = keeper_->Begin(step);
+    if (!dir.ok()) return GiveUp(dir.status());
+    const Status begun = worker->client()->BeginCheckpoint(step, *dir + "/ps");
+    return begun.ok() ? Ok() : GiveUp(begun);
   }
   Status Look(Cluster::Worker* worker) {
     if (saving_.step == 0) return Ok();
@@ -223,15 +348,12 @@ class Schedule {
     if (!done.ok()) return GiveUp(done.status());
     if (!*done) return Ok();
     GM_RETURN_IF_ERROR(worker->Sleep(0));  // here it may be killed
-    const std::string named = DirOf(saving_.step);
-    const Status renamed = RenameOver(saving_.dir, named);
-    if (!renamed.ok()) return GiveUp(renamed);
-    Tell("checkpoint " + named + " is complete");
+    const Status completed = keeper_->Complete(saving_.step);
+    if (!completed.ok()) return GiveUp(completed);
+    Tell("the checkpoint of step " + std::to_string(saving_.step) + " is complete");
     Count("checkpoints");
     newest_complete_ = saving_.step;
     saving_ = {};
-    GM_RETURN_IF_ERROR(worker->Sleep(0));
-    (void)Prune();
     return Ok();
   }
   Status FinishCheckpoint(Cluster::Worker* worker) {
@@ -243,97 +365,45 @@ class Schedule {
   }
   // It costs nothing but itself, unless rows are damaged.
   Status GiveUp(const Status& why) {
-    saving_ = {};
+    const Saving given_up = std::exchange(saving_, {});
     if (why.code() == Code::kDataLoss) damage_found_ = true;
     if (why.code() == Code::kDataLoss || why.code() == Code::kCancelled) return why;
-    Tell("no checkpoint: " + why.message());
+    Tell("no checkpoint of step " + std::to_string(given_up.step) + ": " + why.message());
     Count("checkpoints given up");
-    return RemoveUnfinished();
-  }
-  Status RemoveUnfinished() const {
-    GM_ASSIGN_OR_RETURN(const std::vector<std::string> names, ListDir(checkpoints_));
-    for (const std::string& name : names) {
-      if (name.ends_with(kUnfinished)) GM_RETURN_IF_ERROR(RemoveTree(checkpoints_ + "/" + name));
+    if (why.code() == Code::kInternal && given_up.disk_troubles == DiskTroubles() && !given_up.disk_full) {
+      Fail("the disk has worked all the time since the checkpoint of step " + std::to_string(given_up.step) +
+           " was begun, and it was not written: " + why.message());
     }
-    return Ok();
-  }
-  [[nodiscard]] std::vector<std::uint64_t> Complete() const {
-    std::vector<std::uint64_t> steps;
-    const auto names = ListDir(checkpoints_);
-    for (const std::string& name : names.ok() ? *names : std::vector<std::string>()) {
-      if (!name.ends_with(kUnfinished)) steps.push_back(std::stoull(name.substr(5)));
-    }
-    return steps;
-  }
-  // All but the two newest that are whole as far as is known.
-  Status Prune() const {
-    std::vector<std::uint64_t> steps = Complete();
-    int kept = 0;
-    for (auto step = steps.rbegin(); step != steps.rend(); ++step) {
-      if (kept < 2) {
-        kept += marked_.contains(*step) ? 0 : 1;
-        continue;
-      }
-      GM_RETURN_IF_ERROR(RenameOver(DirOf(*step), DirOf(*step) + kUnfinished));
-      GM_RETURN_IF_ERROR(RemoveTree(DirOf(*step) + kUnfinished));
-    }
-    return Ok();
+    return keeper_->GiveUp(given_up.step);
   }
 
-  // The newest that is not known to be damaged. What was complete stays so, whatever is killed.
-  std::optional<std::uint64_t> Newest() {
-    const Status removed = RemoveUnfinished();
-    if (!removed.ok()) Fail(removed.message());
-    const std::vector<std::uint64_t> steps = Complete();
-    if (newest_complete_.has_value() && (steps.empty() || steps.back() < *newest_complete_)) {
-      Fail("the checkpoint of step " + std::to_string(*newest_complete_) + " was complete and is gone");
-    }
-    for (auto step = steps.rbegin(); step != steps.rend(); ++step) {
-      if (!marked_.contains(*step)) return *step;
-    }
-    return std::nullopt;
-  }
-
-  // ---- damage ------------------------------------------------------------------------------------------------------
+  // ---- disks -------------------------------------------------------------------------------------------------------
+  [[nodiscard]] std::uint64_t DiskFaults() const { return options_.store.faults ? options_.store.faults() : 0; }
+  [[nodiscard]] std::uint64_t DiskTroubles() const { return DiskFaults() + options_.disk->times_full(); }
   void Damage() {
-    const std::vector<std::uint64_t> steps = Complete();
+    const std::vector<std::uint64_t> steps = keeper_->Steps();
     if (steps.empty() || !Chance(damage_)) return;
-    const std::string what = DamageFile(&random_, DirOf(steps.back()), [](const std::string& name) { return name.ends_with(".sst"); });
+    const std::string what =
+        DamageFile(&random_, keeper_->DirOf(steps.back()), [this](const std::string& name) { return keeper_->Protects(name); });
     if (what.empty()) return;
     Tell("damaged: " + what);
     Count("damaged");
     damaged_ = true;
   }
-  [[nodiscard]] Status Verify(std::uint64_t step) const {
-    const std::string ps = DirOf(step) + "/ps";
-    GM_ASSIGN_OR_RETURN(const CheckpointTables tables, ReadCheckpointTables(ps));
-    for (std::uint32_t shard = 0; shard < tables.num_shards; ++shard) {
-      GM_RETURN_IF_ERROR(options_.store.verify(ps + "/" + ShardDirName(shard, tables.num_shards)));
-    }
-    return Ok();
-  }
   void MarkDamaged() {
-    if (!damage_found_) return;
-    for (const std::uint64_t step : Complete()) {
-      if (!start_.has_value() || step < *start_ || Verify(step).code() != Code::kDataLoss) continue;
-      if (marked_.insert(step).second) Count("marked as damaged");
-      Tell("marked as damaged: " + NameOf(step));
-    }
+    const std::uint64_t marked = keeper_->MarkDamaged(start_.value_or(0));
+    Tell("marked as damaged: " + std::to_string(marked));
+    Count("marked as damaged", marked);
   }
 
   // ---- errors ------------------------------------------------------------------------------------------------------
-  struct Happened {
-    bool lost = false;     // messages came late or not at all, or somebody who was to answer had gone
-    bool cut = false;
-    bool filled = false;
-    bool others_failed = false;
-  };
-  Happened WhatHappened(const Cluster::Outcome& outcome, const NetworkCounts& before) {
+  Happened WhatHappened(const Cluster::Outcome& outcome) {
+    const NetworkCounts& before = before_;
     const NetworkCounts& after = network_.counts();
     Happened happened;
     happened.cut = after.cut != before.cut;
     happened.lost = happened.cut || outcome.crashed || outcome.paused || after.dropped != before.dropped || after.delayed != before.delayed;
-    happened.filled = outcome.filled;
+    happened.disk = outcome.filled || DiskFaults() != disk_before_;
     happened.others_failed = std::count_if(outcome.workers.begin(), outcome.workers.end(),
                                            [](const Status& status) { return !status.ok(); }) > 1;
     Count("crashed", outcome.crashed ? 1 : 0);
@@ -355,13 +425,13 @@ class Schedule {
         break;
       case Code::kDataLoss:
         explained = happened.cut && says("cannot be read") && says("shard ");
-        if (damaged_ && !explained) {
-          explained = says("row store") || says("use another checkpoint");
+        if ((damaged_ || DiskFaults() != disk_before_) && !explained) {
+          explained = says("row store") || says("checkpoint");
           damage_found_ = true;
         }
         break;
       case Code::kInternal:
-        explained = happened.filled && says("No space");
+        explained = happened.disk && (says("No space") || says("row store") || says("checkpoint"));
         break;
       default:
         break;
@@ -384,12 +454,17 @@ class Schedule {
   std::uint64_t every_ = 1;
   bool clears_ = false;
 
+  bool disk_fails_ = false;
+  double power_ = 0.0;
+
   std::string checkpoints_;
-  std::set<std::uint64_t> marked_;
+  std::unique_ptr<CheckpointKeeper> keeper_;
   std::optional<std::uint64_t> newest_complete_;
   bool damaged_ = false;  // some checkpoint was
 
   std::uint32_t incarnation_ = 0;
+  NetworkCounts before_;           // this incarnation
+  std::uint64_t disk_before_ = 0;  // the same of the disk's faults
   bool checking_ = false;  // the last checkpoint, by a job that is left alone
   bool done_ = false;
   std::optional<std::uint64_t> start_;
