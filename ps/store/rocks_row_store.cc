@@ -137,6 +137,18 @@ Status Unreadable(const std::string& path) {
 
 rocksdb::Slice SliceOf(const RecordKey& key) { return {key.data(), key.size()}; }
 
+// Reads a file's first and last record. RocksDB takes for granted that it can read them when it ingests or imports a file: otherwise it has
+// the file stand for no keys, or ends the process. After this it finds both in its cache.
+rocksdb::Status ReadEnds(const rocksdb::Options& options, const std::string& path) {
+  rocksdb::SstFileReader reader(options);
+  const rocksdb::Status opened = reader.Open(path);
+  if (!opened.ok()) return opened;
+  const std::unique_ptr<rocksdb::Iterator> at(reader.NewIterator(rocksdb::ReadOptions()));
+  at->SeekToFirst();  // on to the first row: a file of erased keys alone has none
+  if (at->status().ok()) at->SeekToLast();
+  return at->status();
+}
+
 // ---- parts --------------------------------------------------------------------------------------------------------------
 
 struct Part {
@@ -410,6 +422,9 @@ class RocksBulkWriter final : public RowStore::BulkWriter {
       files.push_back(part.files);
     }
     GM_RETURN_IF_ERROR(AwaitClosed());
+    for (const std::vector<std::string>& of_part : files) {
+      for (const std::string& file : of_part) GM_RETURN_IF_ERROR(CheckWritten(file));
+    }
     GM_RETURN_IF_ERROR(take_(files));
     for (PartFiles& part : parts_) part.files.clear();
     rows_ = 0;
@@ -462,6 +477,11 @@ class RocksBulkWriter final : public RowStore::BulkWriter {
       closed_ = FromRocks(writer->Finish(), file);
     });
     return Ok();
+  }
+  // What cannot be read back is not lost yet: whoever writes has it.
+  [[nodiscard]] Status CheckWritten(const std::string& file) const {
+    const Status read = FromRocks(ReadEnds(options_, file), file);
+    return read.code() == Code::kDataLoss ? Internal("row store " + file + ": it was written and cannot be read back") : read;
   }
   Status AwaitClosed() {
     if (closer_ != nullptr) closer_->Drain();
@@ -679,7 +699,8 @@ class RocksRowStore final : public RowStore {
       std::vector<rocksdb::LiveFileMetaData> wanted;
       for (const rocksdb::LiveFileMetaData& file : files) {
         if (file.column_family_name != part.family->GetName() || !MayHold(file, vshards)) continue;
-        GM_RETURN_IF_ERROR(CheckEnds(file.db_path + file.name));
+        const std::string path = file.db_path + file.name;
+        GM_RETURN_IF_ERROR(Database::FromFiles(ReadEnds(options_, path), path));
         wanted.push_back(file);
       }
       const std::string links = NextIngestPath();
@@ -690,19 +711,6 @@ class RocksRowStore final : public RowStore {
       GM_RETURN_IF_ERROR(imported);
     }
     return Ok();
-  }
-
-  // Can a file's first and last record be read? RocksDB's import takes that for granted, and ends the process otherwise.
-  [[nodiscard]] Status CheckEnds(const std::string& path) const {
-    rocksdb::SstFileReader reader(options_);
-    rocksdb::Status status = reader.Open(path);
-    if (!status.ok()) return Database::FromFiles(status, path);
-    const std::unique_ptr<rocksdb::Iterator> at(reader.NewIterator(rocksdb::ReadOptions()));
-    at->SeekToFirst();  // on to the first row: a file of erased keys alone has none
-    status = at->status();
-    if (status.ok()) at->SeekToLast();
-    if (status.ok()) status = at->status();
-    return Database::FromFiles(status, path);
   }
 
   // Links in `dir` in the place of the files, to be moved from there; false: they are on another disk and stay as they are.

@@ -118,5 +118,58 @@ TEST(FaultyStore, ALargeWriteThatFailsCostsNothingElse) {
             0);
 }
 
+// RocksDB reads a file's first and last record when it takes it.
+TEST(FaultyStore, AWriteThatCannotBeReadBackFailsAndCostsNothingElse) {
+  EXPECT_GT(WriteOnAFailingDisk({.seeds = 12, .rounds = 14, .most_rows = 8, .faults = {.read_error = 0.1, .flipped_bit = 0.1}}), 0);
+}
+
+bool NamesAFile(const Status& status) {
+  return status.code() == Code::kDataLoss && status.message().find(".sst") != std::string::npos;
+}
+
+// Of a row that several files have, too.
+TEST(FaultyStore, AReadThatFailsIsDamageAndNeverAWrongRow) {
+  std::uint64_t failed = 0;
+  for (std::uint64_t seed = 1; seed <= 8; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    const TempDir scratch;
+    const std::shared_ptr<FaultyFileSystem> files = NewFaultyFileSystem(seed);
+    auto store = CreateRowStore(scratch.path() + "/store", {.cache_bytes = 1U << 10, .file_system = files});
+    ASSERT_TRUE(store.ok()) << store.status().message();
+    RandomStream random(seed, 0);
+    Rows expected;
+    for (int round = 0; round < 5; ++round) {
+      Rows rows;
+      for (std::uint64_t n = 20; n > 0; --n) rows[Mix64(random.Below(kKeys))] = static_cast<float>(random.Uniform());
+      ASSERT_TRUE(Write(store->get(), rows).ok());
+      for (const auto& [key, value] : rows) expected[key] = value;
+    }
+    files->SetFaults({.read_error = 0.2, .flipped_bit = 0.2});
+    for (int round = 0; round < 14; ++round) {
+      Rows found;
+      const Status scanned = (*store)->Scan(0, 0, kNumVshards, [&](std::uint64_t key, std::span<const float> values, const RowHeader&) {
+        found[key] = values[0];
+        return Ok();
+      });
+      ASSERT_TRUE(scanned.ok() || NamesAFile(scanned)) << scanned.message();
+      if (scanned.ok()) {
+        ASSERT_EQ(found, expected);
+      }
+      for (const auto& [key, value] : found) ASSERT_EQ(expected.at(key), value);
+      failed += scanned.ok() ? 0 : 1;
+      const StoreKey key{.table = 0, .key = Mix64(random.Below(kKeys))};
+      float value = 0.0F;
+      const Status looked_up = (*store)->MultiGet({&key, 1}, [&](std::size_t, std::span<const float> values, const RowHeader&) {
+        value = values[0];
+      });
+      ASSERT_TRUE(looked_up.ok() || NamesAFile(looked_up)) << looked_up.message();
+      if (looked_up.ok()) {
+        ASSERT_EQ(value, expected.contains(key.key) ? expected.at(key.key) : 0.0F);
+      }
+    }
+  }
+  EXPECT_GT(failed, 0U);
+}
+
 }  // namespace
 }  // namespace gatemill::ps

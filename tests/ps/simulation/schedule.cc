@@ -217,6 +217,7 @@ class Schedule {
     network_.CutConnections();
     network_.SetFaults(troubled() ? faults_ : NetworkFaults());
     if (options_.store.set_faults) options_.store.set_faults(troubled() && disk_fails_);
+    if (options_.store.misreads && DiskFaults() != 0) damaged_ = true;  // what was read wrongly may be in a checkpoint
     before_ = network_.counts();
     disk_before_ = DiskFaults();
     saving_ = {};

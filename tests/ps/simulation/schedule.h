@@ -31,6 +31,7 @@ struct StoreKind {
   std::function<void(bool on)> set_faults = {};
   std::function<std::uint64_t()> faults = {};
   std::function<void(const std::string& dir)> lose_power = {};
+  bool misreads = false;  // its faults are of reads, too
 };
 StoreKind SimStoreKind();
 

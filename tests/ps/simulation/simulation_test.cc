@@ -42,10 +42,13 @@ constexpr std::array<std::uint64_t, 1> kKeptRocksSeeds{1};
 StoreKind RocksKind(std::uint64_t seed) {
   const std::shared_ptr<FaultyFileSystem> files = NewFaultyFileSystem(seed);
   RandomStream random(seed, 10);
-  FileFaults faults;  // not of reads: after some, a scan ends the process of a RocksDB 7.8.3 that was built with its assertions
+  FileFaults faults;
   if (random.Below(2) == 0) faults.no_space = 0.03 * random.Uniform();
   if (random.Below(2) == 0) faults.write_error = 0.01 * random.Uniform();
+  if (random.Below(2) == 0) faults.read_error = 0.02 * random.Uniform();
+  if (random.Below(2) == 0) faults.flipped_bit = 0.02 * random.Uniform();
   StoreKind kind;
+  kind.misreads = faults.read_error + faults.flipped_bit > 0.0;
   kind.create = [files](const std::string& dir, const std::function<bool()>& /*dies_here*/) {
     return CreateRowStore(dir, {.cache_bytes = 64U << 10, .file_system = files});
   };
