@@ -226,7 +226,7 @@ class SimStore final : public RowStore {
   }
 
   // Under another name until it is whole, as RocksDB does.
-  Status Checkpoint(const std::string& dir) override {
+  Status Checkpoint(const std::string& dir, const VisitCopied& /*copied*/) override {
     if (FileExists(dir)) return InvalidInput("checkpoint directory " + dir + " exists already; give a new one");
     const std::string unfinished = dir + ".tmp";
     std::error_code error;
