@@ -212,7 +212,7 @@ TEST_P(RetentionModelTest, BehavesAsAnUnorderedMap) {
   const TempDir scratch;
   const std::vector<TableSpec> specs = Specs(optimizer);
   const std::uint64_t budget = limited ? (2ULL << 20) + (kind == Kind::kRocks ? 9ULL << 20 : 0) : 0;
-  const auto new_shard = [&](int number) {
+  const auto new_shard = [&, kind = kind](int number) {
     if (kind == Kind::kMemory) return NewShard(specs, budget, NewMemoryRowStore());
     const std::string dir = scratch.path() + "/store-" + std::to_string(number);
     return NewShard(specs, budget, CreateRowStore(dir, {.cache_bytes = TieredTables::StoreCacheBytes(budget)}).value());

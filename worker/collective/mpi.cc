@@ -131,7 +131,7 @@ class Exchange {
       if (done == 0) peers.push_back(origins_[i].peer);
     }
     std::ranges::sort(peers);
-    peers.erase(std::ranges::unique(peers).begin(), peers.end());
+    peers.erase(std::unique(peers.begin(), peers.end()), peers.end());
     std::string text;
     for (const int peer : peers) text += (text.empty() ? "" : ", ") + std::to_string(peer);
     return text;

@@ -42,7 +42,10 @@ inline __attribute__((always_inline)) float ExpOfNegative(float x) {
   const float r = (x - n * 0.693359375F) + n * 2.12194440e-4F;
   float p = 1.0F / 5040.0F;
   for (const float c : {1.0F / 720.0F, 1.0F / 120.0F, 1.0F / 24.0F, 1.0F / 6.0F, 0.5F, 1.0F, 1.0F}) p = p * r + c;
-  return p * std::bit_cast<float>((static_cast<std::int32_t>(n) + 127) << 23);
+  // n is what the sum's bits have more than the constant's. Of a NaN they may be any: p is one, too.
+  constexpr float kWhole = 12582912.0F;  // 1.5 * 2^23
+  const std::uint32_t exponent = std::bit_cast<std::uint32_t>(n + kWhole) - std::bit_cast<std::uint32_t>(kWhole) + 127U;
+  return p * std::bit_cast<float>(exponent << 23);
 }
 
 template <typename Body>

@@ -111,6 +111,7 @@ void EmbeddingLayer::ScatterSlots(const data::Batch& batch, const TableRows& row
                   .begin = static_cast<std::uint32_t>(begin),
                   .end = static_cast<std::uint32_t>(end),
                   .written = static_cast<std::uint32_t>(begin)};
+  if (batch.rows == 0) return ZeroUpTo(to.end, schema_->tables[table].dim, &to);
   const bool all = begin == 0 && end == batch.tables[table].slots();
   for (std::size_t f = 0; f < schema_->sparse.size(); ++f) {
     const data::SparseFeature& feature = schema_->sparse[f];

@@ -257,7 +257,7 @@ class QuietStore final : public ps::RowStore {
               const VisitRow& visit) override {
     return rows_->Scan(table, first_vshard, end_vshard, visit);
   }
-  Status Checkpoint(const std::string& /*dir*/) override { return Ok(); }
+  Status Checkpoint(const std::string& /*dir*/, const VisitCopied& /*copied*/) override { return Ok(); }
   Result<std::unique_ptr<BulkWriter>> NewReplacement() override { return rows_->NewReplacement(); }
   Status Replace(std::span<const Source> sources, std::uint32_t num_tables) override {
     return rows_->Replace(sources, num_tables);

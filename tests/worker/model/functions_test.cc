@@ -104,7 +104,7 @@ TEST(Functions, AFailingCollectiveLeavesItsStatus) {
   for (const BufferPlan& buffer : plan->buffers) buffers.push_back(at::zeros({buffer.size}));
   const Network network(*plan, flat, flat.clone(), buffers, library);
   StepContext step{.training = true, .workers = &workers};
-  EXPECT_ANY_THROW(network.Forward(&step, at::zeros({4, spec.x_dim})));
+  EXPECT_ANY_THROW((void)network.Forward(&step, at::zeros({4, spec.x_dim})));
   EXPECT_EQ(step.status.code(), Code::kDeadline);
 }
 
