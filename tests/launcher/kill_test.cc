@@ -36,7 +36,7 @@ using nlohmann::json;
 using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#ifdef GATEMILL_SANITIZED
 constexpr int kKills = 6;
 constexpr double kMostSeconds = 60.0;
 #else

@@ -24,7 +24,7 @@ namespace {
 
 constexpr std::uint64_t kSeed = 20'261'122;
 constexpr int kRounds = 260;  // fewer do not come to everything
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#ifdef GATEMILL_SANITIZED
 const auto kOptimizers = testing::Values("adagrad");  // some ten times as slow
 #else
 const auto kOptimizers = testing::Values("sgd", "adagrad", "rowwise_adagrad", "adam", "ftrl");

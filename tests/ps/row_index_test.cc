@@ -158,7 +158,7 @@ TEST(RowIndex, TakesLittleMemoryAKeyAtEverySize) {
 
 // Of a growing array every page that it comes to touch, from its end down, once, a little ahead; memory_bytes has them.
 TEST(RowIndex, AsksForPagesOfTheGrowingArray) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#ifdef GATEMILL_SANITIZED
   GTEST_SKIP() << "14 million inserts take minutes under a sanitizer";
 #endif
   PagesAsked asked;

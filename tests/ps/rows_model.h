@@ -21,7 +21,7 @@
 namespace gatemill::ps {
 
 // Operations of a test that draws them.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#ifdef GATEMILL_SANITIZED
 inline constexpr int kModelRounds = 60;  // some twenty times as slow
 #else
 inline constexpr int kModelRounds = 260;

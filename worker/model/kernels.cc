@@ -12,7 +12,7 @@
 
 // Each loop is compiled for several instruction sets and chosen when the library is loaded. Sanitizers run before that
 // choice can be made, so they get one version.
-#if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#if defined(__x86_64__) && !defined(GATEMILL_SANITIZED)
 #define GM_VECTORIZED __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define GM_VECTORIZED

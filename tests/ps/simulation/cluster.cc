@@ -160,9 +160,14 @@ void Cluster::Step() {
   }
   Misfortune();
   if (dying_ || AllEnded()) return KillAll();
-  const std::vector<Action> choices = Choices();
+  std::vector<Action> choices = Choices();
+  if (Happens(options_.disk_speed)) AddDiskChoices(&choices);
+  if (choices.empty()) {  // disks take time, too: messages on their way may come before
+    if (PassTime()) return;
+    AddDiskChoices(&choices);
+  }
   if (choices.empty()) {
-    if (!PassTime()) outcome_.defect = "it hangs: nothing will ever happen again";
+    outcome_.defect = "it hangs: nothing will ever happen again";
     return;
   }
   if (Happens(options_.pauses)) {
@@ -179,13 +184,15 @@ std::vector<Cluster::Action> Cluster::Choices() {
   for (std::uint32_t i = 0; i < workers_.size(); ++i) {
     if (workers_[i]->CanGoOn()) choices.push_back({ActionKind::kWorker, i});
   }
-  const bool disk_turn = choices.empty() || Happens(options_.disk_speed);
-  for (std::uint32_t i = 0; i < servers_.size() && disk_turn; ++i) {
-    if (servers_[i]->died) continue;
-    if (servers_[i]->shard->has_work()) choices.push_back({ActionKind::kWork, i});
-    if (servers_[i]->executor.has_job()) choices.push_back({ActionKind::kDisk, i});
-  }
   return choices;
+}
+
+void Cluster::AddDiskChoices(std::vector<Action>* choices) {
+  for (std::uint32_t i = 0; i < servers_.size(); ++i) {
+    if (servers_[i]->died) continue;
+    if (servers_[i]->shard->has_work()) choices->push_back({ActionKind::kWork, i});
+    if (servers_[i]->executor.has_job()) choices->push_back({ActionKind::kDisk, i});
+  }
 }
 
 void Cluster::Do(const Action& action) {

@@ -117,6 +117,7 @@ class Cluster {
   void Step();
   void Do(const Action& action);
   std::vector<Action> Choices();
+  void AddDiskChoices(std::vector<Action>* choices);
   bool PassTime();
   void Deliver();
   void Misfortune();

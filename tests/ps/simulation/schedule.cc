@@ -192,7 +192,7 @@ class Schedule {
     const WorkloadOptions& workload = workload_->options();
     ClusterOptions cluster;
     cluster.incarnation = incarnation_;
-    cluster.num_shards = 1 + static_cast<std::uint32_t>(random_.Below(3));
+    cluster.num_shards = 1 + static_cast<std::uint32_t>(random_.Below(kMostShards));
     cluster.num_workers = workload.num_workers;
     cluster.consistency = workload.consistency;
     cluster.staleness = workload.staleness;
@@ -479,8 +479,8 @@ class Schedule {
 }  // namespace
 
 StoreKind SimStoreKind() {
-  return {.create = [](const std::string&, const std::function<bool()>& dies_here) -> Result<std::unique_ptr<RowStore>> {
-            return NewSimStore(dies_here);
+  return {.create = [](const std::string& dir, const std::function<bool()>& dies_here) -> Result<std::unique_ptr<RowStore>> {
+            return NewSimStore(dies_here, dir);
           },
           .verify = VerifySimCheckpoint};
 }

@@ -30,6 +30,8 @@ using Rows = std::map<Order, Row>;
 constexpr std::size_t kRowsOfBlock = 3;
 constexpr const char* kCurrent = "/CURRENT";
 constexpr const char* kRowsFile = "/rows.sst";
+constexpr const char* kAddedFile = "/added";
+constexpr std::size_t kBytesOfAdded = 1024;  // of a row: a page or more where there is one
 constexpr std::string_view kMagic = "rows";
 
 Order OrderOf(StoreKey key) { return {key.table, VshardOf(key.key), key.key}; }
@@ -199,7 +201,7 @@ class SimBulkWriter final : public RowStore::BulkWriter {
 
 class SimStore final : public RowStore {
  public:
-  explicit SimStore(DiesHere dies_here) : dies_here_(std::move(dies_here)) {}
+  SimStore(DiesHere dies_here, std::string dir) : dies_here_(std::move(dies_here)), dir_(std::move(dir)) {}
 
   Result<std::unique_ptr<BulkWriter>> NewBulkWriter() override { return NewWriter(false); }
   Result<std::unique_ptr<BulkWriter>> NewReplacement() override { return NewWriter(true); }
@@ -276,6 +278,7 @@ class SimStore final : public RowStore {
   std::unique_ptr<BulkWriter> NewWriter(bool replaces) {
     return std::make_unique<SimBulkWriter>([this, replaces](std::map<Order, std::optional<Row>> added) {
       GM_RETURN_IF_ERROR(CheckAlive());
+      GM_RETURN_IF_ERROR(WriteAdded(added.size()));
       if (replaces) rows_.clear();
       if (replaces) damaged_.clear();
       for (auto& [order, row] : added) {
@@ -288,6 +291,15 @@ class SimStore final : public RowStore {
       return Ok();
     });
   }
+  // It takes room for a moment.
+  [[nodiscard]] Status WriteAdded(std::size_t rows) const {
+    if (dir_.empty()) return Ok();
+    GM_RETURN_IF_ERROR(MakeDirs(dir_));
+    const std::string path = dir_ + kAddedFile;
+    const Status written = WriteBytes(path, std::string(rows * kBytesOfAdded, 'r'));
+    const Status removed = RemoveTree(path);
+    return written.ok() ? removed : written;
+  }
   [[nodiscard]] Status CheckAlive() const {
     return dies_here_ && dies_here_() ? Cancelled("the simulated process has died") : Ok();
   }
@@ -298,13 +310,16 @@ class SimStore final : public RowStore {
   }
 
   DiesHere dies_here_;
+  std::string dir_;
   Rows rows_;
   std::vector<Block> damaged_;  // of checkpoints that were taken over
 };
 
 }  // namespace
 
-std::unique_ptr<RowStore> NewSimStore(DiesHere dies_here) { return std::make_unique<SimStore>(std::move(dies_here)); }
+std::unique_ptr<RowStore> NewSimStore(DiesHere dies_here, const std::string& dir) {
+  return std::make_unique<SimStore>(std::move(dies_here), dir);
+}
 
 Status VerifySimCheckpoint(const std::string& dir) {
   GM_ASSIGN_OR_RETURN(const std::vector<Block> blocks, ReadBlocks(dir));

@@ -18,7 +18,8 @@ namespace gatemill::ps {
 // Called between two writes to disk; true: the process is dead from now on, and nothing more is written.
 using DiesHere = std::function<bool()>;
 
-std::unique_ptr<RowStore> NewSimStore(DiesHere dies_here);
+// What is written goes through a file in `dir`, too, and fails when its disk is full; "" = it never does.
+std::unique_ptr<RowStore> NewSimStore(DiesHere dies_here, const std::string& dir = "");
 // Reads all of a checkpoint's blocks: kDataLoss names the file that is damaged.
 Status VerifySimCheckpoint(const std::string& dir);
 

@@ -2,8 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <deque>
+#include <iterator>
 #include <memory>
 #include <set>
 #include <span>
@@ -48,7 +50,22 @@ std::vector<TableSpec> Counters() {
   return specs;
 }
 
-std::uint64_t KeyOf(std::uint64_t i) { return Mix64(i + 1); }
+// The first ones lie in the first and last vshards that shards of a job have.
+std::vector<std::uint64_t> DrawnKeys() {
+  std::set<std::uint32_t> borders;
+  for (std::uint32_t shards = 1; shards <= kMostShards; ++shards) {
+    for (std::uint32_t shard = 0; shard < shards; ++shard) {
+      borders.insert(FirstVshardOf(shard, shards));
+      borders.insert(FirstVshardOf(shard + 1, shards) - 1);
+    }
+  }
+  std::vector<std::uint64_t> keys;
+  for (std::uint64_t i = 1; keys.size() < kKeys; ++i) {
+    const std::uint64_t key = Mix64(i);
+    if (borders.empty() || borders.erase(VshardOf(key)) != 0) keys.push_back(key);
+  }
+  return keys;
+}
 
 // A shard that answers before Send returns.
 class DirectChannel final : public Channel {
@@ -95,7 +112,7 @@ bool Workload::Row::operator==(const Row& other) const {
                     header.last_step == other.header.last_step);
 }
 
-Workload::Workload(const WorkloadOptions& options) : options_(options) {
+Workload::Workload(const WorkloadOptions& options) : options_(options), keys_(DrawnKeys()) {
   const bool sync = options.consistency == Consistency::kSync;
   specs_ = sync ? TrainedTables(options.retention) : Counters();
   RandomStream random(options.seed, 1);
@@ -104,7 +121,7 @@ Workload::Workload(const WorkloadOptions& options) : options_(options) {
       Draw& draw = draws_.emplace_back();
       std::set<std::uint64_t> keys;
       const std::uint64_t count = random.Below(kMostKeysOfStep + 1);
-      while (keys.size() < count) keys.insert(KeyOf(random.Below(kKeys)));
+      while (keys.size() < count) keys.insert(keys_[random.Below(kKeys)]);
       draw.keys.assign(keys.begin(), keys.end());
       for (std::size_t d = 0; d < keys.size() * static_cast<std::size_t>(specs_[t].dim); ++d) {
         draw.grads.push_back(sync ? static_cast<float>(random.Uniform() - 0.5) : -static_cast<float>(1 + random.Below(kLargestCount)));
@@ -277,9 +294,8 @@ Workload::Rows Workload::ReadRows(std::uint32_t num_shards, const Ask& ask, std:
   for (std::uint32_t t = 0; t < specs_.size(); ++t) {
     for (std::uint32_t shard = 0; shard < num_shards; ++shard) {
       std::vector<std::uint64_t> keys;
-      for (std::uint64_t i = 0; i < kKeys; ++i) {
-        if (ShardOf(KeyOf(i), num_shards) == shard) keys.push_back(KeyOf(i));
-      }
+      std::copy_if(keys_.begin(), keys_.end(), std::back_inserter(keys),
+                   [&](std::uint64_t key) { return ShardOf(key, num_shards) == shard; });
       Request request;
       request.op = Op::kReadStored;
       request.parts.push_back({.table = t, .count = keys.size(), .keys = Frame::Own(keys)});

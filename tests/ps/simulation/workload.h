@@ -21,6 +21,8 @@
 
 namespace gatemill::ps {
 
+inline constexpr std::uint32_t kMostShards = 3;  // of a job
+
 struct WorkloadOptions {
   std::uint64_t seed = 0;
   std::uint32_t num_workers = 1;
@@ -84,6 +86,7 @@ class Workload {
 
   WorkloadOptions options_;
   std::vector<TableSpec> specs_;
+  std::vector<std::uint64_t> keys_;  // that all draws are of
   std::vector<Draw> draws_;
   std::map<std::pair<std::uint64_t, std::uint32_t>, std::vector<Pulled>> expected_pulls_;  // sync; by step and worker
   Rows expected_rows_;
