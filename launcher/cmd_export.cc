@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <nlohmann/json.hpp>
 #include <span>
 #include <string>
@@ -27,7 +28,7 @@ struct ExportArgs {
   std::string path;
   std::string format = "safetensors";
   std::string output;
-  std::string tables = "none";
+  std::optional<std::string> tables;  // none: with --since all, else none
   std::string since;  // a checkpoint; "" = everything
   bool json = false;
 };
@@ -149,7 +150,8 @@ Status RunExport(const ExportArgs& args) {
     since = std::move(older.rows);
     GM_RETURN_IF_ERROR(CheckNoTableIsGone(since->tables().specs, view.rows->tables().specs));
   }
-  const bool with_tables = args.tables == "all" || since != nullptr;
+  const bool with_tables = args.tables.value_or(since != nullptr ? "all" : "none") == "all";
+  if (since != nullptr && !with_tables) return InvalidInput("--since is about tables, --tables none leaves them out; give one of them");
   const auto& specs = view.rows->tables().specs;
   std::vector<SortedRows> tables;
   std::vector<TensorInfo> infos;
@@ -190,7 +192,7 @@ Status RunExport(const ExportArgs& args) {
   }
   GM_RETURN_IF_ERROR(writer->Finish());
   std::fprintf(ReportStream(args.json), "%zu tensors, %zu rows of tables in %s\n", infos.size(), rows, args.output.c_str());
-  if (since != nullptr) std::fprintf(ReportStream(args.json), "%zu rows of %s are gone\n", erased, args.since.c_str());
+  if (erased > 0) std::fprintf(ReportStream(args.json), "%zu rows of %s are gone\n", erased, args.since.c_str());
   if (args.json) {
     nlohmann::json out = {{"tensors", infos.size()}, {"rows", rows}, {"output", args.output}};
     if (since != nullptr) out["erased"] = erased;

@@ -332,6 +332,7 @@ class LaunchCommand {
     return JobEnd{.exit_code = exit_code,
                   .began = TimeOfCheckpoints() != before_,
                   .why = line_->why(),
+                  .done = line_->state() == LineState::kDone,
                   .cut = line_->state() == LineState::kGone,
                   .failure = ReadFailure(run_dir_),
                   .newest = Newest()};

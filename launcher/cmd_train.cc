@@ -89,6 +89,7 @@ class TrainCommand {
 
   // Another run may be training: its best checkpoint changes, and goes. All ranks begin with the one that rank 0 has found.
   Status AgreeOnCheckpoint() {
+    GM_RETURN_IF_ERROR(job_->Agree(WithoutExceptions([&] { return job_->rank() == 0 ? FindNewestCheckpoint() : Ok(); })));
     for (std::string* dir : {&resume_from_, &init_from_}) {
       GM_ASSIGN_OR_RETURN(const std::vector<std::string> all, job_->AllGather(*dir));
       *dir = all[0];
@@ -130,7 +131,7 @@ class TrainCommand {
   Status TakeRunDir(std::string* dir) {
     GM_ASSIGN_OR_RETURN(*dir, ChooseRunDir(args_));
     GM_RETURN_IF_ERROR(CheckWritableDir(*dir + "/checkpoints"));
-    GM_RETURN_IF_ERROR(LockRun(*dir));
+    if (lock_ == nullptr) GM_RETURN_IF_ERROR(LockRun(*dir));
     return RemoveStores(*dir);
   }
   // Of a job whose processes have all been killed at once; this one may have fewer servers.
@@ -236,6 +237,10 @@ class TrainCommand {
   Status LockRun(const std::string& run_dir) {
     const auto begun = std::chrono::steady_clock::now();
     auto lock = LockFile(run_dir + "/lock");
+    if (!lock.ok() && lock.status().code() == Code::kUnavailable && args_.resume == "auto") {
+      log_->Info("another process is training in " + run_dir + "; waiting up to " + std::to_string(kLockDeadline.count() / 1000) +
+                 " s for it to leave");
+    }
     while (!lock.ok() && lock.status().code() == Code::kUnavailable && args_.resume == "auto" &&
            std::chrono::steady_clock::now() - begun < kLockDeadline) {
       std::this_thread::sleep_for(kLockPause);
@@ -249,22 +254,25 @@ class TrainCommand {
     return Ok();
   }
 
-  Status LoadResumedCheckpoint() {
-    if (args_.resume == "auto" && !args_.run_dir.empty()) {
-      const auto newest = NewestCheckpoint(args_.run_dir, [this](const std::string& why) {
-        if (job_->rank() == 0) log_->Warn(why);
-      });
-      if (newest) resume_from_ = newest->dir;
-      if (!newest && !train::ListCheckpoints(args_.run_dir + "/checkpoints").empty()) {
-        return DataLoss(args_.run_dir + "/checkpoints has checkpoints, and none that is whole; `gatemill check CHECKPOINT --full` says more of "
-                        "one, and without them (move them away) the run begins anew");
-      }
+  // Where --resume auto goes on. Rank 0 has the run for itself before it looks: who leaves it saves a last checkpoint.
+  Status FindNewestCheckpoint() {
+    const std::string checkpoints = args_.run_dir + "/checkpoints";
+    if (args_.resume != "auto" || args_.run_dir.empty() || train::ListCheckpoints(checkpoints).empty()) return Ok();
+    GM_RETURN_IF_ERROR(LockRun(args_.run_dir));
+    const auto newest = NewestCheckpoint(args_.run_dir, [this](const std::string& why) { log_->Warn(why); });
+    if (!newest) {
+      return InvalidInput(checkpoints + " has checkpoints, and none that is whole; `gatemill check CHECKPOINT --full` says more of "
+                          "one, and without them (move them away) the run begins anew");
     }
+    resume_from_ = newest->dir;
+    return Ok();
+  }
+
+  Status LoadResumedCheckpoint() {
     if (resume_from_.empty()) return Ok();
     GM_ASSIGN_OR_RETURN(resumed_, train::LoadCheckpoint(resume_from_));
     steps_done_ = resumed_->cursor.step;
     statistics_ = resumed_->statistics;
-    GM_RETURN_IF_ERROR(CheckSameModel());
     // Both with their variables replaced.
     GM_ASSIGN_OR_RETURN(const Config now, ParseConfig(ResolvedYaml(config_), args_.config_path, {}));
     GM_ASSIGN_OR_RETURN(const Config then, ParseConfig(resumed_->config_yaml, resume_from_ + "/config.yaml", {}));
@@ -273,6 +281,7 @@ class TrainCommand {
     GM_ASSIGN_OR_RETURN(const auto notes, CompareForResume({.config = &now, .streams = streams_now},
                                                            {.config = &then, .streams = streamed_then},
                                                            resumed_->cursor.next_batch > 0));
+    GM_RETURN_IF_ERROR(CheckSameModel(then, notes));
     same_judge_ = train::MonitorOf(now) == train::MonitorOf(then) && now.data.root == then.data.root &&
                   now.data.valid == then.data.valid && now.data.split == then.data.split && now.tasks == then.tasks;
     for (const std::string& note : notes) {
@@ -306,8 +315,40 @@ class TrainCommand {
     return Ok();
   }
 
-  // Does the checkpoint's dense part fit? Asked before anything is written.
-  [[nodiscard]] Status CheckSameModel() const {
+  // Do the checkpoint's parameters, tables and states of optimizers fit? Asked before anything is written. notes: what differs in the
+  // configurations.
+  [[nodiscard]] Status CheckSameModel(const Config& then, const std::vector<std::string>& notes) const {
+    GM_ASSIGN_OR_RETURN(const data::Schema schema, data::ResolveSchema(then, resumed_->columns));
+    const std::string shapes = OtherShapes();
+    if (shapes.empty() && config_.train.dense_optimizer.type == then.train.dense_optimizer.type &&
+        TablesFit(schema_.server_tables, schema.server_tables)) {
+      return Ok();
+    }
+    std::string differences;
+    for (const std::string& note : notes) {
+      for (const char* part : {"model", "features", "tables", "tasks", "train.dense_optimizer", "train.sparse_optimizer"}) {
+        if (note.starts_with(part)) differences += "\n  " + note;
+      }
+    }
+    return InvalidInput("checkpoint " + resume_from_ + " is of another model or optimizer:" + (differences.empty() ? shapes : differences) +
+                        "\ngive its values again (they are in " + resume_from_ + "/config.yaml), or begin a new run with what fits: "
+                        "--init-from " + resume_from_);
+  }
+
+  // Have two jobs' tables the same rows? Counts of values that wait for admission may come and go.
+  static bool TablesFit(const std::vector<ps::TableSpec>& now, const std::vector<ps::TableSpec>& then) {
+    const auto shapes = [](const std::vector<ps::TableSpec>& specs) {
+      std::map<std::string, std::tuple<int, ps::FloatType, std::string>> all;
+      for (const ps::TableSpec& spec : specs) {
+        if (!ps::HoldsSightings(spec)) all[spec.name] = {spec.dim, spec.dtype, spec.optimizer.type};
+      }
+      return all;
+    };
+    return shapes(now) == shapes(then);
+  }
+
+  // Parameters that are not in the checkpoint as they are here, one line each.
+  [[nodiscard]] std::string OtherShapes() const {
     const model::ModelSpec spec{.x_dim = schema_.x_dim(), .model = config_.model, .tasks = config_.tasks,
                                 .optimizer = config_.train.dense_optimizer};
     std::map<std::string, std::vector<std::int64_t>> saved;
@@ -318,9 +359,7 @@ class TrainCommand {
       if (found != saved.end() && found->second == parameter.shape) continue;
       differences += "\n  " + parameter.name + (found == saved.end() ? " is not in it" : " has another shape in it");
     }
-    if (differences.empty()) return Ok();
-    return InvalidInput("checkpoint " + resume_from_ + " is of another model; its configuration is " + resume_from_ +
-                        "/config.yaml:" + differences);
+    return differences;
   }
 
   // Has the resumed run come as far as the configuration wants?

@@ -6,6 +6,8 @@
 #include <string>
 #include <utility>
 
+#include "common/config_dump.h"
+
 namespace gatemill::launcher {
 namespace {
 
@@ -16,14 +18,44 @@ class Differences {
     if (now == then) return;
     lines_.push_back(std::string(key) + " is " + Text(now) + ", in the checkpoint " + Text(then));
   }
-  // For values too long to show.
+  // As one value, whatever is in it.
   template <typename T>
-  void CompareWhole(const char* key, const T& now, const T& then) {
-    if (!(now == then)) lines_.push_back(std::string(key) + " is another than the checkpoint's");
+  void CompareWhole(const std::string& key, const T& now, const T& then) {
+    CompareLines(key, DumpValue(now), DumpValue(then));
+  }
+  // Each key below `key` by itself.
+  template <typename T>
+  void CompareKeys(const std::string& key, const T& now, const T& then) {
+    CompareTrees(key, DumpValue(now), DumpValue(then));
   }
   std::vector<std::string> Take() { return std::move(lines_); }
 
  private:
+  void CompareTrees(const std::string& key, const YamlNode& now, const YamlNode& then) {
+    if (now.kind == YamlNode::Kind::kList && then.kind == now.kind && now.items.size() == then.items.size()) {
+      for (std::size_t i = 0; i < now.items.size(); ++i) CompareTrees(key + "." + std::to_string(i), now.items[i], then.items[i]);
+      return;
+    }
+    if (now.kind != YamlNode::Kind::kMap || then.kind != now.kind) return CompareLines(key, now, then);
+    const YamlNode none;
+    for (const YamlEntry& entry : now.entries) {
+      const YamlNode* other = then.Find(entry.key);
+      CompareTrees(key + "." + entry.key, entry.value, other != nullptr ? *other : none);
+    }
+    for (const YamlEntry& entry : then.entries) {
+      if (now.Find(entry.key) == nullptr) CompareTrees(key + "." + entry.key, none, entry.value);
+    }
+  }
+
+  void CompareLines(const std::string& key, const YamlNode& now, const YamlNode& then) {
+    const std::string here = WriteYamlLine(now);
+    const std::string there = WriteYamlLine(then);
+    if (here == there) return;
+    const bool is_short = here.size() <= kMostShown && there.size() <= kMostShown;
+    lines_.push_back(key + (is_short ? " is " + here + ", in the checkpoint " + there : " is another than the checkpoint's"));
+  }
+
+  static constexpr std::size_t kMostShown = 60;  // characters of a value
   static std::string Text(const std::string& value) { return "\"" + value + "\""; }
   static std::string Text(bool value) { return value ? "true" : "false"; }
   template <typename T>
@@ -55,12 +87,6 @@ TableConfig TableNamed(const Config& config, const std::string& name) {
   const auto found = std::find_if(config.tables.begin(), config.tables.end(),
                                   [&](const TableConfig& table) { return table.name == name; });
   return found != config.tables.end() ? *found : TableConfig{.name = name};
-}
-
-// Features without the lines of the file that they stand in.
-std::vector<FeatureConfig> Unplaced(std::vector<FeatureConfig> features) {
-  for (FeatureConfig& feature : features) feature.line = 0;
-  return features;
 }
 
 }  // namespace
@@ -99,14 +125,14 @@ Result<std::vector<std::string>> CompareForResume(const ResumeSide& now_side, co
   rest.Compare("train.consistency", std::string(NameOf(now.train.consistency)), std::string(NameOf(then.train.consistency)));
   rest.Compare("ps.wire", now.ps.wire, then.ps.wire);
   rest.Compare("train.staleness", now.train.staleness, then.train.staleness);
-  rest.CompareWhole("train.dense_optimizer", now.train.dense_optimizer, then.train.dense_optimizer);
-  rest.CompareWhole("train.sparse_optimizer", now.train.sparse_optimizer, then.train.sparse_optimizer);
+  rest.CompareKeys("train.dense_optimizer", now.train.dense_optimizer, then.train.dense_optimizer);
+  rest.CompareKeys("train.sparse_optimizer", now.train.sparse_optimizer, then.train.sparse_optimizer);
   for (const std::string& name : TableNames(now, then)) {
-    rest.CompareWhole(("tables." + name).c_str(), TableNamed(now, name), TableNamed(then, name));
+    rest.CompareKeys("tables." + name, TableNamed(now, name), TableNamed(then, name));
   }
-  rest.CompareWhole("features", Unplaced(now.features), Unplaced(then.features));
-  rest.CompareWhole("model", now.model, then.model);
-  rest.CompareWhole("tasks", now.tasks, then.tasks);
+  rest.CompareKeys("features", now.features, then.features);
+  rest.CompareKeys("model", now.model, then.model);
+  rest.CompareKeys("tasks", now.tasks, then.tasks);
   std::vector<std::string> more = rest.Take();
   std::move(more.begin(), more.end(), std::back_inserter(notes));
   return notes;

