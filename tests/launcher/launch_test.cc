@@ -79,6 +79,21 @@ TEST_F(LaunchTest, ADamagedCheckpointIsPassedOverAndCostsNoBit) {
   ExpectFinished(done);
 }
 
+TEST_F(LaunchTest, WithoutAWholeCheckpointItIsNotTriedAgain) {
+  {
+    Process launch(Launch());
+    ASSERT_TRUE(AwaitCheckpoint(&launch, 40)) << launch.err();
+    ::kill(launch.pid(), SIGTERM);
+    ASSERT_EQ(Finish(&launch, kSeconds).exit_code, 0) << launch.err();
+  }
+  for (const std::string& name : NamesIn(run_ + "/checkpoints")) std::filesystem::remove(run_ + "/checkpoints/" + name + "/worker.json");
+  Process launch(Launch({}, {"--resume", "auto"}));
+  const Finished done = Finish(&launch, kSeconds);
+  EXPECT_EQ(done.exit_code, 2) << done.err;
+  EXPECT_NE(done.err.find("none that is whole"), std::string::npos) << done.err;
+  EXPECT_EQ(done.err.find("restart 1 of 10"), std::string::npos) << done.err;
+}
+
 TEST_F(LaunchTest, AKilledRankCostsNoBit) {
   Process launch(Launch());
   ASSERT_TRUE(AwaitCheckpoint(&launch, 40)) << launch.err();

@@ -17,6 +17,7 @@
 #include "tests/launcher/commands.h"
 #include "tests/launcher/launch_fixture.h"
 #include "tests/launcher/small_data.h"
+#include "worker/train/checkpoint.h"
 #include "worker/train/metrics.h"
 
 namespace gatemill::launcher {
@@ -553,6 +554,27 @@ TEST(Train, TwoProcessesDoNotTrainInOneRunDirectory) {
   EXPECT_EQ(second.done.exit_code, 2) << second.done.err;
   EXPECT_NE(second.done.err.find("another process is training in"), std::string::npos) << second.done.err;
   EXPECT_TRUE(first.running());
+}
+
+// As when a scheduler starts a job again that is still leaving: what that one saves last is where the next one goes on.
+TEST(Train, WhoComesWhileTheOtherLeavesGoesOnFromWhatItSaves) {
+  const TempDir dir;
+  const std::string config = WriteSmallJob(dir);
+  const std::string run = dir.path() + "/run";
+  Process first({Binary(), "train", config, "--run-dir", run, "--set", "train.num_epochs=100000", "--set",
+                 "train.checkpoint={every_steps: 20, keep: 2}"});
+  const auto says = [](const std::string& words) {
+    return [words](const Process& process) { return process.err().find(words) != std::string::npos || !process.running(); };
+  };
+  ASSERT_TRUE(first.WaitFor(60000, says("epoch 2 valid")));
+  Process second({Binary(), "train", config, "--run-dir", run, "--resume", "auto", "--set", "train.num_epochs=1"});
+  ASSERT_TRUE(second.WaitFor(60000, says("waiting up to 5 s for it to leave"))) << second.err();
+  ::kill(first.pid(), SIGUSR1);
+  ASSERT_TRUE(first.WaitFor(60000, [](const Process& process) { return !process.running(); }));
+  ASSERT_TRUE(second.WaitFor(60000, [](const Process& process) { return !process.running(); }));
+  const std::string newest = train::ListCheckpoints(run + "/checkpoints").back();
+  EXPECT_NE(first.err().find(newest + " is kept"), std::string::npos) << first.err();
+  EXPECT_NE(second.err().find("resuming from " + newest), std::string::npos) << second.err();
 }
 
 TEST(Train, EarlyStoppingKeepsTheBestAndPrunesTheRest) {
