@@ -91,6 +91,12 @@ TableConfig TableNamed(const Config& config, const std::string& name) {
 
 }  // namespace
 
+std::vector<std::string> TaskNames(const Config& config) {
+  std::vector<std::string> names;
+  for (const TaskConfig& task : config.tasks) names.push_back(task.name);
+  return names;
+}
+
 Result<std::vector<std::string>> CompareForResume(const ResumeSide& now_side, const ResumeSide& then_side,
                                                   bool mid_epoch) {
   const Config& now = *now_side.config;
@@ -133,6 +139,7 @@ Result<std::vector<std::string>> CompareForResume(const ResumeSide& now_side, co
   rest.CompareKeys("features", now.features, then.features);
   rest.CompareKeys("model", now.model, then.model);
   rest.CompareKeys("tasks", now.tasks, then.tasks);
+  rest.CompareWhole("tasks in this order:", TaskNames(now), TaskNames(then));
   std::vector<std::string> more = rest.Take();
   std::move(more.begin(), more.end(), std::back_inserter(notes));
   return notes;

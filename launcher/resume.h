@@ -26,4 +26,7 @@ struct ResumeSide {
 Result<std::vector<std::string>> CompareForResume(const ResumeSide& now_side, const ResumeSide& then_side,
                                                   bool mid_epoch);
 
+// In the order that the configuration has them.
+std::vector<std::string> TaskNames(const Config& config);
+
 }  // namespace gatemill::launcher

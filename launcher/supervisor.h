@@ -15,10 +15,11 @@
 // (of different ranks: with the same code), and when its first jobs end twice in the same way before a rank has begun and
 // without the loss of one.
 // A job whose ranks have not met by the start deadline, or whose mpirun has not ended 5 s after rank 0 (20 s when all ranks have
-// ended well), hangs, as when mpirun waits for a host that does not answer: it is ended. Otherwise the job starts again, `restarts` times in all: first after 0.5 s; each start that brought no newer
-// checkpoint doubles the wait, up to 60 s. The first signal asks the job to leave, and again after 0.1, 0.3, 0.7 s and
-// so on, for its processes may not listen yet; the second, or the end of the grace period, ends it by SIGTERM, 5 s
-// later by SIGKILL. After a signal no job is started again.
+// ended well), hangs, as when mpirun waits for a host that does not answer: it is ended. Otherwise the job starts again,
+// `restarts` times in all: first after 0.5 s; each start that brought no newer checkpoint doubles the wait, up to 60 s. The
+// first signal asks the job to leave, and again after 0.1, 0.3, 0.7 s and so on, for its processes may not listen yet; the
+// second, or the end of the grace period, ends it by SIGTERM, 5 s later by SIGKILL. After a signal no job is started again. One
+// that was asked to leave and whose ranks have all ended well has done so, whatever became of its mpirun.
 //
 // Thread safety: one thread.
 #pragma once

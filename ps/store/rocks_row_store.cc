@@ -13,6 +13,7 @@
 #include <rocksdb/env.h>
 #include <rocksdb/experimental.h>
 #include <rocksdb/filter_policy.h>
+#include <rocksdb/listener.h>
 #include <rocksdb/options.h>
 #include <rocksdb/sst_file_reader.h>
 #include <rocksdb/sst_file_writer.h>
@@ -103,7 +104,7 @@ rocksdb::Options OptionsOf(const RowStoreOptions& store, rocksdb::Env* env) {
   options.compaction_style = rocksdb::kCompactionStyleUniversal;
   options.compaction_options_universal.min_merge_width = 4;
   options.env->LowerThreadPoolCPUPriority(rocksdb::Env::Priority::LOW, rocksdb::CpuPriority::kLow);
-  options.max_bgerror_resume_count = 0;  // one that cannot write its list of files is replaced, and not mended meanwhile by a thread of its own
+  options.max_bgerror_resume_count = 0;  // see ErrorListener
   options.compression = rocksdb::kNoCompression;  // floats of trained rows do not compress
   options.info_log = std::make_shared<SilentLogger>();
   options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
@@ -137,8 +138,9 @@ Status Unreadable(const std::string& path) {
 
 rocksdb::Slice SliceOf(const RecordKey& key) { return {key.data(), key.size()}; }
 
-// Reads a file's first and last record. RocksDB takes for granted that it can read them when it ingests or imports a file: otherwise it has
-// the file stand for no keys, or ends the process. After this it finds both in its cache.
+// Reads a file's first and last record. RocksDB takes for granted that it can read them when it ingests or imports a file:
+// otherwise it has the file stand for no keys, or ends the process. After this it finds both in its cache, unless other reads
+// have pushed them out by then.
 rocksdb::Status ReadEnds(const rocksdb::Options& options, const std::string& path) {
   rocksdb::SstFileReader reader(options);
   const rocksdb::Status opened = reader.Open(path);
@@ -174,10 +176,29 @@ VshardRange Common(VshardRange a, VshardRange b) {
 }
 bool IsEmpty(VshardRange vshards) { return vshards.first >= vshards.end; }
 
+// Of one RocksDB that is written to. Without it, and without max_bgerror_resume_count = 0, RocksDB would mend itself after an error by
+// threads of its own, while its files go to another; and of a merge that fails nobody else hears, though it is the last one then.
+// Thread safety: any thread.
+class ErrorListener final : public rocksdb::EventListener {
+ public:
+  void OnErrorRecoveryBegin(rocksdb::BackgroundErrorReason /*reason*/, rocksdb::Status /*error*/, bool* auto_recovery) override {
+    *auto_recovery = false;
+  }
+  void OnBackgroundError(rocksdb::BackgroundErrorReason /*reason*/, rocksdb::Status* error) override { Look(*error); }
+  void Look(const rocksdb::Status& status) {
+    if (status.IsIOError()) failed_ = true;
+  }
+  [[nodiscard]] bool failed() const { return failed_; }
+
+ private:
+  std::atomic<bool> failed_ = false;
+};
+
 // One RocksDB and the parts that it has, in ascending order.
 class Database {
  public:
-  Database(std::string dir, std::unique_ptr<rocksdb::DB> db) : dir_(std::move(dir)), db_(std::move(db)) {}
+  Database(std::string dir, std::unique_ptr<rocksdb::DB> db, std::shared_ptr<ErrorListener> errors)
+      : dir_(std::move(dir)), errors_(std::move(errors)), db_(std::move(db)) {}
   ~Database() {
     for (rocksdb::ColumnFamilyHandle* family : families_) (void)db_->DestroyColumnFamilyHandle(family);
   }
@@ -185,10 +206,12 @@ class Database {
   Database& operator=(const Database&) = delete;
 
   // An empty one, in a directory that does not exist.
-  static Result<std::shared_ptr<Database>> Create(const rocksdb::Options& options, const std::string& dir) {
+  static Result<std::shared_ptr<Database>> Create(rocksdb::Options options, const std::string& dir) {
+    auto errors = std::make_shared<ErrorListener>();
+    options.listeners.push_back(errors);
     rocksdb::DB* opened = nullptr;
     GM_RETURN_IF_ERROR(FromRocks(rocksdb::DB::Open(options, dir, &opened), dir));
-    return std::make_shared<Database>(dir, std::unique_ptr<rocksdb::DB>(opened));
+    return std::make_shared<Database>(dir, std::unique_ptr<rocksdb::DB>(opened), std::move(errors));
   }
 
   // A checkpoint.
@@ -204,7 +227,7 @@ class Database {
     rocksdb::DB* opened = nullptr;
     if (status.ok()) status = rocksdb::DB::OpenForReadOnly(rocksdb::DBOptions(options), dir, descriptors, &families, &opened);
     if (!status.ok()) return FromFiles(status, dir);
-    auto database = std::make_shared<Database>(dir, std::unique_ptr<rocksdb::DB>(opened));
+    auto database = std::make_shared<Database>(dir, std::unique_ptr<rocksdb::DB>(opened), std::make_shared<ErrorListener>());
     database->families_ = families;
     for (std::size_t i = 0; i < names.size(); ++i) {
       if (names[i] == rocksdb::kDefaultColumnFamilyName) {
@@ -238,9 +261,9 @@ class Database {
   // All vshards in the default part.
   void MakeWhole() { parts_ = {{.vshards = {}, .family = db_->DefaultColumnFamily()}}; }
 
-  // A part whose rows are in `files`, which are moved or copied; none: an empty one. source: whose files they are.
-  Status Import(const rocksdb::Options& options, VshardRange vshards, bool move, std::vector<rocksdb::LiveFileMetaData> files,
-                const std::string& source) {
+  // A part whose rows are in `files`, which are moved or copied; none: an empty one.
+  rocksdb::Status Import(const rocksdb::Options& options, VshardRange vshards, bool move,
+                         std::vector<rocksdb::LiveFileMetaData> files) {
     rocksdb::ColumnFamilyHandle* family = nullptr;
     rocksdb::Status status;
     if (files.empty()) {
@@ -254,10 +277,10 @@ class Database {
       status = db_->CreateColumnFamilyWithImport(rocksdb::ColumnFamilyOptions(options), NameOfPart(vshards), import, metadata,
                                                  &family);
     }
-    GM_RETURN_IF_ERROR(FromRead(status, source));  // it writes to our own disk, too
+    if (!status.ok()) return status;
     families_.push_back(family);
     AddPart({.vshards = vshards, .family = family});
-    return Ok();
+    return status;
   }
 
   // files: of each part.
@@ -280,7 +303,7 @@ class Database {
     if (ingested.ok()) ingested = Listed(db_->IngestExternalFiles(arguments));
     for (const Run& run : runs) {
       // Where they cannot be moved they are merged sooner, that is all.
-      if (ingested.ok() && !worn_out_) (void)Listed(rocksdb::experimental::PromoteL0(db_.get(), run.family, run.level));
+      if (ingested.ok() && !worn_out()) (void)Listed(rocksdb::experimental::PromoteL0(db_.get(), run.family, run.level));
       (void)SetMerges(run.family, true);
     }
     for (const Run& run : runs) LimitSize(run.family);
@@ -295,8 +318,9 @@ class Database {
     if (db_->GetAggregatedIntProperty(rocksdb::DB::Properties::kEstimateTableReadersMem, &bytes)) readers_bytes_ = bytes;
   }
 
-  // RocksDB could not write its list of files (a full disk). What it has can still be read, but to write to it again could end the process.
-  [[nodiscard]] bool worn_out() const { return worn_out_; }
+  // It could not write (a full disk) its list of files, or what it merged. What it has can still be read; it merges no more, and to write
+  // to it again could end the process.
+  [[nodiscard]] bool worn_out() const { return errors_->failed(); }
 
   [[nodiscard]] const std::string& dir() const { return dir_; }
   [[nodiscard]] rocksdb::DB* db() const { return db_.get(); }
@@ -342,11 +366,11 @@ class Database {
   }
   // RocksDB writes its list of files for it. One that is worn out stays as it is.
   rocksdb::Status SetOption(rocksdb::ColumnFamilyHandle* family, const char* name, const std::string& value) {
-    return worn_out_ ? rocksdb::Status::OK() : Listed(db_->SetOptions(family, {{name, value}}));
+    return worn_out() ? rocksdb::Status::OK() : Listed(db_->SetOptions(family, {{name, value}}));
   }
   // What came of a call that writes RocksDB's list of files.
   rocksdb::Status Listed(const rocksdb::Status& status) {
-    if (status.IsIOError()) worn_out_ = true;
+    errors_->Look(status);
     return status;
   }
   // RocksDB looks at sizes only when there are kRunsBeforeMerge runs: of large ones it shall before.
@@ -372,12 +396,12 @@ class Database {
   }
 
   std::string dir_;
+  std::shared_ptr<ErrorListener> errors_;  // db_ tells it
   std::unique_ptr<rocksdb::DB> db_;
   std::vector<rocksdb::ColumnFamilyHandle*> families_;  // to be given back before db_ goes
   std::set<rocksdb::ColumnFamilyHandle*> large_;        // that are to be merged soon; of who writes
   std::vector<Part> parts_;
   std::atomic<std::uint64_t> readers_bytes_ = 0;
-  std::atomic<bool> worn_out_ = false;
 };
 
 class RocksBulkWriter final : public RowStore::BulkWriter {
@@ -481,7 +505,7 @@ class RocksBulkWriter final : public RowStore::BulkWriter {
   // What cannot be read back is not lost yet: whoever writes has it.
   [[nodiscard]] Status CheckWritten(const std::string& file) const {
     const Status read = FromRocks(ReadEnds(options_, file), file);
-    return read.code() == Code::kDataLoss ? Internal("row store " + file + ": it was written and cannot be read back") : read;
+    return read.code() == Code::kDataLoss ? Internal("what was written cannot be read back: " + read.message()) : read;
   }
   Status AwaitClosed() {
     if (closer_ != nullptr) closer_->Drain();
@@ -641,7 +665,7 @@ class RocksRowStore final : public RowStore {
     if (!old->worn_out()) return Ok();
     GM_ASSIGN_OR_RETURN(const FilesHeld held, HoldFiles(*old));  // it may merge meanwhile
     GM_ASSIGN_OR_RETURN(const std::shared_ptr<Database> made, NewDatabase());
-    GM_RETURN_IF_ERROR(TakeFiles(*old, {}, made.get()));
+    GM_RETURN_IF_ERROR(TakeFiles(*old, {}, FromRocks, made.get()));  // they could be read: what fails now fails in writing
     made->ReadReadersBytes();
     Exchange(made);
     return Ok();
@@ -686,11 +710,11 @@ class RocksRowStore final : public RowStore {
     const Result<std::shared_ptr<Database>> opened = Database::OpenReadOnly(options, source.dir);
     if (opened.status().code() == Code::kInvalidInput) return DataLoss(opened.status().message());  // its files are gone
     GM_RETURN_IF_ERROR(opened.status());
-    return TakeFiles(**opened, source.vshards, into);
+    return TakeFiles(**opened, source.vshards, FromRead, into);  // it writes to our own disk, too
   }
 
-  // The same of an open one, none of whose files goes meanwhile.
-  Status TakeFiles(const Database& from, VshardRange of, Database* into) {
+  // The same of an open one, none of whose files goes meanwhile. name: of what RocksDB says to the import.
+  Status TakeFiles(const Database& from, VshardRange of, Status (*name)(const rocksdb::Status&, const std::string&), Database* into) {
     std::vector<rocksdb::LiveFileMetaData> files;
     from.db()->GetLiveFilesMetaData(&files);
     for (const Part& part : from.parts()) {
@@ -705,8 +729,8 @@ class RocksRowStore final : public RowStore {
       }
       const std::string links = NextIngestPath();
       Result<bool> linked = LinkFiles(&wanted, links);
-      if (!linked.ok()) return linked.status();
-      const Status imported = into->Import(options_, vshards, *linked, std::move(wanted), from.dir());
+      Status imported = linked.status();
+      if (imported.ok()) imported = name(into->Import(options_, vshards, *linked, std::move(wanted)), from.dir());
       (void)RemoveTree(links);  // empty, or copied from
       GM_RETURN_IF_ERROR(imported);
     }
@@ -725,7 +749,8 @@ class RocksRowStore final : public RowStore {
         return false;
       }
       if (error == std::errc::no_such_file_or_directory) return DataLoss(from + " is missing; use another checkpoint");
-      if (error) return Internal(from + " cannot be linked to " + dir + ": " + error.message());
+      const bool full = error == std::errc::no_space_on_device || error.value() == EDQUOT;
+      if (error) return Internal(from + " cannot be linked to " + dir + ": " + error.message() + (full ? "; free disk space" : ""));
     }
     for (rocksdb::LiveFileMetaData& file : *files) file.db_path = file.directory = dir;
     return true;

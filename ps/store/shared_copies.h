@@ -5,8 +5,9 @@
 //   GM_RETURN_IF_ERROR(copies.Write(files, "/nfs/run/step-10.tmp/ps/shard-0", nullptr));   // may be renamed afterwards,
 //   GM_RETURN_IF_ERROR(copies.Write(files, "/nfs/run/step-20.tmp/ps/shard-0", nullptr));   // and removed
 //
-// Every file and the directory are fsynced. `copied` of Write as of RowStore::Checkpoint. Errors: kInternal for a full or failing disk and what else the system says, naming
-// the file, kDataLoss for one that is too short; the new directory is removed then, and the one before stays the one to share with.
+// Every file and the directory are fsynced. `copied` of Write as of RowStore::Checkpoint. Errors: kInternal for a full or failing
+// disk and what else the system says, naming the file, kDataLoss for one that is too short; the new directory is removed then,
+// and the one before stays the one to share with.
 // Thread safety: one thread.
 #pragma once
 

@@ -56,7 +56,19 @@ TEST(CompareForResume, OtherChangesAreSaid) {
     const auto said = Compare(ConfigWith({change}), ConfigWith({}), true);
     ASSERT_TRUE(said.ok()) << said.status().message();
     EXPECT_GE(said->size(), 1U) << change;
+    for (const std::string& line : *said) EXPECT_NE(line.find(", in the checkpoint "), std::string::npos) << line;
   }
+}
+
+// Whose expert is whose goes by the order where each task has its own.
+TEST(CompareForResume, AnotherOrderOfTasksIsSaid) {
+  const auto with = [](const std::string& tasks) { return ConfigWith({"tasks=" + tasks}); };
+  const Config one = with("{click: {label_name: click}, buy: {label_name: buy}}");
+  const Config other = with("{buy: {label_name: buy}, click: {label_name: click}}");
+  const auto said = Compare(one, other, true);
+  ASSERT_TRUE(said.ok()) << said.status().message();
+  ASSERT_EQ(said->size(), 1U);
+  EXPECT_NE(said->front().find("order"), std::string::npos) << said->front();
 }
 
 TEST(CompareForResume, StreamingIsComparedByWhatItDoes) {

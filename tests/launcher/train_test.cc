@@ -558,23 +558,36 @@ TEST(Train, TwoProcessesDoNotTrainInOneRunDirectory) {
 
 // As when a scheduler starts a job again that is still leaving: what that one saves last is where the next one goes on.
 TEST(Train, WhoComesWhileTheOtherLeavesGoesOnFromWhatItSaves) {
-  const TempDir dir;
-  const std::string config = WriteSmallJob(dir);
-  const std::string run = dir.path() + "/run";
-  Process first({Binary(), "train", config, "--run-dir", run, "--set", "train.num_epochs=100000", "--set",
-                 "train.checkpoint={every_steps: 20, keep: 2}"});
   const auto says = [](const std::string& words) {
     return [words](const Process& process) { return process.err().find(words) != std::string::npos || !process.running(); };
   };
-  ASSERT_TRUE(first.WaitFor(60000, says("epoch 2 valid")));
-  Process second({Binary(), "train", config, "--run-dir", run, "--resume", "auto", "--set", "train.num_epochs=1"});
-  ASSERT_TRUE(second.WaitFor(60000, says("waiting up to 5 s for it to leave"))) << second.err();
-  ::kill(first.pid(), SIGUSR1);
-  ASSERT_TRUE(first.WaitFor(60000, [](const Process& process) { return !process.running(); }));
-  ASSERT_TRUE(second.WaitFor(60000, [](const Process& process) { return !process.running(); }));
-  const std::string newest = train::ListCheckpoints(run + "/checkpoints").back();
-  EXPECT_NE(first.err().find(newest + " is kept"), std::string::npos) << first.err();
-  EXPECT_NE(second.err().find("resuming from " + newest), std::string::npos) << second.err();
+  const auto has_ended = [](const Process& process) { return !process.running(); };
+  for (const bool has_saved : {true, false}) {
+    const TempDir dir;
+    const std::string config = WriteSmallJob(dir, has_saved ? 2000 : 60000);
+    const std::string run = dir.path() + "/run";
+    const std::vector<std::string> words{Binary(), "train", config, "--run-dir", run, "--resume", "auto", "--set",
+                                         std::string("train.global_batch_size=") + (has_saved ? "64" : "4")};
+    std::vector<std::string> longer = words;
+    longer.insert(longer.end(), {"--set", "train.num_epochs=100000", "--set",
+                                 has_saved ? "train.checkpoint={every_steps: 20, keep: 2}" : "train.checkpoint={every_steps: 1000000}"});
+    Process first(longer);
+    ASSERT_TRUE(first.WaitFor(60000, says(has_saved ? "epoch 2 valid" : "training on"))) << first.err();
+    Process second([&] {
+      std::vector<std::string> shorter = words;
+      shorter.insert(shorter.end(), {"--set", "train.max_steps=1"});
+      return shorter;
+    }());
+    ASSERT_TRUE(second.WaitFor(60000, says("waiting up to 20 s for it to leave"))) << second.err();
+    EXPECT_EQ(train::ListCheckpoints(run + "/checkpoints").empty(), !has_saved);
+    ::kill(first.pid(), SIGUSR1);
+    ASSERT_TRUE(first.WaitFor(60000, has_ended));
+    ASSERT_TRUE(second.WaitFor(60000, has_ended));
+    ASSERT_FALSE(train::ListCheckpoints(run + "/checkpoints").empty()) << first.err();
+    const std::string newest = train::ListCheckpoints(run + "/checkpoints").back();
+    EXPECT_NE(first.err().find(newest + " is kept"), std::string::npos) << first.err();
+    EXPECT_NE(second.err().find("resuming from " + newest), std::string::npos) << second.err();
+  }
 }
 
 TEST(Train, EarlyStoppingKeepsTheBestAndPrunesTheRest) {

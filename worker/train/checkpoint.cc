@@ -324,7 +324,8 @@ Status CheckCheckpoint(const std::string& dir, bool full) {
       files.push_back(file.at("path").get<std::string>());
       const std::string path = dir + "/" + files.back();
       const auto size = FileSize(path);
-      if (!size.ok()) return DataLoss("checkpoint " + dir + " is damaged: " + size.status().message());
+      if (size.status().code() == Code::kNotFound) return DataLoss("checkpoint " + dir + " is damaged: " + path + " is missing");
+      if (!size.ok()) return size.status();
       if (*size != file.at("bytes").get<std::uint64_t>()) {
         return DataLoss("checkpoint " + dir + " is damaged: " + path + " has " + std::to_string(*size) + " bytes, not " +
                         std::to_string(file.at("bytes").get<std::uint64_t>()));
