@@ -43,7 +43,7 @@ class RunKeeper final : public ps::CheckpointKeeper {
 
   Result<std::optional<std::uint64_t>> Newest() override {
     const auto newest = NewestCheckpoint(run_dir_, [](const std::string&) {});
-    if (!newest && !train::ListCheckpoints(dir_).empty()) return InvalidInput(dir_ + " has checkpoints, and none that is whole");
+    if (!newest && !train::ListCheckpoints(dir_).empty()) return DataLoss(dir_ + " has checkpoints, and none that is whole");
     if (!newest) {
       GM_RETURN_IF_ERROR(train::RemoveUnfinished(dir_));
       return std::optional<std::uint64_t>();
