@@ -187,29 +187,34 @@ TEST_F(LaunchTest, AStartThatHangsIsEndedAndTriedAgain) {
   EXPECT_FALSE(FileExists(run_));
 }
 
-// While the ranks wait for their data, one is lost twice; stopped, so that the others are heard of first, whose exit code is 1.
+// While the ranks wait for valid.csv, which never comes, one is lost twice; stopped, so that the others are mostly heard of first,
+// whose exit code is 1 each time. (mpirun may hear of the lost one first; its code is not judged here.)
 TEST_F(LaunchTest, ARankThatIsLostTwiceBeforeTrainingIsNoReasonToGiveUp) {
-  const std::string data = dir_.path() + "/train.csv";
+  const std::string other = dir_.path() + "/other";
+  ASSERT_EQ(
+      RunProgram({Binary(), "train", config_, "--run-dir", other, "--set", "train.max_steps=10"}, kSeconds).exit_code,
+      0);
+  const std::string data = dir_.path() + "/valid.csv";
   const std::string contents = ReadIfThere(data);
   ASSERT_TRUE(RemoveTree(data).ok());
   ASSERT_EQ(::mkfifo(data.c_str(), 0600), 0);
-  Process launch(Launch());
-  for (const char* restart : {"; restart 1 of 10", "; restart 2 of 10"}) {
-    int writer = -1;  // opens when a rank reads
+  Process launch(Launch({}, {"--init-from", other, "--set", "train.max_steps=60"}));
+  for (int jobs = 1; jobs <= 2; ++jobs) {
+    // Said when the ranks have met.
     ASSERT_TRUE(launch.WaitFor(kWaitMs, [&](const Process& p) {
-      writer = ::open(data.c_str(), O_WRONLY | O_NONBLOCK | O_CLOEXEC);
-      return writer >= 0 || !p.running();
+      return Process::Count(p.err(), "beginning with " + other) == jobs || !p.running();
     })) << launch.err();
-    EXPECT_EQ(Ranks(3).size(), 1U) << launch.err();
-    for (const pid_t rank : Ranks(3)) ::kill(rank, SIGSTOP);
-    const bool restarts = AwaitWords(&launch, restart);
-    ::close(writer);
-    ASSERT_TRUE(restarts) << launch.err();
+    const std::vector<pid_t> lost = Ranks(3);
+    ASSERT_EQ(lost.size(), 1U) << launch.err();
+    ::kill(lost[0], SIGSTOP);
+    if (jobs == 2) {
+      ASSERT_TRUE(WriteFileAtomic(data, contents).ok());  // for the third job
+    }
+    ASSERT_TRUE(AwaitWords(&launch, "; restart " + std::to_string(jobs) + " of 10")) << launch.err();
   }
-  ASSERT_TRUE(RemoveTree(data).ok());
-  dir_.Write("train.csv", contents);
-  EXPECT_EQ(Process::Count(launch.err(), "exit code 1 "), 2) << launch.err();
-  ExpectFinished(Finish(&launch, kSeconds));
+  const Finished done = Finish(&launch, kSeconds);
+  ASSERT_EQ(done.exit_code, 0) << done.err;
+  EXPECT_EQ(json::parse(LastLine(done.out), nullptr, false).value("steps", 0), 60) << done.out;
 }
 
 TEST_F(LaunchTest, AStepThatFailsTwiceIsTheEnd) {
