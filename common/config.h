@@ -147,24 +147,43 @@ struct FeatureConfig {
 // Limits of a model. Sizes past them are mistakes of the user, not models.
 inline constexpr int kMaxLayers = 64;  // of one stack
 inline constexpr int kMaxExperts = 1024;
+inline constexpr int kMaxLevels = 16;  // of ple
 
 // ---- model -------------------------------------------------------------------------------------------------------
 struct MlpConfig {
-  std::vector<int> hidden_units;
-  std::string activation = "relu";    // relu | leaky_relu | gelu | silu | tanh | sigmoid | linear
-  std::vector<double> dropout_ratio;  // one value for all layers, or one per layer; empty = 0
+  std::vector<int> hidden_units = {};
+  std::string activation = "relu";    // relu | leaky_relu | prelu | gelu | silu | tanh | sigmoid | linear | dice
+  std::vector<double> dropout_ratio = {};  // one value for all layers, or one per layer; empty = 0
   bool use_bn = false;                // Linear -> BatchNorm -> activation -> dropout
+  bool use_ln = false;                // the same with LayerNorm
   bool operator==(const MlpConfig&) const = default;
 };
 
+// First values of the dense part's weights; biases are 0, but with linear.
+struct DenseInitializerConfig {
+  // linear: weights and biases U(-1/sqrt(fan_in), 1/sqrt(fan_in)), as torch.nn.Linear | xavier_uniform | xavier_normal |
+  // kaiming_uniform | kaiming_normal | uniform: U(-scale, scale) | normal: N(0, scale^2)
+  std::string type = "linear";
+  double scale = 0.01;  // uniform, normal
+  bool operator==(const DenseInitializerConfig&) const = default;
+};
+
 struct ModelConfig {
-  std::string type = "mmoe";  // single | shared_bottom | omoe | mmoe
+  std::string type = "mmoe";  // single | shared_bottom | omoe | mmoe | ple | esmm | aitm
   std::optional<MlpConfig> bottom_mlp;  // under the experts; shared_bottom: the shared bottom itself
-  int num_expert = 8;
-  MlpConfig expert_mlp{.hidden_units = {64, 32}, .activation = "relu", .dropout_ratio = {}, .use_bn = false};
+  int num_expert = 8;                   // that all tasks share; ple: of each level
+  int num_task_expert = 1;              // ple: of each task, of each level
+  int num_level = 1;                    // ple
+  MlpConfig expert_mlp{.hidden_units = {64, 32}};
   std::optional<MlpConfig> gate_mlp;  // none: the gate is one linear map
   bool gate_bias = true;
-  MlpConfig tower_mlp{.hidden_units = {16}, .activation = "relu", .dropout_ratio = {}, .use_bn = false};
+  bool gate_bn = false;                    // batch norm of the logits
+  std::vector<std::string> gate_features;  // names and globs of features; none: what the experts read
+  double gate_dropout_ratio = 0.0;         // experts a gate leaves out in training, the others' weights are renormalized
+  int top_k = 0;                           // experts a gate keeps; 0 = all
+  std::optional<MlpConfig> transfer_mlp;   // aitm; none: one layer as wide as an expert's last
+  MlpConfig tower_mlp{.hidden_units = {16}};
+  DenseInitializerConfig initializer;
   bool operator==(const ModelConfig&) const = default;
 };
 
@@ -214,6 +233,7 @@ struct TrainConfig {
   std::int64_t max_steps = 0;               // 0 = no limit
   std::int64_t global_batch_size = 1024;    // samples a step, summed over workers
   std::int64_t eval_batch_size = 8192;      // per worker
+  std::string loss_reduction = "mean";      // mean | sum: over the global batch
   std::string device = "auto";              // auto | cpu | cuda
   int threads = 2;                          // compute threads of each worker; never derived from the machine
   Consistency consistency = Consistency::kSync;

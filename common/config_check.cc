@@ -260,11 +260,31 @@ class Checker {
     CheckMlp(model.tower_mlp, "model.tower_mlp");
     if (model.bottom_mlp) CheckMlp(*model.bottom_mlp, "model.bottom_mlp");
     if (model.gate_mlp) CheckMlp(*model.gate_mlp, "model.gate_mlp");
-    const bool has_experts = model.type == "mmoe" || model.type == "omoe";
-    Require(!has_experts || !model.expert_mlp.hidden_units.empty(), "model.expert_mlp.hidden_units",
+    const bool has_gates = model.type == "mmoe" || model.type == "omoe" || model.type == "ple";
+    Require((!has_gates && model.type != "aitm") || !model.expert_mlp.hidden_units.empty(), "model.expert_mlp.hidden_units",
             "is empty; an expert has at least one layer");
     Require(model.type != "single" || !model.bottom_mlp, "model.bottom_mlp",
             "single shares nothing between tasks; remove it, or choose shared_bottom");
+    if (has_gates) CheckGates(model);
+    if (model.type == "aitm" && model.transfer_mlp) CheckTransfer(model);
+  }
+
+  void CheckGates(const ModelConfig& model) {
+    const bool is_ple = model.type == "ple";
+    Require(is_ple || model.num_expert > 0, "model.num_expert", "0: " + model.type + " needs at least one expert");
+    Require(!is_ple || model.num_expert + model.num_task_expert > 0, "model.num_expert",
+            "and num_task_expert are both 0; give at least one of them");
+    const int experts = model.num_expert + (is_ple ? model.num_task_expert : 0);
+    Require(model.top_k <= experts, "model.top_k",
+            std::to_string(model.top_k) + " is more than the " + std::to_string(experts) + " experts of a gate; use at most so many, or 0 for all");
+    CheckDistinct(model.gate_features, "model.gate_features");
+  }
+
+  void CheckTransfer(const ModelConfig& model) {
+    CheckMlp(*model.transfer_mlp, "model.transfer_mlp");
+    const auto last = [](const MlpConfig& mlp) { return mlp.hidden_units.empty() ? 0 : mlp.hidden_units.back(); };
+    Require(last(*model.transfer_mlp) == last(model.expert_mlp), "model.transfer_mlp.hidden_units",
+            "must end with " + std::to_string(last(model.expert_mlp)) + " units, as model.expert_mlp does");
   }
 
   void CheckMlp(const MlpConfig& mlp, const std::string& key) {
@@ -275,6 +295,7 @@ class Checker {
     Require(ratios <= 1 || ratios == layers, key + ".dropout_ratio",
             "has " + std::to_string(ratios) + " numbers for " + std::to_string(layers) +
                 " layers; give one number, or one a layer");
+    Require(!mlp.use_bn || !mlp.use_ln, key + ".use_ln", "contradicts use_bn; keep one of them");
   }
 
   void CheckTasks() {
@@ -292,6 +313,7 @@ class Checker {
       Require(config_.data.sample_weight.empty() || task.label_name != config_.data.sample_weight, key + ".label_name",
               task.label_name + " is the sample weight (data.sample_weight); a weight is no label");
       if (task.mlp) CheckMlp(*task.mlp, key + ".mlp");
+      Require(config_.model.type != "esmm" || task.loss == "bce", key + ".loss", "esmm multiplies probabilities; use bce");
       CheckDistinct(task.metrics, key + ".metrics");
       for (const std::string& metric : task.metrics) {
         const bool is_binary = metric == "auc" || metric == "logloss";

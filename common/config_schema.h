@@ -449,7 +449,7 @@ void Describe(V& v, FeatureConfig& c) {
 template <class V>
 void Describe(V& v, MlpConfig& c) {
   v.Title("mlp",
-          "Layers of linear map, batch norm (if asked for), activation, dropout. `mlp: [64, 32]` is short for "
+          "Layers of linear map, batch or layer norm (if asked for), activation, dropout. `mlp: [64, 32]` is short for "
           "`{hidden_units: [64, 32]}`.");
   v.Field(c.hidden_units, {.name = "hidden_units",
                            .min = 1,
@@ -465,9 +465,10 @@ void Describe(V& v, MlpConfig& c) {
                                        {"hidden_size"}},
                            .doc = "Outputs of each layer."});
   v.Field(c.activation, {.name = "activation",
-                         .choices = {"relu", "leaky_relu", "gelu", "silu", "tanh", "sigmoid", "linear"},
+                         .choices = {"relu", "leaky_relu", "prelu", "gelu", "silu", "tanh", "sigmoid", "linear", "dice"},
                          .foreign = {{"act"}, {"dnn_activation"}, {"hidden_activation"}},
-                         .doc = "After every layer."});
+                         .doc = "After every layer. prelu: one slope a layer, first 0.25; dice: Zhou et al., KDD 2018 (DIN), with a "
+                                "slope a unit, first 0, and statistics of the global batch."});
   v.Field(c.dropout_ratio,
           {.name = "dropout_ratio",
            .min = 0,
@@ -477,6 +478,29 @@ void Describe(V& v, MlpConfig& c) {
   v.Field(c.use_bn, {.name = "use_bn",
                      .foreign = {{"bn"}, {"batch_norm"}, {"use_batch_norm"}, {"dnn_use_bn"}, {"batchnorm"}},
                      .doc = "Batch norm before each activation, over the global batch in sync mode."});
+  v.Field(c.use_ln, {.name = "use_ln",
+                     .foreign = {{"ln"}, {"layer_norm"}, {"use_layer_norm"}, {"layernorm"}},
+                     .doc = "Layer norm before each activation; not with use_bn."});
+}
+
+template <class V>
+void Describe(V& v, DenseInitializerConfig& c) {
+  v.Title("dense initializer",
+          "First values of the dense part's weights, drawn from (train.seed, the parameter's name). `initializer: xavier_normal` is short "
+          "for `{type: xavier_normal}`. Biases begin with 0, but of linear.");
+  v.Field(c.type, {.name = "type",
+                   .choices = {"linear", "xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal", "uniform", "normal"},
+                   .shorthand = true,
+                   .foreign = {{"name"}, {"kind"}, {"method"}},
+                   .doc = "linear: weights and biases U(-b, b), b = 1 / sqrt(inputs), as PyTorch's linear layers; xavier: Glorot and "
+                          "Bengio 2010; kaiming: He et al. 2015, for relu; uniform: U(-scale, scale); normal: N(0, scale^2)."});
+  v.Field(c.scale, {.name = "scale",
+                    .max = 1e6,
+                    .above = 0,
+                    .applies = c.type == "uniform" || c.type == "normal",
+                    .when = "type: uniform, normal",
+                    .foreign = {{"std"}, {"stddev"}, {"init_std"}, {"range"}},
+                    .doc = "Half the width of uniform, the standard deviation of normal."});
 }
 
 template <class V>
@@ -486,11 +510,14 @@ void Describe(V& v, ModelConfig& c) {
           "that `--set model.type=shared_bottom` compares rankers.");
   v.Field(c.type,
           {.name = "type",
-           .choices = {"single", "shared_bottom", "omoe", "mmoe"},
+           .choices = {"single", "shared_bottom", "omoe", "mmoe", "ple", "esmm", "aitm"},
            .foreign = {{"name"}, {"model_name"}, {"model_type"}, {"arch"}, {"architecture"}, {"model"}},
            .doc = "single: an expert_mlp and a tower for each task, nothing shared; shared_bottom: one bottom, a "
                   "tower a task; omoe: experts under one gate that all tasks share; mmoe: a gate a task (Ma et "
-                  "al., KDD 2018)."});
+                  "al., KDD 2018); ple: num_level levels of shared and of tasks' own experts (Tang et al., RecSys 2020; one level is "
+                  "CGC); esmm: as single, the prediction of a task is the product of its probability and those of the tasks before it "
+                  "(Ma et al., SIGIR 2018: click, then conversion); aitm: as single, with attention to what the task before hands "
+                  "on (Xi et al., KDD 2021)."});
   v.Field(c.bottom_mlp, {.name = "bottom_mlp",
                          .foreign = {{"bottom"},
                                      {"shared_mlp"},
@@ -500,25 +527,67 @@ void Describe(V& v, ModelConfig& c) {
                          .doc = "Under the experts; of shared_bottom the bottom itself. null: none, shared_bottom: "
                                 "expert_mlp. Not single."});
   v.Field(c.num_expert, {.name = "num_expert",
-                         .min = 1,
+                         .min = 0,
                          .max = kMaxExperts,
-                         .foreign = {{"n_expert"}, {"num_experts"}, {"n_experts"}, {"expert_num"}, {"experts"}},
-                         .doc = "Experts that all tasks share. omoe, mmoe."});
+                         .foreign = {{"n_expert"},
+                                     {"num_experts"},
+                                     {"n_experts"},
+                                     {"expert_num"},
+                                     {"experts"},
+                                     {"share_num"},
+                                     {"shared_expert_num"},
+                                     {"n_expert_shared"}},
+                         .doc = "Experts that all tasks share. omoe, mmoe; ple: in each level, where 0 leaves tasks their own alone."});
+  v.Field(c.num_task_expert, {.name = "num_task_expert",
+                              .min = 0,
+                              .max = kMaxExperts,
+                              .foreign = {{"specific_expert_num"}, {"n_expert_specific"}, {"expert_num_per_task"}},
+                              .doc = "Experts of each task, in each level. ple."});
+  v.Field(c.num_level, {.name = "num_level",
+                        .min = 1,
+                        .max = kMaxLevels,
+                        .foreign = {{"num_levels"}, {"n_level"}, {"n_levels"}, {"extraction_networks"}},
+                        .doc = "Levels of experts, one over the other. ple."});
   v.Field(c.expert_mlp, {.name = "expert_mlp",
                          .foreign = {{"expert"},
                                      {"expert_params"},
+                                     {"share_expert_net"},
+                                     {"task_expert_net"},
                                      {"expert_dnn_hidden_units", "expert_mlp.hidden_units"},
                                      {"expert_hidden_units", "expert_mlp.hidden_units"}},
-                         .doc = "Each expert. omoe, mmoe; single: under each tower."});
+                         .doc = "Each expert. omoe, mmoe, ple; single, esmm, aitm: under each tower."});
   v.Field(c.gate_mlp, {.name = "gate_mlp",
                        .foreign = {{"gate"},
                                    {"gate_params"},
                                    {"gate_dnn_hidden_units", "gate_mlp.hidden_units"},
                                    {"gate_hidden_units", "gate_mlp.hidden_units"}},
-                       .doc = "Under each gate's last linear map. null: the gate is one linear map. omoe, mmoe."});
+                       .doc = "Under each gate's last linear map. null: the gate is one linear map. omoe, mmoe, ple."});
   v.Field(c.gate_bias, {.name = "gate_bias",
                         .foreign = {{"use_gate_bias"}},
-                        .doc = "The gate's last linear map has a bias. omoe, mmoe."});
+                        .doc = "The gate's last linear map has a bias. omoe, mmoe, ple."});
+  v.Field(c.gate_bn, {.name = "gate_bn",
+                      .foreign = {{"gate_use_bn"}},
+                      .doc = "Batch norm of a gate's logits. omoe, mmoe, ple."});
+  v.Field(c.gate_features, {.name = "gate_features",
+                            .foreign = {{"gate_inputs"}, {"gate_columns"}},
+                            .doc = "Names and globs of the features that gates read instead of what their experts read. omoe, mmoe, ple."});
+  v.Field(c.gate_dropout_ratio,
+          {.name = "gate_dropout_ratio",
+           .min = 0,
+           .below = 1,
+           .foreign = {{"gate_dropout"}, {"gate_dropout_rate"}, {"expert_dropout"}},
+           .doc = "Share of experts that a gate leaves out of a sample in training; the others' weights sum to 1 (Zhao et al., RecSys "
+                  "2019). A remedy for gates that collapse onto one expert. omoe, mmoe, ple."});
+  v.Field(c.top_k, {.name = "top_k",
+                    .min = 0,
+                    .max = kMaxExperts,
+                    .foreign = {{"topk"}, {"num_selected_experts"}, {"k"}},
+                    .doc = "Experts that a gate keeps for a sample, those with the largest weights, which then sum to 1 (Shazeer et al., ICLR "
+                           "2017); with 1 the weight stays what it is, as the gate would learn nothing else (Fedus et al., 2021). All are "
+                           "computed. 0 = all. omoe, mmoe, ple."});
+  v.Field(c.transfer_mlp, {.name = "transfer_mlp",
+                           .foreign = {{"info_gate"}},
+                           .doc = "What a task hands on to the next; its last layer is as wide as expert_mlp's. null: one such layer. aitm."});
   v.Field(c.tower_mlp,
           {.name = "tower_mlp",
            .foreign = {{"tower"},
@@ -527,6 +596,9 @@ void Describe(V& v, ModelConfig& c) {
                        {"tower_dnn_hidden_units", "tower_mlp.hidden_units"},
                        {"tower_hidden_units", "tower_mlp.hidden_units"}},
            .doc = "Each task's tower, under its last linear map to one logit. A task's own `mlp` replaces it."});
+  v.Field(c.initializer, {.name = "initializer",
+                          .foreign = {{"dense_initializer"}, {"kernel_initializer"}, {"init"}, {"init_std", "initializer.scale"}},
+                          .doc = "First values of the weights."});
 }
 
 template <class V>
@@ -679,6 +751,11 @@ void Describe(V& v, TrainConfig& c) {
                               .max = kMaxBatch,
                               .foreign = {{"test_batch_size"}, {"valid_batch_size"}, {"predict_batch_size"}},
                               .doc = "Samples of each worker at a time in evaluation."});
+  v.Field(c.loss_reduction, {.name = "loss_reduction",
+                             .choices = {"mean", "sum"},
+                             .foreign = {{"reduction"}, {"loss_agg"}},
+                             .doc = "mean: a step's loss is the weighted mean over the global batch; sum: the weighted sum, so that "
+                                    "gradients grow with the batch."});
   v.Field(c.device, {.name = "device",
                      .choices = {"auto", "cpu", "cuda"},
                      .foreign = {{"gpu"}, {"use_gpu"}, {"accelerator"}, {"gpus"}},

@@ -13,6 +13,7 @@
 #include "launcher/bench_ps.h"
 #include "launcher/command.h"
 #include "launcher/job.h"
+#include "launcher/model_spec.h"
 #include "launcher/output.h"
 #include "launcher/session.h"
 #include "worker/train/trainer.h"
@@ -84,12 +85,9 @@ Status Measure(const BenchStepArgs& args, StepFigures* figures) {
   for (std::size_t p = 0; p < before.ns.size(); ++p) figures->times.ns[p] = trainer.times().ns[p] - before.ns[p];
   GM_RETURN_IF_ERROR(trainer.EndEpoch());
   GM_ASSIGN_OR_RETURN(model::ModelLibrary * library, model::LoadModelLibrary());
-  const model::ModelSpec spec{.x_dim = schema.x_dim(), .model = config.model, .tasks = config.tasks,
-                              .optimizer = config.train.dense_optimizer, .seed = config.train.seed,
-                              .threads = config.train.threads};
   constexpr int kRepeats = 30;
   GM_ASSIGN_OR_RETURN(const double products_ms,
-                      library->TimeProducts(spec, config.train.global_batch_size, kRepeats));
+                      library->TimeProducts(SpecOf(config, schema), config.train.global_batch_size, kRepeats));
   figures->products_samples_per_s = static_cast<double>(config.train.global_batch_size) / products_ms * 1e3;
   return Ok();
 }

@@ -16,6 +16,7 @@
 #include "common/config.h"
 #include "common/file.h"
 #include "launcher/command.h"
+#include "launcher/model_spec.h"
 #include "launcher/output.h"
 #include "launcher/session.h"
 #include "ps/table/optimizer.h"
@@ -112,12 +113,7 @@ Result<Plan> MakePlan(const CheckArgs& args) {
   if (!mistakes.empty()) return InvalidInput(mistakes);
   plan.config = std::move(reading.config);
   GM_RETURN_IF_ERROR(CheckServers(plan.config, plan.schema).Annotate(args.path));
-  model::ModelSpec spec;
-  spec.x_dim = plan.schema.x_dim();
-  spec.model = plan.config.model;
-  spec.tasks = plan.config.tasks;
-  spec.optimizer = plan.config.train.dense_optimizer;
-  plan.parameters = model::DescribeParameters(spec);
+  plan.parameters = model::DescribeParameters(SpecOf(plan.config, plan.schema));
   for (const model::Parameter& parameter : plan.parameters) {
     std::int64_t size = 1;
     for (const std::int64_t side : parameter.shape) size *= side;

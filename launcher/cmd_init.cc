@@ -223,7 +223,7 @@ class Draft {
                "}\n";
     }
     return "model:\n  type: " + std::string(args_.labels.size() == 1 ? "single" : "mmoe") +
-           "    # single | shared_bottom | omoe | mmoe\n  num_expert: 8\n"
+           "    # single | shared_bottom | omoe | mmoe | ple | esmm | aitm\n  num_expert: 8\n"
            "  expert_mlp: {hidden_units: [64, 32], dropout_ratio: 0.1}\n  tower_mlp: {hidden_units: [16]}\ntasks:\n" +
            tasks +
            "train:\n  seed: 1\n  num_epochs: 10\n  global_batch_size: 1024    # summed over workers\n"

@@ -16,6 +16,7 @@
 #include "common/log.h"
 #include "launcher/command.h"
 #include "launcher/job.h"
+#include "launcher/model_spec.h"
 #include "launcher/output.h"
 #include "launcher/resume.h"
 #include "launcher/run_dir.h"
@@ -334,7 +335,7 @@ class TrainCommand {
   [[nodiscard]] Status CheckSameModel(const Config& then, const std::vector<std::string>& notes) const {
     GM_ASSIGN_OR_RETURN(const data::Schema schema, data::ResolveSchema(then, resumed_->columns));
     const std::string shapes = OtherShapes();
-    const bool positions = config_.model.type == "single" && TaskNames(config_) != TaskNames(then);  // expert i is task i's
+    const bool positions = DependsOnTaskOrder(config_.model) && TaskNames(config_) != TaskNames(then);
     if (shapes.empty() && !positions && config_.train.dense_optimizer.type == then.train.dense_optimizer.type &&
         TablesFit(schema_.server_tables, schema.server_tables)) {
       return Ok();
@@ -364,12 +365,10 @@ class TrainCommand {
 
   // Parameters that are not in the checkpoint as they are here, one line each.
   [[nodiscard]] std::string OtherShapes() const {
-    const model::ModelSpec spec{.x_dim = schema_.x_dim(), .model = config_.model, .tasks = config_.tasks,
-                                .optimizer = config_.train.dense_optimizer};
     std::map<std::string, std::vector<std::int64_t>> saved;
     for (const auto& tensor : resumed_->dense) saved[tensor.name] = tensor.shape;
     std::string differences;
-    for (const model::Parameter& parameter : model::DescribeParameters(spec)) {
+    for (const model::Parameter& parameter : model::DescribeParameters(SpecOf(config_, schema_))) {
       const auto found = saved.find(parameter.name);
       if (found != saved.end() && found->second == parameter.shape) continue;
       differences += "\n  " + parameter.name + (found == saved.end() ? " is not in it" : " has another shape in it");

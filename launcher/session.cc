@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "common/file.h"
+#include "launcher/model_spec.h"
 
 namespace gatemill::launcher {
 namespace {
@@ -199,15 +200,10 @@ Status Session::StartModel() {
   }
   on_gpu_ = device == "cuda";
   const int device_count = device == "cuda" ? library->Devices().device_count : 1;
-  const model::ModelSpec spec{.x_dim = options_.schema->x_dim(),
-                              .model = config.model,
-                              .tasks = config.tasks,
-                              .optimizer = config.train.dense_optimizer,
-                              .seed = config.train.seed,
-                              .threads = config.train.threads,
-                              .device = device,
-                              .device_index = LocalRank() % device_count,
-                              .workers = workers_.get()};
+  model::ModelSpec spec = SpecOf(config, *options_.schema);
+  spec.device = device;
+  spec.device_index = LocalRank() % device_count;
+  spec.workers = workers_.get();
   GM_ASSIGN_OR_RETURN(model_, library->NewDenseModel(spec));
   return Ok();
 }

@@ -4,7 +4,10 @@
 #include <map>
 #include <optional>
 #include <set>
-#include <string_view>
+#include <utility>
+
+#include "launcher/model_spec.h"
+#include "launcher/resume.h"
 
 namespace gatemill::launcher {
 namespace {
@@ -20,10 +23,8 @@ std::optional<std::size_t> Find(const std::vector<T>& all, const std::string& na
 }
 
 Shapes ShapesOf(const WarmSide& side, int x_dim) {
-  const model::ModelSpec spec{.x_dim = x_dim,
-                              .model = side.config->model,
-                              .tasks = side.config->tasks,
-                              .optimizer = side.config->train.dense_optimizer};
+  model::ModelSpec spec = SpecOf(*side.config, *side.schema);
+  spec.x_dim = x_dim;
   Shapes shapes;
   for (const model::Parameter& parameter : model::DescribeParameters(spec)) shapes[parameter.name] = parameter.shape;
   return shapes;
@@ -36,6 +37,19 @@ std::set<std::string> ReadersOfX(const WarmSide& side, const Shapes& shapes) {
     if (shapes.at(name) != shape) readers.insert(name);
   }
   return readers;
+}
+
+// What gates with model.gate_features read, in the order of x.
+std::vector<std::pair<std::string, int>> GateFeatures(const data::Schema& schema) {
+  std::vector<std::pair<std::string, int>> features;
+  const auto add = [&](const std::string& name, int offset, int width) {
+    for (const data::XRange& range : schema.gate_columns) {
+      if (offset >= range.offset && offset < range.offset + range.width) features.emplace_back(name, width);
+    }
+  };
+  for (const data::SparseFeature& feature : schema.sparse) add(feature.name, feature.x_offset, feature.dim);
+  for (const data::DenseFeature& feature : schema.dense) add(feature.name, feature.x_offset, feature.width);
+  return features;
 }
 
 std::string Text(const std::vector<std::int64_t>& shape) {
@@ -130,17 +144,15 @@ class Planner {
     }
   }
 
-  // With model.type single an expert belongs to the task at its place.
-  [[nodiscard]] bool OfAnotherTask(std::string_view name) const {
-    constexpr std::string_view kExperts = "experts.";
-    if (!name.starts_with(kExperts)) return false;
-    const bool single_now = now_.config->model.type == "single";
-    const bool single_then = then_.config->model.type == "single";
-    if (single_now != single_then) return true;
-    if (!single_now) return false;
-    const auto task = static_cast<std::size_t>(std::stoul(std::string(name.substr(kExperts.size()))));
-    return task >= now_.config->tasks.size() || task >= then_.config->tasks.size() ||
-           now_.config->tasks[task].name != then_.config->tasks[task].name;
+  // Those whose numbers stand for the tasks in their order, when that is another.
+  [[nodiscard]] bool OfOtherTasks(const std::string& name) const {
+    if (!DependsOnTaskOrder(now_.config->model) || TaskNames(*now_.config) == TaskNames(*then_.config)) return false;
+    return name.starts_with("transfers.") || name.find(".gates.shared.") != std::string::npos;
+  }
+  // Gates that read features of their own.
+  [[nodiscard]] bool ReadsOtherFeatures(const std::string& name) const {
+    return (name.starts_with("gates.") || name.find(".gates.") != std::string::npos) &&
+           GateFeatures(*now_.schema) != GateFeatures(*then_.schema);
   }
 
   void Parameters() {
@@ -153,9 +165,9 @@ class Planner {
       const bool reads_x = readers.contains(name);
       if (saved == then.end()) {
         Left("parameter " + name + ": it is not in the checkpoint");
-      } else if (OfAnotherTask(name)) {
-        Left("parameter " + name + ": it belongs to another task");
-      } else if (reads_x != readers_then.contains(name)) {
+      } else if (OfOtherTasks(name)) {
+        Left("parameter " + name + ": it belongs to other tasks");
+      } else if (reads_x != readers_then.contains(name) || ReadsOtherFeatures(name)) {
         Left("parameter " + name + ": it reads something else");
       } else if (reads_x ? saved->second[0] != shape[0] : saved->second != shape) {
         Left("parameter " + name + ": its shape is " + Text(shape) + ", in the checkpoint " + Text(saved->second));

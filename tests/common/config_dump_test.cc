@@ -68,20 +68,30 @@ class RandomConfig {
   MlpConfig Mlp() {
     MlpConfig mlp;
     mlp.hidden_units = {1 + static_cast<int>(Below(500)), 1 + static_cast<int>(Below(500))};
-    mlp.activation = Pick({"relu", "gelu", "linear"});
+    mlp.activation = Pick({"relu", "prelu", "dice", "linear"});
     if (Flip()) mlp.dropout_ratio = {Real(), Real()};
     mlp.use_bn = Flip();
+    mlp.use_ln = !mlp.use_bn && Flip();
     return mlp;
   }
   ModelConfig Model() {
     ModelConfig model;
-    model.type = Pick({"single", "shared_bottom", "omoe", "mmoe"});
+    model.type = Pick({"single", "shared_bottom", "omoe", "mmoe", "ple", "aitm"});
     if (Flip() && model.type != "single") model.bottom_mlp = Mlp();
+    model.num_task_expert = static_cast<int>(Below(4));
+    model.num_level = 1 + static_cast<int>(Below(3));
     if (Flip()) model.gate_mlp = Mlp();
     model.num_expert = 1 + static_cast<int>(Below(16));
     model.expert_mlp = Mlp();
     model.tower_mlp = Mlp();
     model.gate_bias = Flip();
+    model.gate_bn = Flip();
+    if (Flip()) model.gate_features = {Text(), "a*"};
+    if (Flip()) model.gate_dropout_ratio = Real();
+    model.top_k = static_cast<int>(Below(2));
+    if (Flip()) model.transfer_mlp = model.expert_mlp;
+    model.initializer.type = Pick({"linear", "xavier_normal", "normal"});
+    if (model.initializer.type == "normal") model.initializer.scale = Real();
     return model;
   }
   void AddTask(Config* c, int number) {

@@ -165,7 +165,7 @@ TEST(ConfigReadTest, OverrideMistakesNameTheirText) {
   says("features.7.name=x", "features is a list; name an entry by its number, 0 to 1, not 7");
   says("features.user_id.name=x", "features is a list; name an entry by its number");
   says("train.seed.x=1", "train.seed: must be a whole number, found a map");
-  says("model.num_expert=0", "model.num_expert: must be 1 to 1024, found 0");
+  says("model.num_expert=-1", "model.num_expert: must be 0 to 1024, found -1");
 }
 
 TEST(ConfigReadTest, ForeignAndMistypedNamesAreAnsweredWithOurs) {
@@ -191,7 +191,8 @@ TEST(ConfigReadTest, ForeignAndMistypedNamesAreAnsweredWithOurs) {
   says("tables: {user_id: {data_type: fp16}}\n", "write dtype");
   ExpectSays(Mistake(SmallYaml(), {"features.0.dtype=bf16"}), "unknown key; write tables.NAME.dtype");
   says("tran: {}\n", "did you mean train?");
-  says("model: {gate_dropout_ratio: 0.1}\n", "unknown key");
+  says("model: {gate_dropout: 0.1}\n", "write gate_dropout_ratio");
+  says("model: {specific_expert_num: 1}\n", "write num_task_expert");
   says("train: {task_weighting: {}}\n", "unknown key");
   says("score: {click: 1}\n", "c.yaml:11:1: score: unknown key");
 }
@@ -203,13 +204,13 @@ TEST(ConfigReadTest, WrongTypesAndImpossibleSizes) {
   says("model: {num_expert: many}\n", "c.yaml:11:21: model.num_expert: must be a whole number, found many");
   says("model: {num_expert: 2.5}\n", "must be a whole number, found 2.5");
   says("model: {num_expert: \"2\"}\n", "must be a whole number, found the text \"2\"");
-  says("model: {num_expert: 1000000000}\n", "must be 1 to 1024, found 1000000000");
-  says("model: {num_expert: 99999999999999999999999}\n", "must be 1 to 1024, found 99999999999999999999999");
+  says("model: {num_expert: 1000000000}\n", "must be 0 to 1024, found 1000000000");
+  says("model: {num_expert: 99999999999999999999999}\n", "must be 0 to 1024, found 99999999999999999999999");
   says("model: {num_expert: [1]}\n", "found a list");
   says("model: {expert_mlp: {dropout_ratio: 1.0}}\n", "must be at least 0, less than 1, found 1.0");
   says("model: {expert_mlp: {hidden_units: [8, 0]}}\n", "model.expert_mlp.hidden_units.1: must be 1 to 65536, found 0");
   says("model: {expert_mlp: {use_bn: yes}}\n", "must be true or false, found yes");
-  says("model: {type: mmo}\n", "must be one of single, shared_bottom, omoe, mmoe, found mmo; did you mean mmoe?");
+  says("model: {type: mmo}\n", "must be one of single, shared_bottom, omoe, mmoe, ple, esmm, aitm, found mmo; did you mean mmoe?");
   says("tables: {user_id: {dtype: fp8}}\n", "must be one of fp32, fp16, bf16, found fp8");
   says("model: [1]\n", "model: must be a map of keys, found a list");
   says("train: {global_batch_size: 0}\n", "must be 1 to 16777216, found 0");

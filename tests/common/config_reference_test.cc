@@ -28,7 +28,7 @@ TEST(ConfigReferenceTest, EachSectionOnceWithTypeRangeDefaultAndMeaning) {
     ASSERT_NE(first, std::string::npos) << title;
     EXPECT_EQ(page.find("\n## " + title + "\n", first + 1), std::string::npos) << title;
   }
-  EXPECT_NE(page.find("| `num_expert` | whole number, 1 to 1024 | `8` |"), std::string::npos);
+  EXPECT_NE(page.find("| `num_expert` | whole number, 0 to 1024 | `8` |"), std::string::npos);
   EXPECT_NE(page.find("| `gate_mlp` | [mlp](#mlp) | `null` |"), std::string::npos);
   EXPECT_NE(
       page.find("| `momentum` | number, at least 0, less than 1 | `0` | Share of the last update that is kept. Only "

@@ -827,9 +827,11 @@ TEST(Train, EveryModelTypeAndOptimizerTrains) {
     EXPECT_EQ(trained.done.exit_code, 0) << trained.done.err;
     return trained.done.exit_code == 0 ? trained.result.at("test").at("click").at("auc").get<double>() : 0.0;
   };
-  for (const char* type : {"single", "shared_bottom", "omoe", "mmoe"}) {
+  for (const char* type : {"single", "shared_bottom", "omoe", "mmoe", "ple", "esmm", "aitm"}) {
     EXPECT_GT(auc(type, {std::string("model.type=") + type}), 0.75) << type;
   }
+  EXPECT_GT(auc("gates", {"model.gate_features=[user, pri*]", "model.gate_dropout_ratio=0.2", "model.top_k=1", "model.gate_bn=true",
+                          "model.expert_mlp.use_ln=true", "model.expert_mlp.activation=dice"}), 0.75);
   EXPECT_GT(auc("bn", {"model.expert_mlp.use_bn=true", "model.gate_mlp={hidden_units: [8]}"}), 0.75);
   for (const char* sparse : {"{type: sgd, lr: 1.0}", "{type: adagrad, lr: 0.05}", "{type: adam, lr: 0.005}",
                              "{type: ftrl, lr: 3.0}"}) {

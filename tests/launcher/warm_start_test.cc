@@ -64,6 +64,10 @@ const Tensor& Named(const std::vector<Tensor>& tensors, const std::string& name)
   return found == tensors.end() ? tensors.front() : *found;
 }
 
+bool Takes(const WarmStart& warm, const std::string& name) {
+  return std::find(warm.parameters.begin(), warm.parameters.end(), name) != warm.parameters.end();
+}
+
 bool Says(const WarmStart& warm, const std::string& line) {
   return std::find(warm.left.begin(), warm.left.end(), line) != warm.left.end();
 }
@@ -124,7 +128,7 @@ TEST(WarmStart, WhatMeansSomethingElseIsLeft) {
            Case{{"model.num_expert=1"}, "parameter experts.1.0.weight: there is none here"},
            Case{{"model.num_expert=1"}, "parameter gates.buy.linear.weight: its shape is [1, 8], in the checkpoint [2, 8]"},
            Case{{"model.expert_mlp.hidden_units=[3]"}, "parameter experts.0.0.bias: its shape is [3], in the checkpoint [2]"},
-           Case{{"model.type=single"}, "parameter experts.0.0.weight: it belongs to another task"},
+           Case{{"model.type=single"}, "parameter experts.buy.0.weight: it is not in the checkpoint"},
            Case{{"model.bottom_mlp={hidden_units: [8]}"}, "parameter experts.0.0.weight: it reads something else"},
        }) {
     const WarmStart warm = PlanWarmStart(SideOf(changed.changes).side(), then.side());
@@ -136,11 +140,36 @@ TEST(WarmStart, ExpertsOfTasksFollowTheirTasks) {
   const Side then = SideOf({"model.type=single"});
   const Side now = SideOf({"model.type=single", "tasks={click: {label_name: click}, sell: {label_name: buy}}"});
   const WarmStart warm = PlanWarmStart(now.side(), then.side());
-  const auto taken = [&](const std::string& name) {
-    return std::find(warm.parameters.begin(), warm.parameters.end(), name) != warm.parameters.end();
+  EXPECT_TRUE(Takes(warm, "experts.click.0.weight"));
+  EXPECT_FALSE(Takes(warm, "experts.sell.0.weight"));
+}
+
+TEST(WarmStart, WhatDependsOnTheOrderOfTasksIsLeftWhenItIsAnother) {
+  const auto tasks = [](const std::string& names) {
+    std::string text = "tasks={";
+    for (const char name : names) text += std::string(1, name) + ": {label_name: click}, ";
+    return text + "}";
   };
-  EXPECT_TRUE(taken("experts.0.0.weight"));
-  EXPECT_FALSE(taken("experts.1.0.weight"));
+  for (const auto& [type, name] : {std::pair{"ple", "levels.0.gates.shared.linear.weight"}, {"aitm", "transfers.c.value.weight"}}) {
+    const std::vector<std::string> changes = {"model.type=" + std::string(type), "model.num_level=2"};
+    const Side then = SideOf({changes[0], changes[1], tasks("abc")});
+    const Side other = SideOf({changes[0], changes[1], tasks("bac")});
+    EXPECT_TRUE(Takes(PlanWarmStart(then.side(), then.side()), name));
+    const WarmStart warm = PlanWarmStart(other.side(), then.side());
+    EXPECT_FALSE(Takes(warm, name));
+    EXPECT_TRUE(Says(warm, "parameter " + std::string(name) + ": it belongs to other tasks")) << Text(warm);
+    EXPECT_TRUE(Takes(warm, "towers.a.out.weight"));
+  }
+}
+
+TEST(WarmStart, GatesThatReadOtherFeaturesAreLeft) {
+  const Side then = SideOf({"model.gate_features=[user]"});
+  const Side other = SideOf({"model.gate_features=[item]"});
+  const WarmStart warm = PlanWarmStart(other.side(), then.side());
+  EXPECT_TRUE(Says(warm, "parameter gates.buy.linear.weight: it reads something else")) << Text(warm);
+  EXPECT_FALSE(Takes(warm, "gates.buy.linear.weight"));
+  const Side same = SideOf({"model.gate_features=[us*]"});
+  EXPECT_TRUE(Takes(PlanWarmStart(same.side(), then.side()), "gates.buy.linear.weight"));
 }
 
 TEST(WarmStart, StatisticsAreThoseOfTheSameFeatures) {

@@ -32,9 +32,11 @@ class SchemaResolver {
       if (!table_of_.contains(name)) Mistake(0, "table \"" + name + "\" is used by no feature; remove it");
     }
     if (config_.features.empty()) Mistake(0, "there are no features");
+    CheckGateFeatures();
     if (!mistakes_.empty()) return InvalidInput(mistakes_);
     FinishTables();
     FinishOffsets();
+    FinishGateColumns();
     return std::move(schema_);
   }
 
@@ -247,6 +249,37 @@ class SchemaResolver {
     for (DenseFeature& feature : schema_.dense) {
       feature.x_offset = schema_.sparse_dim + schema_.dense_dim;
       schema_.dense_dim += feature.width;
+    }
+  }
+
+  [[nodiscard]] bool GateReads(const std::string& feature) const {
+    return std::any_of(config_.model.gate_features.begin(), config_.model.gate_features.end(),
+                       [&](const std::string& pattern) { return feature == pattern || MatchesPattern(pattern, feature); });
+  }
+
+  void CheckGateFeatures() {
+    const std::vector<std::string> names(names_.begin(), names_.end());
+    for (const std::string& pattern : config_.model.gate_features) {
+      const bool found = std::any_of(names.begin(), names.end(),
+                                     [&](const std::string& name) { return name == pattern || MatchesPattern(pattern, name); });
+      if (!found) Mistake(0, "model.gate_features: there is no feature \"" + pattern + "\"" + SuggestColumn(pattern, names));
+    }
+  }
+
+  void FinishGateColumns() {
+    const auto add = [&](int offset, int width) {
+      std::vector<XRange>& ranges = schema_.gate_columns;
+      if (!ranges.empty() && ranges.back().offset + ranges.back().width == offset) {
+        ranges.back().width += width;
+      } else {
+        ranges.push_back({offset, width});
+      }
+    };
+    for (const SparseFeature& feature : schema_.sparse) {
+      if (GateReads(feature.name)) add(feature.x_offset, feature.dim);
+    }
+    for (const DenseFeature& feature : schema_.dense) {
+      if (GateReads(feature.name)) add(feature.x_offset, feature.width);
     }
   }
 

@@ -38,6 +38,12 @@ struct DenseFeature {
   int width = 1;
 };
 
+// Columns [offset, offset + width) of x.
+struct XRange {
+  int offset = 0;
+  int width = 0;
+};
+
 struct Table {
   std::string name;
   int dim = 0;
@@ -56,13 +62,14 @@ struct Schema {
   std::vector<ps::TableSpec> server_tables;  // tables first, then the companions for oov, then those for sightings
   std::vector<TaskConfig> tasks;         // label columns, in task order
   std::string sample_weight;             // column, or ""
+  std::vector<XRange> gate_columns;      // of the features model.gate_features names, ascending, none beside another
   int sparse_dim = 0;                    // width of the embedding part of x
   int dense_dim = 0;                     // width of the dense part
   [[nodiscard]] int x_dim() const { return sparse_dim + dense_dim; }
 };
 
 // `columns`: of the data, see ReadColumnNames. kInvalidInput lists every mistake at once (file:line of the entry):
-// unknown columns with the nearest known one, globs that match nothing, a column that is a label and a feature, two
+// unknown columns and features with the nearest known one, globs that match nothing, a column that is a label and a feature, two
 // features that give one table different dims.
 Result<Schema> ResolveSchema(const Config& config, const std::vector<std::string>& columns);
 

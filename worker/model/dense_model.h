@@ -34,8 +34,16 @@
 
 namespace gatemill::model {
 
+// Columns [offset, offset + count) of x.
+struct XColumns {
+  int offset = 0;
+  int count = 0;
+  bool operator==(const XColumns&) const = default;
+};
+
 struct ModelSpec {
   int x_dim = 0;
+  std::vector<XColumns> gate_columns = {};  // what gates read, of model.gate_features; none: what the experts read
   ModelConfig model;
   std::vector<TaskConfig> tasks;
   DenseOptimizerConfig optimizer;
@@ -80,7 +88,7 @@ class DenseModel {
   // The optimizer's step on every parameter.
   virtual Status Update(std::uint64_t step) = 0;
 
-  // Predictions in evaluation mode: scores [tasks, rows] out: probabilities (bce) or values (mse). The same digits
+  // Predictions in evaluation mode: scores [tasks, rows] out: probabilities (bce; esmm: products of them) or values (mse). The same digits
   // whatever the batch size is not promised by matrix products, so callers use fixed-size blocks (kPredictBlock) padded.
   virtual Status Predict(std::int64_t rows, std::span<const float> x, std::span<float> scores) = 0;
 
@@ -97,7 +105,8 @@ class DenseModel {
   virtual Status Load(const std::vector<Tensor>& tensors, bool with_optimizer) = 0;
   [[nodiscard]] virtual std::vector<Parameter> parameters() const = 0;
 
-  // Mean weight that each task's gate gave each expert in the last ForwardBackward: [tasks][experts]; empty without gates.
+  // Mean weight that each task's (last) gate gave each of its experts in the last ForwardBackward: [tasks][experts], with ple
+  // the task's own experts, then the shared ones; empty without gates.
   [[nodiscard]] virtual std::vector<std::vector<double>> gate_means() const = 0;
   // Name of the device as used, e.g. "cpu (oneDNN)" or "cuda:0 NVIDIA H200".
   [[nodiscard]] virtual std::string device_name() const = 0;

@@ -5,7 +5,7 @@
 // buffer. Each layer is used once per step, so gradients are written, not added.
 //
 // On a CPU the elementwise work between products runs in worker/model/kernels.h (StepContext::fused); otherwise, and for
-// every activation but relu, it is composed of LibTorch's own operators.
+// every activation but relu, normalizations, gate dropout and top_k, it is composed of LibTorch's own operators.
 //
 // Errors: LibTorch's exceptions; a failing collective throws after it has left its status in StepContext::status.
 // Thread safety: one thread per network.
@@ -35,7 +35,22 @@ struct StepContext {
   std::span<const std::uint64_t> samples = {};  // [rows]; training with dropout only
   collective::Collective* workers = nullptr;
   Status status = {};                      // out: why a collective failed
-  std::vector<double> gate_sums = {};      // out: [gates * experts], sums of gate weights over the rows
+  // out: per mixture, in the order of the stages, [experts]: sums over the rows of the weights its gate gave
+  std::vector<std::vector<double>> gate_sums = {};
+};
+
+inline constexpr double kNormEps = 1e-5;  // torch.nn.BatchNorm1d's and LayerNorm's default
+inline constexpr double kDiceEps = 1e-8;  // as in the paper
+
+// Views of a normalization's parameters and buffers, [out] each. Undefined: it has none.
+struct NormViews {
+  at::Tensor weight;
+  at::Tensor weight_grad;
+  at::Tensor bias;
+  at::Tensor bias_grad;
+  at::Tensor running_mean;
+  at::Tensor running_var;
+  double eps = kNormEps;
 };
 
 // A layer with its views into the flat buffers.
@@ -46,12 +61,10 @@ struct Layer {
   at::Tensor weight_grad;
   at::Tensor bias;          // [out]; zeros for a layer without bias
   at::Tensor bias_grad;
-  at::Tensor bn_weight;     // [out], with batch norm only; likewise below
-  at::Tensor bn_weight_grad;
-  at::Tensor bn_bias;
-  at::Tensor bn_bias_grad;
-  at::Tensor running_mean;
-  at::Tensor running_var;
+  NormViews norm;           // batch or layer norm
+  NormViews dice;           // dice's batch norm, which has no parameters
+  at::Tensor alpha;         // the slope of prelu [1] or dice [out]
+  at::Tensor alpha_grad;
 };
 
 struct Group {
@@ -65,15 +78,20 @@ struct Group {
   const Products* products = nullptr;
 };
 
-// inputs: one tensor [rows, in] when shared, else one per layer. One [rows, out] per layer: dropout(activation(bn(x W^T + b))).
+// inputs: one tensor [rows, in] when shared, else one per layer. One [rows, out] per layer: dropout(activation(norm(x W^T + b))).
 Tensors RunGroup(const Group& group, StepContext* step, const Tensors& inputs);
 
-// logits: one [rows, experts] per gate; experts: [rows, width] each. One [rows, width] per gate: the experts' sum,
-// weighted by softmax(logits).
-Tensors RunMixture(StepContext* step, const Tensors& logits, const Tensors& experts);
+// stacks: outputs of a stage's stacks, gates' logits [rows, experts] among them. One [rows, width] per mixture: its experts' sum, weighted
+// by softmax(logits), as plan.gate_dropout_ratio and plan.top_k have it. Appends to StepContext::gate_sums.
+Tensors RunMixtures(const NetworkPlan& plan, const std::vector<MixturePlan>& mixtures, StepContext* step, const Tensors& stacks);
 
-// The mask [rows, out] that inverted dropout multiplies a layer's output by, on the device of `like`: made by the CPU kernel,
+struct DropoutSite {
+  std::uint32_t id = 0;  // of the layer
+  std::int64_t columns = 0;
+  double ratio = 0;
+};
+// The mask [rows, columns] that inverted dropout multiplies a layer's output by, on the device of `like`: made by the CPU kernel,
 // or by LibTorch's integer operators; both give the same mask.
-at::Tensor DropoutMaskTensor(const StepContext& step, const LayerPlan& layer, const at::Tensor& like, bool by_kernel);
+at::Tensor DropoutMaskTensor(const StepContext& step, const DropoutSite& site, const at::Tensor& like, bool by_kernel);
 
 }  // namespace gatemill::model

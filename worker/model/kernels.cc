@@ -239,22 +239,21 @@ void ColumnSums(const float* x, std::int64_t rows, std::int64_t columns, float* 
   for (std::int64_t chunk = 0; chunk < chunks; ++chunk) AddRow(partial.data() + chunk * columns, columns, sums);
 }
 
-void Mix(std::span<const float* const> logits, std::span<const float* const> experts, std::int64_t rows,
+void Mix(const Members& members, std::span<const float* const> logits, std::span<const float* const> experts, std::int64_t rows,
          std::int64_t width, float* weights, std::span<float* const> mixed, std::span<double> weight_sums) {
-  const auto gates = static_cast<std::int64_t>(logits.size());
-  const auto count = static_cast<std::int64_t>(experts.size());
-  const std::int64_t cells = gates * count;
+  const auto cells = static_cast<std::int64_t>(weight_sums.size());
   const std::int64_t chunks = (rows + kChunkRows - 1) / kChunkRows;
   std::vector<float> partial(static_cast<std::size_t>(chunks * cells), 0.0F);
   ForChunks(rows, cells * width, [&](std::int64_t chunk, std::int64_t begin, std::int64_t end) {
     for (std::int64_t r = begin; r < end; ++r) {
-      for (std::int64_t g = 0; g < gates; ++g) {
-        float* weight = weights + r * cells + g * count;
-        float* to = mixed[static_cast<std::size_t>(g)] + r * width;
-        SoftmaxRow(logits[static_cast<std::size_t>(g)] + r * count, count, weight);
+      float* weight = weights + r * cells;
+      for (std::size_t g = 0; g < members.size(); ++g) {
+        const auto count = static_cast<std::int64_t>(members[g].size());
+        float* to = mixed[g] + r * width;
+        SoftmaxRow(logits[g] + r * count, count, weight);
         std::fill_n(to, width, 0.0F);
-        for (std::int64_t e = 0; e < count; ++e) {
-          AddScaledRow(weight[e], experts[static_cast<std::size_t>(e)] + r * width, width, to);
+        for (const int expert : members[g]) {
+          AddScaledRow(*weight++, experts[static_cast<std::size_t>(expert)] + r * width, width, to);
         }
       }
       AddRow(weights + r * cells, cells, partial.data() + chunk * cells);
@@ -264,32 +263,32 @@ void Mix(std::span<const float* const> logits, std::span<const float* const> exp
   for (std::size_t i = 0; i < partial.size(); ++i) weight_sums[i % static_cast<std::size_t>(cells)] += partial[i];
 }
 
-void MixGradient(std::span<const float* const> grad_mixed, std::span<const float* const> experts, const float* weights,
-                 std::int64_t rows, std::int64_t width, std::span<float* const> grad_logits,
+void MixGradient(const Members& members, std::span<const float* const> grad_mixed, std::span<const float* const> experts,
+                 const float* weights, std::int64_t rows, std::int64_t width, std::span<float* const> grad_logits,
                  std::span<float* const> grad_experts) {
-  const auto gates = static_cast<std::int64_t>(grad_mixed.size());
-  const auto count = static_cast<std::int64_t>(experts.size());
-  ForChunks(rows, 2 * gates * count * width, [&](std::int64_t, std::int64_t begin, std::int64_t end) {
-    std::vector<float> dots(static_cast<std::size_t>(count));
+  std::size_t cells = 0;
+  for (const auto& gate : members) cells += gate.size();
+  ForChunks(rows, 2 * static_cast<std::int64_t>(cells) * width, [&](std::int64_t, std::int64_t begin, std::int64_t end) {
+    std::vector<float> dots(experts.size());
     for (std::int64_t r = begin; r < end; ++r) {
       for (float* grad_expert : grad_experts) std::fill_n(grad_expert + r * width, width, 0.0F);
-      for (std::int64_t g = 0; g < gates; ++g) {
-        const float* weight = weights + (r * gates + g) * count;
-        float* grad_logit = grad_logits[static_cast<std::size_t>(g)] + r * count;
-        const float* grad = grad_mixed[static_cast<std::size_t>(g)];
-        if (grad == nullptr) {
-          std::fill_n(grad_logit, count, 0.0F);
+      const float* weight = weights + r * static_cast<std::int64_t>(cells);
+      for (std::size_t g = 0; g < members.size(); weight += members[g].size(), ++g) {
+        const std::vector<int>& gate = members[g];
+        float* grad_logit = grad_logits[g] + r * static_cast<std::int64_t>(gate.size());
+        if (grad_mixed[g] == nullptr) {
+          std::fill_n(grad_logit, gate.size(), 0.0F);
           continue;
         }
-        grad += r * width;
+        const float* grad = grad_mixed[g] + r * width;
         float mean = 0;
-        for (std::int64_t e = 0; e < count; ++e) {
-          const auto at = static_cast<std::size_t>(e);
-          dots[at] = Dot(grad, experts[at] + r * width, width);
-          mean += weight[e] * dots[at];
+        for (std::size_t e = 0; e < gate.size(); ++e) {
+          const auto at = static_cast<std::size_t>(gate[e]);
+          dots[e] = Dot(grad, experts[at] + r * width, width);
+          mean += weight[e] * dots[e];
           AddScaledRow(weight[e], grad, width, grad_experts[at] + r * width);
         }
-        for (std::int64_t e = 0; e < count; ++e) grad_logit[e] = weight[e] * (dots[static_cast<std::size_t>(e)] - mean);
+        for (std::size_t e = 0; e < gate.size(); ++e) grad_logit[e] = weight[e] * (dots[e] - mean);
       }
     }
   });

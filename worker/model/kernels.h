@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <span>
+#include <vector>
 
 namespace gatemill::model::kernels {
 
@@ -42,13 +43,15 @@ void ActivateGradient(const float* y, const float* grad_y, std::int64_t rows, st
 // sums[c] = sum over rows of x[row][c].
 void ColumnSums(const float* x, std::int64_t rows, std::int64_t columns, float* sums);
 
-// Mixtures of expert outputs, one per gate: mixed[g] [rows, width] = sum over e of softmax(logits[g])[e] * experts[e].
-// weights [rows, gates, experts] out: the softmax. weight_sums [gates * experts] out: their sums over rows.
-void Mix(std::span<const float* const> logits, std::span<const float* const> experts, std::int64_t rows,
+// Mixtures of expert outputs, one per gate: mixed[g] [rows, width] = sum over e of softmax(logits[g])[e] * experts[members[g][e]].
+// logits[g]: [rows, members[g].size()]. weights [rows, cells] out: the softmaxes, gate behind gate; cells: the sum of the members' sizes.
+// weight_sums [cells] out: their sums over rows.
+using Members = std::vector<std::vector<int>>;
+void Mix(const Members& members, std::span<const float* const> logits, std::span<const float* const> experts, std::int64_t rows,
          std::int64_t width, float* weights, std::span<float* const> mixed, std::span<double> weight_sums);
 // The gradient of Mix. grad_mixed[g] may be nullptr (zeros).
-void MixGradient(std::span<const float* const> grad_mixed, std::span<const float* const> experts, const float* weights,
-                 std::int64_t rows, std::int64_t width, std::span<float* const> grad_logits,
+void MixGradient(const Members& members, std::span<const float* const> grad_mixed, std::span<const float* const> experts,
+                 const float* weights, std::int64_t rows, std::int64_t width, std::span<float* const> grad_logits,
                  std::span<float* const> grad_experts);
 
 // Dense optimizers over flat arrays, with PyTorch's formulas (torch.optim, single-tensor variants).

@@ -17,13 +17,12 @@ class Binder {
          const Products& products)
       : plan_(plan), parameters_(parameters), gradients_(gradients), buffers_(buffers), products_(products) {}
 
-  std::vector<Group> Bind(const PartPlan& part) const {
+  std::vector<Group> Bind(const std::vector<LayerGroup>& plans) const {
     std::vector<Group> groups;
-    for (const LayerGroup& group : part.groups) groups.push_back(Bind(group));
+    for (const LayerGroup& plan : plans) groups.push_back(Bind(plan));
     return groups;
   }
 
- private:
   Group Bind(const LayerGroup& plan) const {
     Group group{.shared_input = plan.shared_input, .out = plan.out, .weight = {}, .weight_grad = {},
                 .bias = parameters_.narrow(0, plan.bias_offset, plan.out),
@@ -41,6 +40,7 @@ class Binder {
     return group;
   }
 
+ private:
   Layer Bind(const LayerPlan& plan, const Group& group, std::int64_t column) const {
     Layer layer;
     layer.plan = plan;
@@ -48,13 +48,24 @@ class Binder {
     View(plan.weight, &layer.weight, &layer.weight_grad);
     layer.bias = group.bias.narrow(0, column, plan.out);
     layer.bias_grad = group.bias_grad.narrow(0, column, plan.out);
-    if (!plan.use_bn) return layer;
-    View(plan.bn_weight, &layer.bn_weight, &layer.bn_weight_grad);
-    View(plan.bn_bias, &layer.bn_bias, &layer.bn_bias_grad);
-    layer.running_mean = buffers_[static_cast<std::size_t>(plan.running_mean)];
-    layer.running_var = buffers_[static_cast<std::size_t>(plan.running_var)];
+    if (plan.norm != Norm::kNone) {
+      View(plan.norm_weight, &layer.norm.weight, &layer.norm.weight_grad);
+      View(plan.norm_bias, &layer.norm.bias, &layer.norm.bias_grad);
+    }
+    if (plan.norm == Norm::kBatch) {
+      layer.norm.running_mean = Buffer(plan.running_mean);
+      layer.norm.running_var = Buffer(plan.running_var);
+    }
+    if (plan.alpha >= 0) View(plan.alpha, &layer.alpha, &layer.alpha_grad);
+    if (plan.activation == Activation::kDice) {
+      layer.dice.running_mean = Buffer(plan.dice_mean);
+      layer.dice.running_var = Buffer(plan.dice_var);
+      layer.dice.eps = kDiceEps;
+    }
     return layer;
   }
+
+  const at::Tensor& Buffer(int index) const { return buffers_[static_cast<std::size_t>(index)]; }
 
   void View(int index, at::Tensor* value, at::Tensor* gradient) const {
     const ParameterPlan& parameter = plan_.parameters[static_cast<std::size_t>(index)];
@@ -69,66 +80,121 @@ class Binder {
   const Products& products_;
 };
 
+// `current`: each stack's input; becomes its output.
+void RunGroups(const std::vector<Group>& groups, StepContext* step, Tensors* current) {
+  for (const Group& group : groups) {
+    Tensors inputs;
+    for (const Layer& layer : group.layers) {
+      inputs.push_back((*current)[static_cast<std::size_t>(layer.plan.stack)]);
+      if (group.shared_input) break;
+    }
+    Tensors outputs = RunGroup(group, step, inputs);
+    for (std::size_t i = 0; i < outputs.size(); ++i) {
+      (*current)[static_cast<std::size_t>(group.layers[i].plan.stack)] = std::move(outputs[i]);
+    }
+  }
+}
+
+// N(0, scale^2), or U(-scale, scale).
+struct Draw {
+  bool normal = false;
+  double scale = 0;
+};
+
+// Glorot and Bengio (2010), He et al. (2015); as torch.nn.init with its default gains, kaiming's for relu.
+Draw DrawOf(const DenseInitializerConfig& initializer, const ParameterPlan& parameter) {
+  const auto in = static_cast<double>(parameter.fan_in);
+  const auto out = static_cast<double>(parameter.fan_out);
+  const std::string& type = initializer.type;
+  if (type == "xavier_uniform") return {.normal = false, .scale = std::sqrt(6.0 / (in + out))};
+  if (type == "xavier_normal") return {.normal = true, .scale = std::sqrt(2.0 / (in + out))};
+  if (type == "kaiming_uniform") return {.normal = false, .scale = std::sqrt(6.0 / in)};
+  if (type == "kaiming_normal") return {.normal = true, .scale = std::sqrt(2.0 / in)};
+  if (type == "uniform" || type == "normal") return {.normal = type == "normal", .scale = initializer.scale};
+  return {.normal = false, .scale = 1.0 / std::sqrt(in)};
+}
+
 }  // namespace
 
 Network::Network(const NetworkPlan& plan, const at::Tensor& parameters, const at::Tensor& gradients,
                  const Tensors& buffers, const Products& products)
     : plan_(plan) {
   const Binder binder(plan, parameters, gradients, buffers, products);
-  bottom_ = binder.Bind(plan.bottom);
-  trunk_ = binder.Bind(plan.trunk);
-  towers_ = binder.Bind(plan.towers);
+  for (const StagePlan& stage : plan.stages) stages_.push_back(binder.Bind(stage.groups));
+  for (const TransferPlan& transfer : plan.transfers) {
+    transfers_.push_back({.info = binder.Bind(transfer.info), .attention = binder.Bind(transfer.attention)});
+  }
 }
 
-// inputs: one per stack, or one for all of them.
-Tensors Network::RunPart(const Part& part, int stacks, StepContext* step, const Tensors& inputs) {
-  Tensors current = inputs;
-  if (current.size() == 1) current.resize(static_cast<std::size_t>(stacks), inputs[0]);
-  for (const Group& group : part) {
-    Tensors group_inputs;
-    if (group.shared_input) {
-      group_inputs = {inputs[0]};
-    } else {
-      for (const Layer& layer : group.layers) group_inputs.push_back(current[static_cast<std::size_t>(layer.plan.stack)]);
-    }
-    Tensors outputs = RunGroup(group, step, group_inputs);
-    for (std::size_t i = 0; i < outputs.size(); ++i) {
-      current[static_cast<std::size_t>(group.layers[i].plan.stack)] = std::move(outputs[i]);
-    }
+Tensors Network::RunStage(std::size_t stage, StepContext* step, const Tensors& inputs, const at::Tensor& gate_input) const {
+  const StagePlan& plan = plan_.stages[stage];
+  Tensors current;
+  for (const int input : plan.inputs) {
+    current.push_back(input == kGateColumns ? gate_input : inputs[static_cast<std::size_t>(input)]);
   }
-  return current;
+  RunGroups(stages_[stage], step, &current);
+  if (plan.mixtures.empty()) return current;
+  return RunMixtures(plan_, plan.mixtures, step, current);
+}
+
+at::Tensor Network::RunTransfer(const Transfer& transfer, StepContext* step, const at::Tensor& from, const at::Tensor& to) {
+  Tensors info{from};
+  RunGroups(transfer.info, step, &info);
+  const Tensors projected = RunGroup(transfer.attention, step, {at::cat({to, info[0]})});
+  const std::int64_t width = to.size(1);
+  const at::Tensor scores = (projected[0] * projected[1]).sum(1) / std::sqrt(static_cast<double>(width));
+  const at::Tensor weights = at::softmax(scores.view({2, -1}), 0).unsqueeze(2);
+  return (weights * projected[2].view({2, -1, width})).sum(0);
 }
 
 Tensors Network::Forward(StepContext* step, const at::Tensor& x) const {
-  Tensors current{x};
-  if (plan_.bottom.stacks > 0) current = RunPart(bottom_, plan_.bottom.stacks, step, current);
-  if (plan_.trunk.stacks > 0) {
-    current = RunPart(trunk_, plan_.trunk.stacks, step, current);
-    if (plan_.num_gates > 0) {
-      const auto experts = current.begin() + plan_.num_experts;
-      current = RunMixture(step, Tensors(experts, current.end()), Tensors(current.begin(), experts));
-    }
+  at::Tensor gate_input = x;
+  if (!plan_.gate_columns.empty()) {
+    Tensors parts;
+    for (const XColumns& columns : plan_.gate_columns) parts.push_back(x.narrow(1, columns.offset, columns.count));
+    gate_input = at::cat(parts, 1);
   }
-  return RunPart(towers_, plan_.towers.stacks, step, current);
+  step->gate_sums.clear();
+  Tensors current{x};
+  for (std::size_t stage = 0; stage < stages_.size(); ++stage) {
+    if (stage + 1 == stages_.size()) {
+      for (std::size_t t = 0; t < transfers_.size(); ++t) {
+        const TransferPlan& plan = plan_.transfers[t];
+        at::Tensor& to = current[static_cast<std::size_t>(plan.to)];
+        to = RunTransfer(transfers_[t], step, current[static_cast<std::size_t>(plan.from)], to);
+      }
+    }
+    current = RunStage(stage, step, current, gate_input);
+  }
+  return current;
 }
 
 at::Tensor ParameterView(const at::Tensor& flat, const ParameterPlan& parameter) {
   return flat.as_strided(parameter.shape, parameter.stride, parameter.offset);
 }
 
-void InitializeParameters(const NetworkPlan& plan, std::uint64_t seed, const at::Tensor& flat) {
+void InitializeParameters(const NetworkPlan& plan, const DenseInitializerConfig& initializer, std::uint64_t seed,
+                          const at::Tensor& flat) {
   flat.zero_();
   for (const ParameterPlan& parameter : plan.parameters) {
     at::Tensor view = ParameterView(flat, parameter);
-    if (parameter.kind == ParameterKind::kBnWeight) view.fill_(1.0);
-    if (parameter.kind == ParameterKind::kBnWeight || parameter.kind == ParameterKind::kBnBias) continue;
+    const bool drawn_bias = parameter.kind == ParameterKind::kBias && initializer.type == "linear";
+    if (parameter.kind != ParameterKind::kWeight && !drawn_bias) {
+      view.fill_(parameter.initial);
+      continue;
+    }
     at::Tensor drawn = at::empty(parameter.shape, view.options());
-    const double bound = 1.0 / std::sqrt(static_cast<double>(parameter.fan_in));
+    const Draw draw = DrawOf(initializer, parameter);
     const std::uint64_t stream = TableSalt(parameter.name);
     auto* values = drawn.mutable_data_ptr<float>();
-    for (std::int64_t i = 0; i < drawn.numel(); ++i) {
-      values[i] = static_cast<float>(
-          (2.0 * ToUniformDouble(RandomBits(seed, stream, static_cast<std::uint64_t>(i))) - 1.0) * bound);
+    if (draw.normal) {
+      RandomStream random(seed, stream);
+      for (std::int64_t i = 0; i < drawn.numel(); ++i) values[i] = static_cast<float>(random.Normal() * draw.scale);
+    } else {
+      for (std::int64_t i = 0; i < drawn.numel(); ++i) {
+        values[i] = static_cast<float>(
+            (2.0 * ToUniformDouble(RandomBits(seed, stream, static_cast<std::uint64_t>(i))) - 1.0) * draw.scale);
+      }
     }
     view.copy_(drawn);
   }

@@ -20,24 +20,28 @@ class Network {
   Network(const NetworkPlan& plan, const at::Tensor& parameters, const at::Tensor& gradients, const Tensors& buffers,
           const Products& products);
 
-  // x [rows, x_dim] -> one [rows, 1] per task: logits (bce) or values (mse).
+  // x [rows, x_dim] -> one [rows, 1] per task: logits (bce) or values (mse). With esmm logits of the task's own probability.
   [[nodiscard]] Tensors Forward(StepContext* step, const at::Tensor& x) const;
 
  private:
-  using Part = std::vector<Group>;
-  [[nodiscard]] static Tensors RunPart(const Part& part, int stacks, StepContext* step, const Tensors& inputs);
+  struct Transfer {
+    std::vector<Group> info;
+    Group attention;
+  };
+  [[nodiscard]] Tensors RunStage(std::size_t stage, StepContext* step, const Tensors& inputs, const at::Tensor& gate_input) const;
+  [[nodiscard]] static at::Tensor RunTransfer(const Transfer& transfer, StepContext* step, const at::Tensor& from, const at::Tensor& to);
 
   const NetworkPlan& plan_;
-  Part bottom_;
-  Part trunk_;
-  Part towers_;
+  std::vector<std::vector<Group>> stages_;
+  std::vector<Transfer> transfers_;
 };
 
 // The logical view [shape] of a parameter (or of its gradient or optimizer state) in a flat tensor.
 at::Tensor ParameterView(const at::Tensor& flat, const ParameterPlan& parameter);
 
-// Draws every parameter of `flat` (CPU, [plan.size]) from (seed, the parameter's name): weights and biases as
-// torch.nn.Linear does, U(-1/sqrt(fan_in), 1/sqrt(fan_in)); batch norm starts as the identity.
-void InitializeParameters(const NetworkPlan& plan, std::uint64_t seed, const at::Tensor& flat);
+// Draws every weight of `flat` (CPU, [plan.size]) from (seed, the parameter's name) as `initializer` says, with linear biases too;
+// other parameters get their plan's initial value.
+void InitializeParameters(const NetworkPlan& plan, const DenseInitializerConfig& initializer, std::uint64_t seed,
+                          const at::Tensor& flat);
 
 }  // namespace gatemill::model

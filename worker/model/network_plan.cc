@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <array>
+#include <iterator>
+#include <map>
+#include <numeric>
 #include <optional>
 #include <string_view>
 #include <utility>
@@ -11,13 +14,16 @@ namespace {
 
 constexpr std::int64_t kAlign = 16;  // floats: one cache line
 
-constexpr std::array<std::pair<std::string_view, Activation>, 7> kActivations{{{"linear", Activation::kLinear},
+constexpr std::array<std::pair<std::string_view, Activation>, 9> kActivations{{{"linear", Activation::kLinear},
                                                                               {"relu", Activation::kRelu},
                                                                               {"leaky_relu", Activation::kLeakyRelu},
+                                                                              {"prelu", Activation::kPrelu},
                                                                               {"gelu", Activation::kGelu},
                                                                               {"silu", Activation::kSilu},
                                                                               {"tanh", Activation::kTanh},
-                                                                              {"sigmoid", Activation::kSigmoid}}};
+                                                                              {"sigmoid", Activation::kSigmoid},
+                                                                              {"dice", Activation::kDice}}};
+constexpr float kFirstPreluSlope = 0.25F;  // torch.nn.PReLU's
 
 std::optional<Activation> ActivationOf(std::string_view name) {
   for (const auto& [known, value] : kActivations) {
@@ -43,8 +49,9 @@ class Checker {
     }
     if (!ActivationOf(mlp.activation)) {
       Add(where + ".activation: unknown \"" + mlp.activation +
-          "\"; use relu, leaky_relu, gelu, silu, tanh, sigmoid or linear");
+          "\"; use relu, leaky_relu, prelu, gelu, silu, tanh, sigmoid, linear or dice");
     }
+    if (mlp.use_bn && mlp.use_ln) Add(where + ": use_bn and use_ln contradict each other; keep one of them");
     const std::size_t ratios = mlp.dropout_ratio.size();
     if (ratios > 1 && ratios != mlp.hidden_units.size()) {
       Add(where + ".dropout_ratio: " + std::to_string(ratios) + " values for " +
@@ -63,7 +70,8 @@ class Checker {
   std::string messages_;
 };
 
-bool HasExperts(const ModelConfig& model) { return model.type == "omoe" || model.type == "mmoe"; }
+bool HasGates(const ModelConfig& model) { return OneOf(model.type, {"omoe", "mmoe", "ple"}); }
+bool HasExpertPerTask(const ModelConfig& model) { return OneOf(model.type, {"single", "esmm", "aitm"}); }
 
 const MlpConfig& TowerMlp(const ModelSpec& spec, std::size_t task) {
   return spec.tasks[task].mlp ? *spec.tasks[task].mlp : spec.model.tower_mlp;
@@ -88,22 +96,62 @@ void CheckOptimizer(const DenseOptimizerConfig& optimizer, Checker* checker) {
   }
 }
 
+void CheckGates(const ModelSpec& spec, Checker* checker) {
+  const ModelConfig& model = spec.model;
+  const int least = model.type == "ple" ? 0 : 1;
+  const auto count = [&](const char* key, int value, int at_least) {
+    if (value >= at_least && value <= kMaxExperts) return;
+    checker->Add(std::string(key) + ": " + std::to_string(value) + "; give " + std::to_string(at_least) + " to " +
+                 std::to_string(kMaxExperts));
+  };
+  count("model.num_expert", model.num_expert, least);
+  if (model.type == "ple") {
+    count("model.num_task_expert", model.num_task_expert, 0);
+    if (model.num_expert == 0 && model.num_task_expert == 0) {
+      checker->Add("model.num_expert: no shared and no task's experts; give one of num_expert and num_task_expert");
+    }
+    if (model.num_level < 1 || model.num_level > kMaxLevels) {
+      checker->Add("model.num_level: " + std::to_string(model.num_level) + "; give 1 to " + std::to_string(kMaxLevels));
+    }
+  }
+  const int experts = model.num_expert + (model.type == "ple" ? model.num_task_expert : 0);
+  if (model.top_k < 0 || model.top_k > experts) {
+    checker->Add("model.top_k: " + std::to_string(model.top_k) + "; a gate has " + std::to_string(experts) +
+                 " experts; give at most so many, or 0 for all");
+  }
+  if (!(model.gate_dropout_ratio >= 0.0 && model.gate_dropout_ratio < 1.0)) {
+    checker->Add("model.gate_dropout_ratio: " + std::to_string(model.gate_dropout_ratio) +
+                 "; give a number from 0 up to, not including, 1");
+  }
+}
+
 Status CheckSpec(const ModelSpec& spec) {
   Checker checker;
   const ModelConfig& model = spec.model;
-  if (!OneOf(model.type, {"single", "shared_bottom", "omoe", "mmoe"})) {
-    checker.Add("model.type: unknown \"" + model.type + "\"; use single, shared_bottom, omoe or mmoe");
+  if (!HasGates(model) && !HasExpertPerTask(model) && model.type != "shared_bottom") {
+    checker.Add("model.type: unknown \"" + model.type + "\"; use single, shared_bottom, omoe, mmoe, ple, esmm or aitm");
   }
   if (spec.x_dim < 1) checker.Add("features: x has " + std::to_string(spec.x_dim) + " columns; give at least one feature");
   if (spec.tasks.empty()) checker.Add("tasks: none given; give at least one");
-  if (HasExperts(model) && (model.num_expert < 1 || model.num_expert > kMaxExperts)) {
-    checker.Add("model.num_expert: " + std::to_string(model.num_expert) + "; give 1 to " + std::to_string(kMaxExperts));
-  }
+  if (HasGates(model)) CheckGates(spec, &checker);
   if (model.type == "single" && model.bottom_mlp) {
     checker.Add("model.bottom_mlp: type single shares nothing between tasks; remove it, or use shared_bottom");
   }
-  if (HasExperts(model) && model.expert_mlp.hidden_units.empty()) {
+  if ((HasGates(model) || model.type == "aitm") && model.expert_mlp.hidden_units.empty()) {
     checker.Add("model.expert_mlp.hidden_units: empty; an expert has at least one layer");
+  }
+  if (model.type == "aitm" && model.transfer_mlp) {
+    checker.Mlp("model.transfer_mlp", *model.transfer_mlp);
+    const auto last = [](const MlpConfig& mlp) { return mlp.hidden_units.empty() ? 0 : mlp.hidden_units.back(); };
+    if (last(*model.transfer_mlp) != last(model.expert_mlp)) {
+      checker.Add("model.transfer_mlp.hidden_units: the last layer must be as wide as expert_mlp's, " +
+                  std::to_string(last(model.expert_mlp)));
+    }
+  }
+  for (const TaskConfig& task : spec.tasks) {
+    if (model.type == "esmm" && task.loss != "bce") {
+      checker.Add("tasks." + task.name + ".loss: esmm multiplies probabilities; use bce");
+    }
   }
   if (model.bottom_mlp) checker.Mlp("model.bottom_mlp", *model.bottom_mlp);
   checker.Mlp("model.expert_mlp", model.expert_mlp);
@@ -137,9 +185,17 @@ class Planner {
   explicit Planner(const ModelSpec& spec) : spec_(spec) {}
 
   Result<NetworkPlan> Plan() {
-    std::int64_t width = AddBottom(spec_.x_dim);
-    width = AddTrunk(width);
-    AddTowers(width);
+    const ModelConfig& model = spec_.model;
+    plan_.chained = model.type == "esmm";
+    plan_.gate_columns = spec_.gate_columns;
+    std::vector<int> tower_inputs(spec_.tasks.size(), 0);
+    AddBottom();
+    if (HasExpertPerTask(model)) AddExpertPerTask();
+    if (model.type == "omoe" || model.type == "mmoe") AddExperts();
+    for (int level = 0; model.type == "ple" && level < model.num_level; ++level) AddLevel(level);
+    if (model.type == "aitm") AddTransfers();
+    if (model.type != "shared_bottom" && model.type != "omoe") std::iota(tower_inputs.begin(), tower_inputs.end(), 0);
+    AddTowers(tower_inputs);
     if (numbers_ > kMaxParameters) {
       return InvalidInput("model: more than " + std::to_string(kMaxParameters) +
                           " dense parameters; fewer experts or hidden units are needed");
@@ -156,8 +212,8 @@ class Planner {
               .in = 0,
               .out = mlp.hidden_units[i],
               .activation = *ActivationOf(mlp.activation),
-              .dropout_ratio = DropoutOf(mlp, i),
-              .use_bn = mlp.use_bn},
+              .norm = mlp.use_bn ? Norm::kBatch : mlp.use_ln ? Norm::kLayer : Norm::kNone,
+              .dropout_ratio = DropoutOf(mlp, i)},
              &stack);
     }
     return stack;
@@ -170,51 +226,128 @@ class Planner {
     stack->layers.push_back(std::move(layer));
   }
 
-  std::int64_t AddBottom(std::int64_t width) {
+  void AddBottom() {
     const ModelConfig& model = spec_.model;
     const bool is_bottom = model.type == "shared_bottom";
-    if (!is_bottom && !model.bottom_mlp) return width;
-    std::vector<Stack> stacks{MlpStack("bottom", width, model.bottom_mlp ? *model.bottom_mlp : model.expert_mlp)};
-    plan_.bottom = Group(stacks, true);
-    return stacks[0].out;
+    if (!is_bottom && !model.bottom_mlp) return;
+    std::vector<Stack> stacks{MlpStack("bottom", width_, model.bottom_mlp ? *model.bottom_mlp : model.expert_mlp)};
+    AddStage(std::move(stacks), {0});
   }
 
-  std::int64_t AddTrunk(std::int64_t width) {
-    const ModelConfig& model = spec_.model;
-    const std::size_t tasks = spec_.tasks.size();
+  void AddExpertPerTask() {
     std::vector<Stack> stacks;
-    if (model.type == "shared_bottom") return width;
-    const std::size_t experts = model.type == "single" ? tasks : static_cast<std::size_t>(model.num_expert);
-    for (std::size_t e = 0; e < experts; ++e) {
-      stacks.push_back(MlpStack("experts." + std::to_string(e), width, model.expert_mlp));
-    }
-    plan_.num_experts = static_cast<int>(experts);
-    if (HasExperts(model)) {
-      plan_.num_gates = model.type == "omoe" ? 1 : static_cast<int>(tasks);
-      for (int g = 0; g < plan_.num_gates; ++g) stacks.push_back(GateStack(g, width));
-    }
-    const std::int64_t out = stacks[0].out;
-    plan_.trunk = Group(stacks, true);
-    return out;
+    for (const TaskConfig& task : spec_.tasks) stacks.push_back(MlpStack("experts." + task.name, width_, spec_.model.expert_mlp));
+    AddStage(std::move(stacks), std::vector<int>(spec_.tasks.size(), 0));
   }
 
-  Stack GateStack(int gate, std::int64_t width) {
+  void AddExperts() {
     const ModelConfig& model = spec_.model;
-    const std::string name = "gates." + (model.type == "omoe" ? "all" : spec_.tasks[static_cast<std::size_t>(gate)].name);
-    Stack stack = model.gate_mlp ? MlpStack(name + ".mlp", width, *model.gate_mlp) : Stack{.layers = {}, .out = width};
-    Append({.name = name + ".linear", .out = model.num_expert, .bias = model.gate_bias}, &stack);
-    return stack;
+    std::vector<Stack> stacks;
+    for (int e = 0; e < model.num_expert; ++e) {
+      stacks.push_back(MlpStack("experts." + std::to_string(e), width_, model.expert_mlp));
+    }
+    std::vector<int> inputs(stacks.size(), 0);
+    std::vector<int> experts(stacks.size());
+    std::iota(experts.begin(), experts.end(), 0);
+    std::vector<MixturePlan> mixtures;
+    const std::size_t gates = model.type == "omoe" ? 1 : spec_.tasks.size();
+    for (std::size_t g = 0; g < gates; ++g) {
+      const std::string name = "gates." + (model.type == "omoe" ? "all" : spec_.tasks[g].name);
+      mixtures.push_back({.name = name, .task = model.type == "omoe" ? -1 : static_cast<int>(g), .experts = experts});
+      AddGate(&mixtures.back(), width_, 0, &stacks, &inputs);
+    }
+    AddStage(std::move(stacks), std::move(inputs), std::move(mixtures));
   }
 
-  void AddTowers(std::int64_t width) {
+  // ple: of the level before, output t is task t's and the last one the shared experts'. The last level has no shared output.
+  void AddLevel(int level) {
+    const ModelConfig& model = spec_.model;
+    const std::string prefix = "levels." + std::to_string(level) + ".";
+    const auto tasks = static_cast<int>(spec_.tasks.size());
+    const auto from = [&](int task) { return level == 0 ? 0 : task; };
+    std::vector<Stack> stacks;
+    std::vector<int> inputs;
+    const auto add = [&](const std::string& name, int count, int input) {
+      std::vector<int> added;
+      for (int e = 0; e < count; ++e) {
+        added.push_back(static_cast<int>(stacks.size()));
+        stacks.push_back(MlpStack(prefix + name + "." + std::to_string(e), width_, model.expert_mlp));
+        inputs.push_back(input);
+      }
+      return added;
+    };
+    std::vector<std::vector<int>> own;
+    for (int t = 0; t < tasks; ++t) {
+      own.push_back(add("task_experts." + spec_.tasks[static_cast<std::size_t>(t)].name, model.num_task_expert, from(t)));
+    }
+    const std::vector<int> shared = add("experts", model.num_expert, from(tasks));
+    std::vector<MixturePlan> mixtures;
+    const std::size_t gates = level + 1 == model.num_level || shared.empty() ? own.size() : own.size() + 1;
+    for (std::size_t g = 0; g < gates; ++g) {
+      const bool is_task = g < own.size();
+      MixturePlan& mixture = mixtures.emplace_back();
+      mixture.name = prefix + "gates." + (is_task ? spec_.tasks[g].name : "shared");
+      mixture.task = is_task ? static_cast<int>(g) : -1;
+      for (std::size_t t = 0; t < own.size(); ++t) {
+        if (!is_task || t == g) mixture.experts.insert(mixture.experts.end(), own[t].begin(), own[t].end());
+      }
+      mixture.experts.insert(mixture.experts.end(), shared.begin(), shared.end());
+      AddGate(&mixture, width_, from(static_cast<int>(g)), &stacks, &inputs);
+    }
+    AddStage(std::move(stacks), std::move(inputs), std::move(mixtures));
+  }
+
+  // The gate's stack, which reads `input`, of that width.
+  void AddGate(MixturePlan* mixture, std::int64_t width, int input, std::vector<Stack>* stacks, std::vector<int>* inputs) {
+    const ModelConfig& model = spec_.model;
+    if (!spec_.gate_columns.empty()) {
+      width = 0;
+      for (const XColumns& columns : spec_.gate_columns) width += columns.count;
+      input = kGateColumns;
+    }
+    Stack stack = model.gate_mlp ? MlpStack(mixture->name + ".mlp", width, *model.gate_mlp) : Stack{.layers = {}, .out = width};
+    Append({.name = mixture->name + ".linear",
+            .out = static_cast<std::int64_t>(mixture->experts.size()),
+            .norm = model.gate_bn ? Norm::kBatch : Norm::kNone,
+            .bias = model.gate_bias},
+           &stack);
+    mixture->id = stack.layers.back().id;
+    mixture->gate = static_cast<int>(stacks->size());
+    stacks->push_back(std::move(stack));
+    inputs->push_back(input);
+    plan_.gate_dropout_ratio = model.gate_dropout_ratio;
+    plan_.top_k = model.top_k;
+  }
+
+  void AddTransfers() {
+    for (std::size_t t = 1; t < spec_.tasks.size(); ++t) {
+      const std::string name = "transfers." + spec_.tasks[t].name + ".";
+      const MlpConfig one_layer{.hidden_units = {static_cast<int>(width_)}};
+      std::vector<Stack> info{MlpStack(name + "info", width_, spec_.model.transfer_mlp ? *spec_.model.transfer_mlp : one_layer)};
+      std::vector<Stack> attention;
+      for (const char* part : {"query", "key", "value"}) {
+        Stack& stack = attention.emplace_back(Stack{.layers = {}, .out = width_});
+        Append({.name = name + part, .out = width_, .bias = false}, &stack);
+      }
+      const auto task = static_cast<int>(t);
+      plan_.transfers.push_back({.from = task - 1, .to = task, .info = Groups(info, {0}), .attention = Groups(attention, {0, 0, 0})[0]});
+    }
+  }
+
+  void AddTowers(const std::vector<int>& inputs) {
     std::vector<Stack> stacks;
     for (std::size_t t = 0; t < spec_.tasks.size(); ++t) {
       const std::string name = "towers." + spec_.tasks[t].name;
-      stacks.push_back(MlpStack(name, width, TowerMlp(spec_, t)));
+      stacks.push_back(MlpStack(name, width_, TowerMlp(spec_, t)));
       Append({.name = name + ".out", .out = 1}, &stacks.back());
     }
-    const bool shared = spec_.model.type == "shared_bottom" || spec_.model.type == "omoe";
-    plan_.towers = Group(stacks, shared);
+    AddStage(std::move(stacks), inputs);
+  }
+
+  // All outputs of a stage are as wide as its first stack's, but those of gates, which mixtures take.
+  void AddStage(std::vector<Stack> stacks, std::vector<int> inputs, std::vector<MixturePlan> mixtures = {}) {
+    width_ = stacks[0].out;
+    plan_.stages.push_back({.inputs = inputs, .groups = Groups(stacks, inputs), .mixtures = std::move(mixtures)});
   }
 
   // Counts up to the limit, so that absurd sizes do not overflow.
@@ -226,42 +359,67 @@ class Planner {
     }
   }
 
-  PartPlan Group(std::vector<Stack>& stacks, bool shared_input) {
-    PartPlan part;
-    part.stacks = static_cast<int>(stacks.size());
+  // inputs: what each stack reads; equal numbers are the same input.
+  std::vector<LayerGroup> Groups(std::vector<Stack>& stacks, const std::vector<int>& inputs) {
+    std::vector<LayerGroup> firsts;  // a group for each input of several stacks; the others' layers are one more
+    std::map<int, std::size_t> group_of;
+    LayerGroup others;
+    std::vector<LayerGroup> rest;
+    const bool one_input = std::all_of(inputs.begin(), inputs.end(), [&](int input) { return input == inputs[0]; });
     for (std::size_t s = 0; s < stacks.size(); ++s) {
       Count(stacks[s]);
       for (std::size_t level = 0; level < stacks[s].layers.size(); ++level) {
-        if (part.groups.size() <= level) part.groups.emplace_back();
-        LayerGroup& group = part.groups[level];
         LayerPlan& layer = stacks[s].layers[level];
         layer.stack = static_cast<int>(s);
         AddParameters(&layer);
-        group.shared_input = shared_input && level == 0;
-        group.out += layer.out;
-        group.layers.push_back(layer);
+        LayerGroup* group = &others;
+        if (level > 0) {
+          if (rest.size() < level) rest.emplace_back();
+          group = &rest[level - 1];
+        } else if (one_input || std::count(inputs.begin(), inputs.end(), inputs[s]) > 1) {
+          const auto [found, is_new] = group_of.emplace(inputs[s], firsts.size());
+          if (is_new) firsts.push_back({.shared_input = true, .layers = {}});
+          group = &firsts[found->second];
+        }
+        group->out += layer.out;
+        group->layers.push_back(layer);
       }
     }
-    return part;
+    if (!others.layers.empty()) firsts.push_back(std::move(others));
+    firsts.insert(firsts.end(), std::make_move_iterator(rest.begin()), std::make_move_iterator(rest.end()));
+    return firsts;
   }
 
-  int AddParameter(const std::string& name, ParameterKind kind, std::vector<std::int64_t> shape, std::int64_t fan_in) {
-    plan_.parameters.push_back({.name = name, .kind = kind, .shape = std::move(shape), .stride = {}, .fan_in = fan_in});
+  int AddParameter(const LayerPlan& layer, const char* part, ParameterKind kind, std::vector<std::int64_t> shape, float initial = 0) {
+    plan_.parameters.push_back({.name = layer.name + "." + part, .kind = kind, .shape = std::move(shape), .stride = {},
+                                .fan_in = layer.in, .fan_out = layer.out, .initial = initial});
     return static_cast<int>(plan_.parameters.size()) - 1;
   }
-  int AddBuffer(const std::string& name, std::int64_t size, float initial) {
-    plan_.buffers.push_back({name, size, initial});
+  int AddBuffer(const LayerPlan& layer, const char* part, float initial) {
+    plan_.buffers.push_back({layer.name + "." + part, layer.out, initial});
     return static_cast<int>(plan_.buffers.size()) - 1;
   }
 
   void AddParameters(LayerPlan* layer) {
-    layer->weight = AddParameter(layer->name + ".weight", ParameterKind::kWeight, {layer->out, layer->in}, layer->in);
-    if (layer->bias) layer->bias_index = AddParameter(layer->name + ".bias", ParameterKind::kBias, {layer->out}, layer->in);
-    if (!layer->use_bn) return;
-    layer->bn_weight = AddParameter(layer->name + ".bn_weight", ParameterKind::kBnWeight, {layer->out}, layer->in);
-    layer->bn_bias = AddParameter(layer->name + ".bn_bias", ParameterKind::kBnBias, {layer->out}, layer->in);
-    layer->running_mean = AddBuffer(layer->name + ".running_mean", layer->out, 0.0F);
-    layer->running_var = AddBuffer(layer->name + ".running_var", layer->out, 1.0F);
+    layer->weight = AddParameter(*layer, "weight", ParameterKind::kWeight, {layer->out, layer->in});
+    if (layer->bias) layer->bias_index = AddParameter(*layer, "bias", ParameterKind::kBias, {layer->out});
+    if (layer->norm != Norm::kNone) {
+      const bool batch = layer->norm == Norm::kBatch;
+      layer->norm_weight = AddParameter(*layer, batch ? "bn_weight" : "ln_weight", ParameterKind::kNormWeight, {layer->out}, 1.0F);
+      layer->norm_bias = AddParameter(*layer, batch ? "bn_bias" : "ln_bias", ParameterKind::kNormBias, {layer->out});
+    }
+    if (layer->norm == Norm::kBatch) {
+      layer->running_mean = AddBuffer(*layer, "running_mean", 0.0F);
+      layer->running_var = AddBuffer(*layer, "running_var", 1.0F);
+    }
+    if (layer->activation == Activation::kPrelu) {
+      layer->alpha = AddParameter(*layer, "alpha", ParameterKind::kAlpha, {1}, kFirstPreluSlope);
+    }
+    if (layer->activation == Activation::kDice) {
+      layer->alpha = AddParameter(*layer, "alpha", ParameterKind::kAlpha, {layer->out});
+      layer->dice_mean = AddBuffer(*layer, "dice_mean", 0.0F);
+      layer->dice_var = AddBuffer(*layer, "dice_var", 1.0F);
+    }
   }
 
   std::int64_t Take(std::int64_t count) {
@@ -271,12 +429,10 @@ class Planner {
   }
 
   void Layout() {
-    for (PartPlan* part : {&plan_.bottom, &plan_.trunk, &plan_.towers}) {
-      for (LayerGroup& group : part->groups) {
-        LayoutWeights(&group);
-        LayoutVectors(&group);
-      }
-    }
+    ForEachGroup(plan_, [this](LayerGroup& group) {
+      LayoutWeights(&group);
+      LayoutVectors(&group);
+    });
   }
 
   // A weight is kept as [in, out] or [out, in], such that the gradient's product needs the smaller operand transposed
@@ -304,8 +460,9 @@ class Planner {
     for (const LayerPlan& layer : group->layers) {
       if (layer.bias_index >= 0) Place(layer.bias_index, next);
       next += layer.out;
-      if (layer.bn_weight >= 0) Place(layer.bn_weight, Take(layer.out));
-      if (layer.bn_bias >= 0) Place(layer.bn_bias, Take(layer.out));
+      for (const int vector : {layer.norm_weight, layer.norm_bias, layer.alpha}) {
+        if (vector >= 0) Place(vector, Take(plan_.parameters[static_cast<std::size_t>(vector)].shape[0]));
+      }
     }
   }
   void Place(int index, std::int64_t offset) {
@@ -315,6 +472,7 @@ class Planner {
   }
 
   const ModelSpec& spec_;
+  std::int64_t width_ = spec_.x_dim;  // of the last stage's outputs
   NetworkPlan plan_;
   std::int64_t numbers_ = 0;
   std::uint32_t next_id_ = 1;

@@ -16,6 +16,7 @@
 #include "worker/collective/nccl.h"
 #include "worker/model/cuda.h"
 #include "worker/model/dense_optimizer.h"
+#include "worker/model/losses.h"
 #include "worker/model/network.h"
 #include "worker/model/network_plan.h"
 #include "worker/model/products.h"
@@ -58,18 +59,6 @@ class SingleThreadedAutograd {
   c10::AutogradState before_;
 };
 
-// Loss of one sample and its derivative by the network's output z, in double.
-struct SampleLoss {
-  double loss;
-  double derivative;
-};
-double Sigmoid(double z) { return z >= 0 ? 1.0 / (1.0 + std::exp(-z)) : std::exp(z) / (1.0 + std::exp(z)); }
-SampleLoss LossOf(bool bce, double z, double label) {
-  if (!bce) return {(z - label) * (z - label), 2.0 * (z - label)};
-  // Binary cross entropy of a logit, in the form that does not overflow (as torch's with_logits loss).
-  return {std::max(z, 0.0) - z * label + std::log1p(std::exp(-std::abs(z))), Sigmoid(z) - label};
-}
-
 class TorchModel final : public DenseModel {
  public:
   TorchModel(const ModelSpec& spec, NetworkPlan plan)
@@ -83,7 +72,7 @@ class TorchModel final : public DenseModel {
     at::set_num_threads(spec_.threads);
     at::NoGradGuard no_grad;
     at::Tensor drawn = at::empty({plan_.size}, at::kFloat);
-    InitializeParameters(plan_, spec_.seed, drawn);
+    InitializeParameters(plan_, spec_.model.initializer, spec_.seed, drawn);
     parameters_ = drawn.to(device_);
     gradients_ = at::zeros_like(parameters_);
     host_gradients_ = device_.is_cpu() ? gradients_ : at::zeros({plan_.size}, at::kFloat);
@@ -173,12 +162,18 @@ class TorchModel final : public DenseModel {
   }
 
   [[nodiscard]] std::vector<std::vector<double>> gate_means() const override {
-    const auto experts = static_cast<std::size_t>(plan_.num_experts);
     std::vector<std::vector<double>> means;
-    for (std::size_t t = 0; plan_.num_gates > 0 && t < spec_.tasks.size(); ++t) {
-      const std::size_t gate = plan_.num_gates == 1 ? 0 : t;
-      means.emplace_back(experts, 0.0);
-      for (std::size_t e = 0; e < experts && !gate_means_.empty(); ++e) means[t][e] = gate_means_[gate * experts + e];
+    for (std::size_t t = 0; t < spec_.tasks.size(); ++t) {
+      std::size_t mixture = 0;
+      for (const StagePlan& stage : plan_.stages) {
+        for (const MixturePlan& plan : stage.mixtures) {
+          if (plan.task < 0 || static_cast<std::size_t>(plan.task) == t) {
+            means.resize(t + 1);
+            means[t] = mixture < gate_means_.size() ? gate_means_[mixture] : std::vector<double>(plan.experts.size(), 0.0);
+          }
+          ++mixture;
+        }
+      }
     }
     return means;
   }
@@ -200,14 +195,11 @@ class TorchModel final : public DenseModel {
   }
 
   [[nodiscard]] bool HasDropout() const {
-    for (const PartPlan* part : {&plan_.bottom, &plan_.trunk, &plan_.towers}) {
-      for (const LayerGroup& group : part->groups) {
-        for (const LayerPlan& layer : group.layers) {
-          if (layer.dropout_ratio > 0) return true;
-        }
-      }
-    }
-    return false;
+    bool has = plan_.gate_dropout_ratio > 0;
+    ForEachGroup(plan_, [&](const LayerGroup& group) {
+      for (const LayerPlan& layer : group.layers) has = has || layer.dropout_ratio > 0;
+    });
+    return has;
   }
 
   [[nodiscard]] Status CheckStep(const StepInput& input, std::span<float> grad_x, std::span<double> losses) const {
@@ -236,14 +228,15 @@ class TorchModel final : public DenseModel {
     const std::int64_t start = Nanoseconds();
     const at::Tensor x = OnDevice(input.x, input.rows).requires_grad_(true);
     const Tensors outputs = network_->Forward(step, x);
-    Tensors output_grads;
-    for (std::size_t t = 0; t < outputs.size(); ++t) output_grads.push_back(Loss(input, t, outputs[t], &losses[t]));
+    const Tensors output_grads = Losses(input, outputs, losses);
     forward_ns_ = Nanoseconds() - start;
     const at::Tensor gradient = torch::autograd::grad(outputs, {x}, output_grads, false, false, true)[0];
     TakeInputGradient(gradient, grad_x);
     if (!device_.is_cpu() && !has_device_collective()) host_gradients_.copy_(gradients_);
     gate_means_ = step->gate_sums;
-    for (double& mean : gate_means_) mean /= static_cast<double>(std::max<std::int64_t>(1, input.rows));
+    for (std::vector<double>& gate : gate_means_) {
+      for (double& mean : gate) mean /= static_cast<double>(std::max<std::int64_t>(1, input.rows));
+    }
     return Ok();
   }
 
@@ -257,25 +250,29 @@ class TorchModel final : public DenseModel {
     }
   }
 
-  // This worker's share of task t's loss; returns the gradient of weight * loss by the outputs.
-  at::Tensor Loss(const StepInput& input, std::size_t t, const at::Tensor& output, double* loss) const {
-    const TaskConfig& task = spec_.tasks[t];
-    const at::Tensor z = output.detach().cpu();
-    at::Tensor gradient = at::empty_like(z);
-    const auto* from = z.const_data_ptr<float>();
-    auto* to = gradient.mutable_data_ptr<float>();
-    const double share = input.weight_sums[t] > 0 ? 1.0 / input.weight_sums[t] : 0.0;
-    double sum = 0;
-    for (std::int64_t i = 0; i < input.rows; ++i) {
-      const auto at = static_cast<std::size_t>(i);
-      const double weight = input.weights.empty() ? 1.0 : static_cast<double>(input.weights[at]);
-      const SampleLoss sample =
-          LossOf(task.loss == "bce", from[i], input.labels[t * static_cast<std::size_t>(input.rows) + at]);
-      sum += weight * sample.loss;
-      to[i] = static_cast<float>(task.weight * weight * share * sample.derivative);
+  // `host` keeps what the pointers point to.
+  TaskOutputs OnHost(const Tensors& outputs, std::int64_t rows, Tensors* host) const {
+    TaskOutputs described{.tasks = spec_.tasks, .chained = plan_.chained, .rows = rows, .z = {}};
+    for (const at::Tensor& output : outputs) {
+      host->push_back(output.detach().cpu().contiguous());
+      described.z.push_back(host->back().const_data_ptr<float>());
     }
-    *loss = sum * share;
-    return gradient.to(device_);
+    return described;
+  }
+
+  // Returns the gradient of the total loss by each output.
+  Tensors Losses(const StepInput& input, const Tensors& outputs, std::span<double> losses) const {
+    Tensors host;
+    const TaskOutputs described = OnHost(outputs, input.rows, &host);
+    Tensors gradients;
+    std::vector<float*> to;
+    for (const at::Tensor& z : host) {
+      gradients.push_back(at::empty_like(z));
+      to.push_back(gradients.back().mutable_data_ptr<float>());
+    }
+    LossesAndGradients(described, input, to, losses);
+    for (at::Tensor& gradient : gradients) gradient = gradient.to(device_);
+    return gradients;
   }
 
   void PredictBlock(std::int64_t rows, std::int64_t first, std::span<const float> x, std::span<float> scores) const {
@@ -286,15 +283,10 @@ class TorchModel final : public DenseModel {
     if (count < kPredictBlock) block = at::constant_pad_nd(block, {0, 0, 0, kPredictBlock - count});
     StepContext step{.training = false, .fused = device_.is_cpu()};
     const Tensors outputs = network_->Forward(&step, block);
-    for (std::size_t t = 0; t < outputs.size(); ++t) {
-      const at::Tensor z = outputs[t].cpu();
-      const bool bce = spec_.tasks[t].loss == "bce";
-      float* to = scores.data() + t * static_cast<std::size_t>(rows) + first;
-      for (std::int64_t i = 0; i < count; ++i) {
-        const float value = z.const_data_ptr<float>()[i];
-        to[i] = bce ? static_cast<float>(Sigmoid(value)) : value;
-      }
-    }
+    Tensors host;
+    std::vector<float*> to;
+    for (std::size_t t = 0; t < outputs.size(); ++t) to.push_back(scores.data() + t * static_cast<std::size_t>(rows) + first);
+    Scores(OnHost(outputs, count, &host), to);
   }
 
   // Every tensor this model saves and where it belongs.
@@ -351,7 +343,7 @@ class TorchModel final : public DenseModel {
   std::unique_ptr<Network> network_;
   std::unique_ptr<DenseOptimizer> optimizer_;
   std::unique_ptr<collective::DeviceCollective> device_collective_;
-  std::vector<double> gate_means_;  // [gates * experts]
+  std::vector<std::vector<double>> gate_means_;  // per mixture
   std::int64_t forward_ns_ = 0;
 };
 
@@ -417,17 +409,15 @@ Result<double> TimeTorchProducts(const ModelSpec& spec, std::int64_t rows, int r
   GM_RETURN_IF_ERROR(Guarded([&] {
     at::set_num_threads(spec.threads);
     at::NoGradGuard no_grad;
-    for (const PartPlan* part : {&plan.bottom, &plan.trunk, &plan.towers}) {
-      for (const LayerGroup& group : part->groups) {
-        if (group.shared_input) {
-          total += TimeLinear(rows, group.layers[0].in, group.out, true, repeats, device);
-          continue;
-        }
-        for (const LayerPlan& layer : group.layers) {
-          total += TimeLinear(rows, layer.in, layer.out, layer.in <= layer.out, repeats, device);
-        }
+    ForEachGroup(plan, [&](const LayerGroup& group) {
+      if (group.shared_input) {
+        total += TimeLinear(rows, group.layers[0].in, group.out, true, repeats, device);
+        return;
       }
-    }
+      for (const LayerPlan& layer : group.layers) {
+        total += TimeLinear(rows, layer.in, layer.out, layer.in <= layer.out, repeats, device);
+      }
+    });
     return Ok();
   }));
   return total;

@@ -139,7 +139,9 @@ Status Trainer::ForwardBackward(const InFlight& flight) {
 
 Result<std::vector<double>> Trainer::WeightSums(const data::Batch& batch) {
   double sum = static_cast<double>(batch.global_rows);
-  if (!parts_.schema->sample_weight.empty()) {
+  if (parts_.config->train.loss_reduction == "sum") {
+    sum = 1.0;
+  } else if (!parts_.schema->sample_weight.empty()) {
     sum = 0.0;
     for (const float weight : batch.weights) sum += static_cast<double>(weight);
     GM_RETURN_IF_ERROR(parts_.workers->AllReduceSum(std::span<double>(&sum, 1)));

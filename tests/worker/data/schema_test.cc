@@ -52,6 +52,22 @@ TEST(SchemaTest, LaysOutX) {
   EXPECT_EQ(schema->sparse[0].salt, TableSalt("user"));
 }
 
+TEST(SchemaTest, GatesReadTheColumnsOfTheirFeatures) {
+  Config config = Base();
+  config.features = {Dense({"age"}, {}), Sparse({"user"}, 8), Sparse({"hot*"}, 2), Sparse({"item"}, 4)};
+  config.model.gate_features = {"age", "hot?", "user"};
+  const Result<Schema> schema = ResolveSchema(config, kColumns);
+  ASSERT_TRUE(schema.ok()) << schema.status().message();
+  std::vector<std::pair<int, int>> ranges;
+  for (const XRange& range : schema->gate_columns) ranges.emplace_back(range.offset, range.width);
+  EXPECT_EQ(ranges, (std::vector<std::pair<int, int>>{{0, 14}, {18, 1}})) << "user and hot0 to hot2, without item, age";
+  config.model.gate_features = {"agee", "z*"};
+  const std::string mistakes = Mistakes(config);
+  EXPECT_NE(mistakes.find("c.yaml: model.gate_features: there is no feature \"agee\"; did you mean \"age\"?"), std::string::npos)
+      << mistakes;
+  EXPECT_NE(mistakes.find("model.gate_features: there is no feature \"z*\""), std::string::npos) << mistakes;
+}
+
 TEST(SchemaTest, TablesAreSharedAndTheirCompanionsFollow) {
   Config config = Base();
   TableConfig ids;

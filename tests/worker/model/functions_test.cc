@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include <functional>
+
 #include "tests/worker/model/model_testing.h"
 #include "worker/model/network.h"
 
@@ -14,14 +16,14 @@ struct Pass {
   Tensors outputs;
   at::Tensor grad_x;
   at::Tensor gradients;
-  std::vector<double> gate_sums;
+  std::vector<std::vector<double>> gate_sums;
 };
 Pass RunPass(const ModelSpec& spec, bool fused, bool training) {
   const auto plan = PlanNetwork(spec);
   EXPECT_TRUE(plan.ok()) << plan.status().message();
   const Products products(Products::Library::kBySize);
   at::Tensor parameters = at::empty({plan->size});
-  InitializeParameters(*plan, 3, parameters);
+  InitializeParameters(*plan, spec.model.initializer, 3, parameters);
   Pass pass;
   pass.gradients = at::zeros_like(parameters);
   Tensors buffers;
@@ -40,7 +42,7 @@ Pass RunPass(const ModelSpec& spec, bool fused, bool training) {
 }
 
 TEST(Functions, KernelsAndComposedOperatorsAgree) {
-  for (const char* type : {"single", "shared_bottom", "omoe", "mmoe"}) {
+  for (const char* type : {"single", "shared_bottom", "omoe", "mmoe", "ple", "esmm", "aitm"}) {
     ModelSpec spec = testing::MakeSpec(type);
     spec.model.expert_mlp.dropout_ratio = {0.25, 0.0};
     spec.model.gate_mlp = MlpConfig{.hidden_units = {6}, .activation = "relu", .dropout_ratio = {0.5}};
@@ -54,20 +56,20 @@ TEST(Functions, KernelsAndComposedOperatorsAgree) {
     EXPECT_LT((fused.gradients - composed.gradients).abs().max().item<float>(), 1e-3) << type;
     EXPECT_GT(fused.gradients.abs().max().item<float>(), 0.1) << type;
     ASSERT_EQ(fused.gate_sums.size(), composed.gate_sums.size());
-    for (std::size_t i = 0; i < fused.gate_sums.size(); ++i) EXPECT_NEAR(fused.gate_sums[i], composed.gate_sums[i], 1e-4);
+    for (std::size_t g = 0; g < fused.gate_sums.size(); ++g) {
+      ASSERT_EQ(fused.gate_sums[g].size(), composed.gate_sums[g].size());
+      for (std::size_t e = 0; e < fused.gate_sums[g].size(); ++e) EXPECT_NEAR(fused.gate_sums[g][e], composed.gate_sums[g][e], 1e-4);
+    }
   }
 }
 
 TEST(Functions, BothDropoutMasksAreTheSame) {
   const std::vector<std::uint64_t> samples = {0, 1, 17, ~0ULL, 123456789012345ULL};
   const StepContext step{.training = true, .seed = 5, .step = 6, .samples = samples};
-  LayerPlan layer;
-  layer.out = 300;
-  layer.id = 9;
-  layer.dropout_ratio = 0.35;
+  const DropoutSite site{.id = 9, .columns = 300, .ratio = 0.35};
   const at::Tensor like = at::empty({5, 1});
-  const at::Tensor by_kernel = DropoutMaskTensor(step, layer, like, true);
-  EXPECT_TRUE(at::equal(by_kernel, DropoutMaskTensor(step, layer, like, false)));
+  const at::Tensor by_kernel = DropoutMaskTensor(step, site, like, true);
+  EXPECT_TRUE(at::equal(by_kernel, DropoutMaskTensor(step, site, like, false)));
   EXPECT_NEAR(by_kernel.mean().item<float>(), 1.0, 0.1);
 }
 
@@ -78,6 +80,38 @@ TEST(Functions, EvaluationDropsNothing) {
   for (const bool fused : {true, false}) {
     const Pass evaluated = RunPass(spec, fused, false);
     EXPECT_LT((evaluated.outputs[0] - plain.outputs[0]).abs().max().item<float>(), 1e-5);
+  }
+}
+
+// What gates gave in a pass, of 90 rows.
+std::vector<std::vector<double>> GateSums(const std::function<void(ModelConfig*)>& change, bool training) {
+  ModelSpec spec = testing::MakeSpec("mmoe");
+  change(&spec.model);
+  return RunPass(spec, true, training).gate_sums;
+}
+
+TEST(Functions, GateDropoutLeavesExpertsOutInTrainingAndRenormalizes) {
+  const auto drop = [](ModelConfig* model) { model->gate_dropout_ratio = 0.4; };
+  const auto nothing = [](ModelConfig*) {};
+  for (const auto& gate : GateSums(drop, true)) EXPECT_NEAR(gate[0] + gate[1] + gate[2], 90.0, 1e-4);
+  EXPECT_NE(GateSums(drop, true), GateSums(nothing, true));
+  const auto without = GateSums(nothing, false);
+  const auto with = GateSums(drop, false);
+  for (std::size_t e = 0; e < 3; ++e) EXPECT_NEAR(with[0][e], without[0][e], 1e-4) << "evaluation drops nothing";
+}
+
+TEST(Functions, TopKKeepsTheLargestWeights) {
+  const auto sums = [](int k) { return GateSums([k](ModelConfig* model) { model->top_k = k; }, false)[0]; };
+  const auto all = sums(0);
+  const auto two = sums(2);
+  const auto one = sums(1);
+  EXPECT_NEAR(two[0] + two[1] + two[2], 90.0, 1e-4) << "the kept weights sum to 1";
+  EXPECT_LT(one[0] + one[1] + one[2], 89.0) << "one kept weight stays what it is";
+  EXPECT_GT(one[0] + one[1] + one[2], 30.0);
+  EXPECT_NE(two, all);
+  for (std::size_t e = 0; e < 3; ++e) {
+    EXPECT_LE(one[e], all[e] + 1e-4);
+    EXPECT_NEAR(sums(3)[e], all[e], 1e-4) << "of three experts three are all";
   }
 }
 

@@ -112,25 +112,29 @@ TEST(Kernels, ColumnSumsHaveTheSameBitsWithAnyNumberOfThreads) {
 TEST(Kernels, MixIsASoftmaxWeightedSumAndItsGradientIsNumericallyRight) {
   constexpr std::size_t kRows = 3;
   constexpr std::size_t kWidth = 37;
-  constexpr std::size_t kExperts = 4;
+  const Members members = {{0, 1, 2, 3}, {3, 1}};  // the second gate has some of the experts, in an order of its own
+  const std::size_t gates = members.size();
+  const std::size_t experts_count = 4;
   std::vector<std::vector<float>> inputs;
-  for (std::size_t g = 0; g < 2; ++g) inputs.push_back(Draw(kRows * kExperts, 10 + g));
-  for (std::size_t e = 0; e < kExperts; ++e) inputs.push_back(Draw(kRows * kWidth, 20 + e));
+  for (std::size_t g = 0; g < gates; ++g) inputs.push_back(Draw(kRows * members[g].size(), 10 + g));
+  for (std::size_t e = 0; e < experts_count; ++e) inputs.push_back(Draw(kRows * kWidth, 20 + e));
   inputs[0][0] = 90.0F;  // a gate that is all on one expert
   inputs[0][1] = -300.0F;
   // A double reference of sum over outputs of c * mixed.
   const std::vector<std::vector<float>> c = {Draw(kRows * kWidth, 30), Draw(kRows * kWidth, 31)};
   const auto total = [&](const std::vector<std::vector<float>>& in) {
     double sum = 0;
-    for (std::size_t g = 0; g < 2; ++g) {
+    for (std::size_t g = 0; g < gates; ++g) {
+      const std::size_t count = members[g].size();
       for (std::size_t r = 0; r < kRows; ++r) {
         double norm = 0;
         double largest = -1e30;
-        for (std::size_t e = 0; e < kExperts; ++e) largest = std::max<double>(largest, in[g][r * kExperts + e]);
-        for (std::size_t e = 0; e < kExperts; ++e) norm += std::exp(in[g][r * kExperts + e] - largest);
-        for (std::size_t e = 0; e < kExperts; ++e) {
-          const double weight = std::exp(in[g][r * kExperts + e] - largest) / norm;
-          for (std::size_t i = 0; i < kWidth; ++i) sum += weight * in[2 + e][r * kWidth + i] * c[g][r * kWidth + i];
+        for (std::size_t e = 0; e < count; ++e) largest = std::max<double>(largest, in[g][r * count + e]);
+        for (std::size_t e = 0; e < count; ++e) norm += std::exp(in[g][r * count + e] - largest);
+        for (std::size_t e = 0; e < count; ++e) {
+          const double weight = std::exp(in[g][r * count + e] - largest) / norm;
+          const std::vector<float>& expert = in[gates + static_cast<std::size_t>(members[g][e])];
+          for (std::size_t i = 0; i < kWidth; ++i) sum += weight * expert[r * kWidth + i] * c[g][r * kWidth + i];
         }
       }
     }
@@ -141,16 +145,16 @@ TEST(Kernels, MixIsASoftmaxWeightedSumAndItsGradientIsNumericallyRight) {
     for (std::size_t i = 0; i < count; ++i) result.push_back(from[first + i].data());
     return result;
   };
-  const auto logits = pointers(inputs, 0, 2);
-  const auto experts = pointers(inputs, 2, kExperts);
-  std::vector<std::vector<float>> mixed(2, std::vector<float>(kRows * kWidth));
-  std::vector<float> weights(kRows * 2 * kExperts);
-  std::vector<double> sums(2 * kExperts);
+  const auto logits = pointers(inputs, 0, gates);
+  const auto experts = pointers(inputs, gates, experts_count);
+  std::vector<std::vector<float>> mixed(gates, std::vector<float>(kRows * kWidth));
+  std::vector<double> sums(members[0].size() + members[1].size());
+  std::vector<float> weights(kRows * sums.size());
   const std::vector<const float*> const_logits(logits.begin(), logits.end());
   const std::vector<const float*> const_experts(experts.begin(), experts.end());
-  Mix(const_logits, const_experts, kRows, kWidth, weights.data(), pointers(mixed, 0, 2), sums);
+  Mix(members, const_logits, const_experts, kRows, kWidth, weights.data(), pointers(mixed, 0, gates), sums);
   double actual = 0;
-  for (std::size_t g = 0; g < 2; ++g) {
+  for (std::size_t g = 0; g < gates; ++g) {
     for (std::size_t i = 0; i < kRows * kWidth; ++i) actual += mixed[g][i] * c[g][i];
   }
   EXPECT_NEAR(actual, total(inputs), 1e-4);
@@ -161,9 +165,10 @@ TEST(Kernels, MixIsASoftmaxWeightedSumAndItsGradientIsNumericallyRight) {
   std::vector<std::vector<float>> grads;
   for (const auto& input : inputs) grads.emplace_back(input.size());
   const std::vector<const float*> grad_mixed = {c[0].data(), c[1].data()};
-  MixGradient(grad_mixed, const_experts, weights.data(), kRows, kWidth, pointers(grads, 0, 2), pointers(grads, 2, kExperts));
+  MixGradient(members, grad_mixed, const_experts, weights.data(), kRows, kWidth, pointers(grads, 0, gates),
+              pointers(grads, gates, experts_count));
   for (std::size_t i = 0; i < inputs.size(); ++i) {
-    for (std::size_t at = 0; at < inputs[i].size(); at += 5) {
+    for (std::size_t at = 0; at < inputs[i].size(); at += i < gates ? 1 : 5) {
       auto shifted = inputs;
       shifted[i][at] += 1e-2F;
       const double up = total(shifted);

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <map>
 #include <set>
 #include <string>
 #include <vector>
@@ -49,7 +50,44 @@ TEST(NetworkPlan, NamesOfEachModelType) {
             (Names{"experts.0.0.weight", "experts.0.1.weight", "experts.1.0.weight", "experts.1.1.weight",
                    "gates.all.linear.weight", "towers.a.0.weight", "towers.a.out.weight", "towers.b.0.weight",
                    "towers.b.out.weight"}));
-  EXPECT_EQ(WeightNames(Spec("single")).size(), 8U);  // two experts' layers and two of a tower, per task
+  EXPECT_EQ(WeightNames(Spec("single")),
+            (Names{"experts.a.0.weight", "experts.a.1.weight", "experts.b.0.weight", "experts.b.1.weight", "towers.a.0.weight",
+                   "towers.a.out.weight", "towers.b.0.weight", "towers.b.out.weight"}));
+  EXPECT_EQ(WeightNames(Spec("esmm")), WeightNames(Spec("single")));
+  Names aitm = WeightNames(Spec("single"));
+  for (const char* part : {"value", "key", "query", "info.0"}) {
+    aitm.insert(aitm.begin() + 4, "transfers.b." + std::string(part) + ".weight");
+  }
+  EXPECT_EQ(WeightNames(Spec("aitm")), aitm);
+}
+
+TEST(NetworkPlan, LevelsOfPle) {
+  ModelSpec spec = Spec("ple");
+  spec.model.num_level = 2;
+  spec.model.num_task_expert = 1;
+  spec.model.expert_mlp.hidden_units = {4};
+  std::map<std::string, std::vector<std::int64_t>> shapes;
+  for (const Parameter& parameter : DescribeParameters(spec)) shapes[parameter.name] = parameter.shape;
+  EXPECT_EQ(shapes["levels.0.experts.1.0.weight"], (std::vector<std::int64_t>{4, 10}));
+  EXPECT_EQ(shapes["levels.1.task_experts.b.0.0.weight"], (std::vector<std::int64_t>{4, 4}));
+  EXPECT_EQ(shapes["levels.0.gates.a.linear.weight"], (std::vector<std::int64_t>{3, 10})) << "its own and two shared experts";
+  EXPECT_EQ(shapes["levels.0.gates.shared.linear.weight"], (std::vector<std::int64_t>{4, 10})) << "all experts";
+  EXPECT_EQ(shapes["levels.1.gates.b.linear.weight"], (std::vector<std::int64_t>{3, 4}));
+  EXPECT_FALSE(shapes.contains("levels.1.gates.shared.linear.weight"));
+  EXPECT_EQ(shapes["towers.a.0.weight"], (std::vector<std::int64_t>{3, 4}));
+}
+
+TEST(NetworkPlan, GatesReadTheirColumns) {
+  ModelSpec spec = Spec("mmoe");
+  spec.gate_columns = {{.offset = 0, .count = 2}, {.offset = 5, .count = 1}};
+  for (const Parameter& parameter : DescribeParameters(spec)) {
+    if (parameter.name == "gates.a.linear.weight") {
+      EXPECT_EQ(parameter.shape, (std::vector<std::int64_t>{2, 3}));
+    }
+    if (parameter.name == "experts.0.0.weight") {
+      EXPECT_EQ(parameter.shape, (std::vector<std::int64_t>{8, 10}));
+    }
+  }
 }
 
 TEST(NetworkPlan, ShapesAndBatchNorm) {
@@ -69,9 +107,14 @@ TEST(NetworkPlan, ShapesAndBatchNorm) {
 }
 
 TEST(NetworkPlan, EveryNumberOfTheFlatBufferBelongsToOneParameter) {
-  for (const char* type : {"single", "shared_bottom", "omoe", "mmoe"}) {
+  for (const char* type : {"single", "shared_bottom", "omoe", "mmoe", "ple", "esmm", "aitm"}) {
     ModelSpec spec = Spec(type);
-    spec.model.expert_mlp.use_bn = true;
+    spec.model.num_level = 2;
+    spec.model.gate_bn = true;
+    spec.model.expert_mlp.use_ln = true;
+    spec.model.expert_mlp.activation = "prelu";
+    spec.model.tower_mlp.use_bn = true;
+    spec.model.tower_mlp.activation = "dice";
     const auto plan = PlanNetwork(spec);
     std::vector<int> owners(static_cast<std::size_t>(plan->size), 0);
     for (const ParameterPlan& p : plan->parameters) {
@@ -120,6 +163,14 @@ TEST(NetworkPlan, ImpossibleSpecsAreRefusedByName) {
   ExpectRefused(with([](auto& s) { s.model.expert_mlp.hidden_units = {2000000000, 2000000000}; }), "dense parameters");
   ExpectRefused(with([](auto& s) { s.x_dim = 2000000000; }), "dense parameters");
   ExpectRefused(with([](auto& s) { s.model.type = "single"; s.model.bottom_mlp.emplace(); }), "model.bottom_mlp");
+  ExpectRefused(with([](auto& s) { s.model.top_k = 3; }), "model.top_k: 3; a gate has 2 experts");
+  ExpectRefused(with([](auto& s) { s.model.gate_dropout_ratio = 1.0; }), "model.gate_dropout_ratio");
+  ExpectRefused(with([](auto& s) { s.model.tower_mlp.use_bn = s.model.tower_mlp.use_ln = true; }), "use_bn and use_ln");
+  ExpectRefused(with([](auto& s) { s.model.type = "ple"; s.model.num_level = 0; }), "model.num_level: 0");
+  ExpectRefused(with([](auto& s) { s.model.type = "ple"; s.model.num_expert = s.model.num_task_expert = 0; }), "no shared and no task");
+  ExpectRefused(with([](auto& s) { s.model.type = "esmm"; s.tasks[0].loss = "mse"; }), "esmm multiplies probabilities");
+  ExpectRefused(with([](auto& s) { s.model.type = "aitm"; s.model.transfer_mlp.emplace().hidden_units = {9}; }),
+                "as wide as expert_mlp's, 4");
   // Two mistakes, both told.
   const auto both = with([](auto& s) { s.model.num_expert = 0; s.x_dim = 0; });
   ExpectRefused(both, "model.num_expert");

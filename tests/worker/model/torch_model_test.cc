@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <thread>
 
 #include "tests/worker/model/model_testing.h"
@@ -44,7 +45,7 @@ void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
 
 std::vector<Case> Cases() {
   std::vector<Case> cases;
-  for (const char* type : {"single", "shared_bottom", "omoe", "mmoe"}) cases.push_back({type, MakeSpec(type)});
+  for (const char* type : {"single", "shared_bottom", "omoe", "mmoe", "ple", "esmm", "aitm"}) cases.push_back({type, MakeSpec(type)});
   const auto add = [&](const char* name, const std::string& type) -> ModelSpec& {
     cases.push_back({name, MakeSpec(type)});
     return cases.back().spec;
@@ -57,12 +58,34 @@ std::vector<Case> Cases() {
   ModelSpec& towers = add("towers_of_different_depth", "mmoe");
   towers.tasks[0].mlp = MlpConfig{.hidden_units = {6, 5, 4}, .activation = "tanh", .dropout_ratio = {}};
   towers.tasks[1].mlp = MlpConfig{.hidden_units = {}, .activation = "relu", .dropout_ratio = {}};
-  for (const char* activation : {"leaky_relu", "gelu", "silu", "tanh", "sigmoid", "linear"}) {
+  for (const char* activation : {"leaky_relu", "prelu", "dice", "gelu", "silu", "tanh", "sigmoid", "linear"}) {
     add(activation, "mmoe").model.expert_mlp.activation = activation;
   }
   ModelSpec& bn = add("batch_norm", "mmoe");
   bn.model.expert_mlp.use_bn = true;
   bn.model.tower_mlp.use_bn = true;
+  ModelSpec& ln = add("layer_norm", "mmoe");
+  ln.model.expert_mlp.use_ln = true;
+  ln.model.tower_mlp.use_ln = true;
+  ModelSpec& both = add("dice_over_batch_norm", "shared_bottom");
+  both.model.expert_mlp.use_bn = true;
+  both.model.expert_mlp.activation = "dice";
+  add("gate_bn", "mmoe").model.gate_bn = true;
+  add("gate_columns", "mmoe").gate_columns = {{.offset = 1, .count = 2}, {.offset = 7, .count = 3}};
+  ModelSpec& ple_gates = add("ple_with_gate_columns_and_mlp", "ple");
+  ple_gates.gate_columns = {{.offset = 4, .count = 5}};
+  ple_gates.model.gate_mlp = MlpConfig{.hidden_units = {6}};
+  ple_gates.model.bottom_mlp = MlpConfig{.hidden_units = {13}};
+  add("ple_of_one_level", "ple").model.num_level = 1;
+  add("ple_of_three_levels", "ple").model.num_level = 3;
+  add("ple_without_shared_experts", "ple").model.num_expert = 0;
+  add("ple_without_task_experts", "ple").model.num_task_expert = 0;
+  add("top_2", "mmoe").model.top_k = 2;
+  add("top_1", "ple").model.top_k = 1;
+  ModelSpec& three = add("aitm_of_three_tasks", "aitm");
+  three.tasks.push_back({.name = "buy", .label_name = "buy"});
+  three.model.transfer_mlp = MlpConfig{.hidden_units = {7, 12}, .activation = "tanh", .use_bn = true};
+  add("esmm_of_three_tasks", "esmm").tasks.push_back({.name = "buy", .label_name = "buy"});
   ModelSpec& wide = add("wide_enough_for_onednn", "mmoe");
   wide.x_dim = 150;
   wide.model.expert_mlp.hidden_units = {256, 128};
@@ -329,19 +352,54 @@ TEST(TorchModel, LoadListsWhatDoesNotFit) {
 }
 
 TEST(TorchModel, GateMeansAreDistributionsPerTask) {
-  for (const char* type : {"mmoe", "omoe"}) {
+  for (const char* type : {"mmoe", "omoe", "ple"}) {
     const ModelSpec spec = MakeSpec(type);
     const auto model = NewModel(spec);
     RunStep(spec, model.get(), MakeBatch(spec, 100, 1), 0);
     const auto means = model->gate_means();
     ASSERT_EQ(means.size(), 2U);
     for (const auto& task : means) {
-      ASSERT_EQ(task.size(), 3U);
-      EXPECT_NEAR(task[0] + task[1] + task[2], 1.0, 1e-5);
+      ASSERT_EQ(task.size(), std::string(type) == "ple" ? 5U : 3U);
+      EXPECT_NEAR(std::accumulate(task.begin(), task.end(), 0.0), 1.0, 1e-5);
     }
     EXPECT_EQ(means[0] == means[1], std::string(type) == "omoe");
   }
   EXPECT_TRUE(NewModel(MakeSpec("single"))->gate_means().empty());
+}
+
+TEST(TorchModel, ATaskOfEsmmPredictsTheProductOfTheProbabilitiesUpToIt) {
+  ModelSpec spec = MakeSpec("esmm");
+  const auto chained = NewModel(spec);
+  spec.model.type = "single";
+  const auto single = NewModel(spec);
+  const Batch batch = MakeBatch(spec, 20, 2);
+  std::vector<float> products(40);
+  std::vector<float> own(40);
+  ASSERT_TRUE(chained->Predict(20, batch.x, products).ok());
+  ASSERT_TRUE(single->Predict(20, batch.x, own).ok());
+  for (std::size_t i = 0; i < 20; ++i) {
+    EXPECT_FLOAT_EQ(products[i], own[i]);
+    EXPECT_NEAR(products[20 + i], own[i] * own[20 + i], 1e-6);
+  }
+}
+
+TEST(TorchModel, NormsThatPredictionsUseMoveInTraining) {
+  ModelSpec spec = MakeSpec("mmoe");
+  spec.model.gate_bn = true;
+  spec.model.expert_mlp.activation = "dice";
+  const auto model = NewModel(spec);
+  const auto before = model->Save();
+  RunStep(spec, model.get(), MakeBatch(spec, 50, 1), 0);
+  const auto after = model->Save();
+  int moved = 0;
+  for (std::size_t i = 0; i < before.size(); ++i) {
+    const std::string& name = before[i].name;
+    const bool statistic = name.ends_with("dice_mean") || name.ends_with("dice_var") || name.ends_with("running_mean") ||
+                           name.ends_with("running_var");
+    EXPECT_EQ(before[i].values != after[i].values, statistic) << name;
+    moved += statistic ? 1 : 0;
+  }
+  EXPECT_EQ(moved, 3 * 2 * 2 + 2 * 2);  // experts' layers, gates
 }
 
 TEST(TorchModel, NanInTheInputReachesTheLoss) {

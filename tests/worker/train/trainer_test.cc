@@ -47,6 +47,21 @@ TEST(Trainer, SampleWeightsWeighTheLoss) {
   EXPECT_GT(std::fabs(MeanLoss(*before, 0, weights) - MeanLoss(*before, 0, {})), 4e-3) << "weights would not show";
 }
 
+TEST(Trainer, AStepsLossIsAMeanOrASum) {
+  const auto losses = [](const std::vector<std::string>& overrides) {
+    Job job({.rows = 64, .overrides = overrides});
+    Trainer trainer(job.ForTrainer());
+    job.RunEpoch(&trainer, 0);
+    return trainer.TakeLosses().losses;
+  };
+  for (const char* weight : {"data.sample_weight=weight", "data.sample_weight="}) {
+    const std::vector<double> mean = losses({weight});
+    const std::vector<double> sum = losses({weight, "train.loss_reduction=sum"});
+    const double batch = std::string(weight).ends_with("weight") ? 127.0 : 64.0;  // weights are 1, 2, 3, 1, ...
+    for (std::size_t t = 0; t < 2; ++t) EXPECT_NEAR(sum[t], batch * mean[t], 1e-6 * batch) << weight;
+  }
+}
+
 TEST(Trainer, CountsStepsAndBatchesAndTimesItsPhases) {
   Job job({});
   Trainer trainer(job.ForTrainer());
