@@ -1,16 +1,19 @@
-// gatemill synth clicklog: data to try things on.
+// gatemill synth clicklog, gatemill synth paper: data to try things on.
 #include <cstdio>
 #include <memory>
 #include <string>
 
 #include "launcher/command.h"
 #include "launcher/synth.h"
+#include "launcher/synth_paper.h"
 
 namespace gatemill::launcher {
 namespace {
 
 struct Options {
   ClickLogOptions click_log;
+  PaperOptions paper;
+  bool is_paper = false;
   bool json = false;
 };
 
@@ -32,7 +35,22 @@ void Print(const ClickLogOptions& options, const ClickLogReport& report) {
               Shown(report.best_purchase_auc).c_str());
 }
 
+Status RunPaper(const Options& options) {
+  GM_ASSIGN_OR_RETURN(const PaperReport report, WritePaperData(options.paper));
+  if (options.json) {
+    std::printf("%s\n", PaperReportToJson(report).c_str());
+    return Ok();
+  }
+  std::printf("%s: %lld rows to train, %lld to validate, %lld to test\n", options.paper.output.c_str(),
+              static_cast<long long>(report.train_rows), static_cast<long long>(report.valid_rows),
+              static_cast<long long>(report.test_rows));
+  std::printf("correlation of the labels %.4f; variance of y1 %.4f, of y2 %.4f; least mean squared error %.4f\n",
+              report.label_correlation, report.variance1, report.variance2, report.best_mse);
+  return Ok();
+}
+
 Status Run(const Options& options) {
+  if (options.is_paper) return RunPaper(options);
   GM_ASSIGN_OR_RETURN(const ClickLogReport report, WriteClickLog(options.click_log));
   if (options.json) {
     std::printf("%s\n", ClickLogReportToJson(report).c_str());
@@ -40,6 +58,26 @@ Status Run(const Options& options) {
     Print(options.click_log, report);
   }
   return Ok();
+}
+
+void AddPaper(CLI::App* app, Options* options) {
+  CLI::App* paper = app->add_subcommand("paper", "Two regression tasks of a given relation, after section 3.2 of Ma et al., KDD 2018");
+  PaperOptions& data = options->paper;
+  paper->add_option("--output", data.output, "Directory for train.csv, valid.csv, test.csv and truth.json; those that exist are replaced")
+      ->required();
+  paper->add_option("--correlation", data.correlation, "Cosine of the tasks' weight vectors, -1 to 1")->capture_default_str();
+  paper->add_option("--rows", data.rows, "Rows to train")->capture_default_str();
+  paper->add_option("--valid-rows", data.valid_rows, "Rows to validate (0: a tenth of --rows)");
+  paper->add_option("--test-rows", data.test_rows, "Rows to test (0: a fifth of --rows)");
+  paper->add_option("--dim", data.dim, "Numbers in x")->capture_default_str();
+  paper->add_option("--scale", data.scale, "Length of the weight vectors")->capture_default_str();
+  paper->add_option("--components", data.components, "Sines in each label; 0: the labels are linear")->capture_default_str();
+  paper->add_option("--frequency", data.frequency, "Of the first sine; the others have its multiples")->capture_default_str();
+  paper->add_option("--noise", data.noise, "Standard deviation of the labels' noise")->capture_default_str();
+  paper->add_option("--seed", data.seed, "Equal seeds and options give equal files")->capture_default_str();
+  paper->add_flag("--gzip", data.gzip, "Write .csv.gz");
+  paper->add_flag("--json", options->json, "One JSON object on standard output");
+  paper->callback([options] { options->is_paper = true; });
 }
 
 }  // namespace
@@ -63,6 +101,7 @@ RunCommand AddSynth(CLI::App* app) {
   click_log->add_option("--seed", log.seed, "Equal seeds and options give equal files")->capture_default_str();
   click_log->add_flag("--gzip", log.gzip, "Write .csv.gz");
   click_log->add_flag("--json", options->json, "One JSON object on standard output");
+  AddPaper(app, options.get());
   return [options] { return Run(*options); };
 }
 

@@ -1,24 +1,17 @@
 #include "launcher/synth.h"
 
-#include <unistd.h>
-#include <zlib.h>
-
 #include <algorithm>
 #include <array>
-#include <cerrno>
-#include <charconv>
 #include <cmath>
-#include <cstdio>
-#include <cstring>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <numeric>
-#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "common/file.h"
 #include "common/random.h"
+#include "launcher/text_file.h"
 #include "launcher/zipf.h"
 #include "worker/train/metrics.h"
 
@@ -28,7 +21,6 @@ namespace {
 constexpr std::int64_t kMaxRows = 100'000'000'000;
 constexpr std::int64_t kMaxUsersOrItems = 50'000'000;  // each takes up to 64 bytes of memory
 constexpr double kMaxZipf = 10.0;
-constexpr std::size_t kWriteBytes = 1 << 20;
 
 // One stream of draws each, see common/random.h; rows count up from kRowStreams.
 enum Stream : std::uint64_t {
@@ -251,62 +243,6 @@ class Truth {
 };
 
 // ---- files -------------------------------------------------------------------------------------------------------
-
-// A text file, gzipped or not, that appears under its name when Publish is called; without it, it is removed.
-class TextFile {
- public:
-  TextFile(std::string path, bool gzip)
-      : path_(std::move(path)),
-        temporary_(path_ + ".tmp"),
-        file_(gzopen(temporary_.c_str(), gzip ? "wb1" : "wbT")) {  // T: as it is, not compressed
-    buffer_.reserve(kWriteBytes);
-  }
-  ~TextFile() {
-    if (file_ != nullptr) gzclose(file_);
-    if (!published_) ::unlink(temporary_.c_str());
-  }
-  TextFile(const TextFile&) = delete;
-  TextFile& operator=(const TextFile&) = delete;
-
-  void Add(std::string_view text) { buffer_.append(text); }
-  template <typename... Format>
-  void AddNumber(auto value, Format... format) {
-    std::array<char, 64> digits;
-    const auto end = std::to_chars(digits.data(), digits.data() + digits.size(), value, format...).ptr;
-    buffer_.append(digits.data(), end);
-  }
-  // Ends a line: the place where what was added may go to the disk.
-  Status EndLine() {
-    buffer_.push_back('\n');
-    return buffer_.size() < kWriteBytes - 1024 ? Ok() : Flush();
-  }
-  Status Close() {
-    GM_RETURN_IF_ERROR(Flush());
-    return gzclose(std::exchange(file_, nullptr)) == Z_OK ? Ok() : Failure();
-  }
-  Status Publish() {
-    published_ = ::rename(temporary_.c_str(), path_.c_str()) == 0;
-    return published_ ? Ok() : Failure();
-  }
-
- private:
-  [[nodiscard]] Status Failure() const {
-    return Internal(path_ + ": cannot write: " + std::strerror(errno) + "; is the disk full?");
-  }
-  Status Flush() {
-    if (file_ == nullptr) return Failure();
-    const auto size = static_cast<unsigned>(buffer_.size());
-    if (size > 0 && gzwrite(file_, buffer_.data(), size) != static_cast<int>(size)) return Failure();
-    buffer_.clear();
-    return Ok();
-  }
-
-  std::string path_;
-  std::string temporary_;
-  gzFile file_;
-  std::string buffer_;
-  bool published_ = false;
-};
 
 Status WriteRow(const Impression& shown, TextFile* file) {
   file->Add(shown.click ? "1," : "0,");
