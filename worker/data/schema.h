@@ -56,6 +56,7 @@ struct Schema {
   std::vector<ps::TableSpec> server_tables;  // tables first, then the companions for oov, then those for sightings
   std::vector<TaskConfig> tasks;         // label columns, in task order
   std::string sample_weight;             // column, or ""
+  std::vector<std::string> groups;       // columns whose values are the groups of metrics, each once; may be features too
   int sparse_dim = 0;                    // width of the embedding part of x
   int dense_dim = 0;                     // width of the dense part
   [[nodiscard]] int x_dim() const { return sparse_dim + dense_dim; }
