@@ -187,13 +187,24 @@ struct ModelConfig {
   bool operator==(const ModelConfig&) const = default;
 };
 
+// An entry of a task's `metrics:`, written by its type: `auc`, `{gauc: user_id}`, `{ndcg: {by: user_id, k: 10}}`.
+struct MetricConfig {
+  std::string type;  // auc | gauc | logloss | ne | calibration | calibration_error | accuracy | rmse | mae | xauc | recall | ndcg
+  std::string by;    // with groups: the column whose values are the groups
+  int k = 10;        // with k: predictions of a group that count, the highest
+  int buckets = 10;  // calibration_error
+  [[nodiscard]] bool has_k() const { return type == "recall" || type == "ndcg"; }
+  [[nodiscard]] bool has_groups() const { return type == "gauc" || has_k(); }
+  bool operator==(const MetricConfig&) const = default;
+};
+
 struct TaskConfig {
   std::string name;
   std::string label_name;
   std::string loss = "bce";        // bce (with logits; label 0 or 1) | mse
   double weight = 1.0;
   std::optional<MlpConfig> mlp;    // replaces model.tower_mlp
-  std::vector<std::string> metrics; // auc | logloss | rmse | mae; default: bce auc+logloss, mse rmse+mae
+  std::vector<MetricConfig> metrics;  // default: bce auc+logloss, mse rmse+mae
   bool operator==(const TaskConfig&) const = default;
 };
 

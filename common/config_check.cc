@@ -6,6 +6,7 @@
 #include <set>
 
 #include "common/config_environment.h"
+#include "common/config_metrics.h"
 #include "common/config_schema.h"
 #include "common/file.h"
 #include "common/suggest.h"
@@ -314,12 +315,23 @@ class Checker {
               task.label_name + " is the sample weight (data.sample_weight); a weight is no label");
       if (task.mlp) CheckMlp(*task.mlp, key + ".mlp");
       Require(config_.model.type != "esmm" || task.loss == "bce", key + ".loss", "esmm multiplies probabilities; use bce");
-      CheckDistinct(task.metrics, key + ".metrics");
-      for (const std::string& metric : task.metrics) {
-        const bool is_binary = metric == "auc" || metric == "logloss";
-        Require(!is_binary || task.loss == "bce", key + ".metrics",
-                metric + " is for labels 0 and 1 (loss: bce); mse has rmse and mae");
-      }
+      CheckMetrics(task, key + ".metrics");
+    }
+  }
+
+  void CheckMetrics(const TaskConfig& task, const std::string& key) {
+    static const std::set<std::string> kOfClasses = {"auc", "gauc", "logloss", "ne", "accuracy", "recall"};
+    CheckDistinct(MetricNames(task.metrics), key);
+    for (std::size_t i = 0; i < task.metrics.size(); ++i) {
+      const MetricConfig& metric = task.metrics[i];
+      const std::string item = JoinKey(key, std::to_string(i));
+      Require(!kOfClasses.contains(metric.type) || task.loss == "bce", item,
+              metric.type + " is for labels 0 and 1 (loss: bce); mse has rmse, mae, xauc, ndcg, calibration and calibration_error");
+      if (!metric.has_groups()) continue;
+      const std::string by = item + "." + metric.type + ".by";
+      Require(!metric.by.empty(), by, "is missing; name the column of the groups, such as {" + metric.type + ": user_id}");
+      Require(metric.by.empty() || metric.by != task.label_name, by,
+              metric.by + " is the label, so that each group would have one class; name the column of the groups, such as user_id");
     }
   }
 
@@ -335,36 +347,50 @@ class Checker {
   void CheckMonitor(const std::string& monitor) {
     const std::string key = "train.early_stopping.monitor";
     if (monitor == "loss" || mistakes_->Failed("tasks")) return;
-    if (monitor.starts_with("mean(") && monitor.ends_with(")")) {
-      const std::string metric = monitor.substr(5, monitor.size() - 6);
-      const bool is_known = std::any_of(config_.tasks.begin(), config_.tasks.end(),
-                                        [&](const TaskConfig& task) { return Has(task.metrics, metric); });
-      Require(is_known, key, monitor + ": no task has the metric " + metric + "; " + MetricChoices());
-      return;
-    }
-    const std::size_t dot = monitor.find('.');
-    const std::string name = monitor.substr(0, dot);
+    const std::optional<WatchedMetric> watched = ParseMonitor(monitor);
+    if (!watched) return Wrong(key, monitor + ": there is no such thing to watch; " + MetricChoices());
+    Require(MetricTypeOf(watched->metric) != "calibration", key,
+            monitor + ": calibration is best at 1, so that neither more nor less of it is better; watch calibration_error or logloss");
+    if (watched->task.empty()) return CheckMeanMonitor(monitor, watched->metric);
     const auto task = std::find_if(config_.tasks.begin(), config_.tasks.end(),
-                                   [&](const TaskConfig& candidate) { return candidate.name == name; });
-    if (dot == std::string::npos || task == config_.tasks.end()) {
+                                   [&](const TaskConfig& candidate) { return candidate.name == watched->task; });
+    if (task == config_.tasks.end()) {
       Wrong(key, monitor + ": there is no such thing to watch; " + MetricChoices());
-    } else if (!mistakes_->Failed("tasks." + name + ".metrics")) {
-      Require(Has(task->metrics, monitor.substr(dot + 1)), key,
-              monitor + ": task " + name + " has the metrics " + Join(task->metrics) + "; choose one or add it");
+    } else if (!MetricsFailed(*task)) {
+      const std::vector<std::string> names = MetricNames(task->metrics);
+      Require(Has(names, watched->metric), key,
+              monitor + ": task " + task->name + " has the metrics " + Join(names) + "; choose one or add it");
     }
   }
 
+  void CheckMeanMonitor(const std::string& monitor, const std::string& metric) {
+    const auto& tasks = config_.tasks;
+    if (std::any_of(tasks.begin(), tasks.end(), [&](const TaskConfig& task) { return MetricsFailed(task); })) return;
+    const bool is_known = std::any_of(tasks.begin(), tasks.end(), [&](const TaskConfig& task) {
+      return Has(MetricNames(task.metrics), metric);
+    });
+    Require(is_known, "train.early_stopping.monitor", monitor + ": no task has the metric " + metric + "; " + MetricChoices());
+  }
+
+  // Is one of the task's metrics not what was meant?
+  [[nodiscard]] bool MetricsFailed(const TaskConfig& task) const {
+    return mistakes_->Failed("tasks." + task.name + ".metrics") ||
+           std::any_of(task.metrics.begin(), task.metrics.end(), [](const MetricConfig& metric) { return metric.type.empty(); });
+  }
+
+  // What can be watched: a metric of each task's that grows or shrinks as the model gets better.
   [[nodiscard]] std::string MetricChoices() const {
     std::vector<std::string> choices = {"loss"};
+    std::vector<std::string> of_tasks;
     std::set<std::string> means;
     for (const TaskConfig& task : config_.tasks) {
-      for (const std::string& metric : task.metrics) {
+      for (const std::string& metric : MetricNames(task.metrics)) {
+        if (MetricTypeOf(metric) == "calibration") continue;
         if (means.insert(metric).second) choices.push_back("mean(" + metric + ")");
+        of_tasks.push_back(task.name + "." + metric);
       }
     }
-    for (const TaskConfig& task : config_.tasks) {
-      for (const std::string& metric : task.metrics) choices.push_back(task.name + "." + metric);
-    }
+    choices.insert(choices.end(), of_tasks.begin(), of_tasks.end());
     return "write one of " + Join(choices);
   }
 

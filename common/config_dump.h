@@ -24,6 +24,8 @@ template <class E>
 requires std::is_enum_v<E> YamlNode DumpValue(E value) { return YamlNode::Text(std::string(EnumName(value))); }
 template <Section T>
 YamlNode DumpValue(const T& section);
+template <TypedSection T>
+YamlNode DumpValue(const T& section);
 template <class T>
 YamlNode DumpValue(const std::optional<T>& value);
 template <class T>
@@ -47,11 +49,25 @@ class SectionDumper {
 };
 
 template <Section T>
-YamlNode DumpValue(const T& section) {
+YamlNode DumpKeys(const T& section) {
   T copy = section;  // Describe takes what it may set; the dumper sets nothing
   SectionDumper dumper;
   Describe(dumper, copy);
   return dumper.Take();
+}
+
+template <Section T>
+YamlNode DumpValue(const T& section) {
+  return DumpKeys(section);
+}
+
+template <TypedSection T>
+YamlNode DumpValue(const T& section) {
+  YamlNode keys = DumpKeys(section);
+  if (keys.entries.empty()) return YamlNode::Text(section.type);
+  YamlNode map = YamlNode::Map();
+  map.Add(section.type, std::move(keys));
+  return map;
 }
 
 template <class T>

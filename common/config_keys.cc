@@ -46,7 +46,7 @@ class KeyCollector {
     } else if constexpr (requires { requires Section<typename T::value_type>; }) {
       using Inner = typename T::value_type;
       const bool is_list = std::same_as<T, std::vector<FeatureConfig>>;
-      Descend<Inner>(is_list ? path + "[]" : NamedSection<Inner> ? path + ".NAME" : path);
+      Descend<Inner>(is_list ? path + "[]" : NamedSection<Inner> ? path + ".NAME" : TypedSection<Inner> ? path + ".TYPE" : path);
     }
   }
 
@@ -157,6 +157,15 @@ Suggestion SuggestKey(std::string_view unknown, std::span<const Key> known) {
   std::string names;
   for (const Key& key : known) names += (names.empty() ? "" : ", ") + std::string(key.name);
   return {"known here: " + names, ""};
+}
+
+std::string SuggestChoice(std::string_view unknown, const Key& key) {
+  const std::string name = Normalized(unknown);
+  for (const Foreign& foreign : key.foreign_choices) {
+    if (foreign.name == name) return "write " + std::string(foreign.use);
+  }
+  const std::string nearest = Nearest(unknown, {key.choices.begin(), key.choices.end()});
+  return nearest.empty() ? "" : "did you mean " + nearest + "?";
 }
 
 }  // namespace gatemill

@@ -25,5 +25,7 @@ struct Suggestion {
 };
 // What to write instead of `unknown`, which stands in a section whose keys are `known`.
 Suggestion SuggestKey(std::string_view unknown, std::span<const Key> known);
+// What to write instead of `unknown`, which is none of the key's choices: "write gauc", "did you mean gauc?", or "".
+std::string SuggestChoice(std::string_view unknown, const Key& key);
 
 }  // namespace gatemill

@@ -114,10 +114,8 @@ std::string ParseText(const YamlNode& node, const Key& key, std::string* value) 
         return "";
       }
     }
-    const std::vector<std::string> choices(key.choices.begin(), key.choices.end());
-    const std::string nearest = is_text ? Nearest(node.text, choices) : "";
-    return "must be one of " + JoinNames(key.choices) + ", found " + Found(node) +
-           (nearest.empty() ? "" : "; did you mean " + nearest + "?");
+    const std::string remedy = is_text ? SuggestChoice(node.text, key) : "";
+    return "must be one of " + JoinNames(key.choices) + ", found " + Found(node) + (remedy.empty() ? "" : "; " + remedy);
   }
   if (!is_text) return "must be text, found " + Found(node);
   *value = node.text;
@@ -243,6 +241,8 @@ class SectionReader {
     if constexpr (IsOptional<T>::value) {
       value->emplace();
       Read(node, path, key, &**value);
+    } else if constexpr (TypedSection<T>) {
+      ReadTyped(node, path, key, value);
     } else if constexpr (Section<T>) {
       SectionReader inner(node, path, mistakes_);
       Describe(inner, *value);
@@ -267,7 +267,7 @@ class SectionReader {
   // A list; a single value is a list of one.
   template <class T>
   void ReadList(const YamlNode& node, const std::string& path, const Key& key, std::vector<T>* value) {
-    if (Section<T> && node.kind != Kind::kList) {
+    if (Section<T> && !TypedSection<T> && node.kind != Kind::kList) {
       mistakes_->Add(node.place, path, "must be a list of entries, each beginning with \"- \", found " + Found(node));
       return;
     }
@@ -284,6 +284,25 @@ class SectionReader {
     };
     if (node.kind != Kind::kList) return read_item(node, path);
     for (std::size_t i = 0; i < node.items.size(); ++i) read_item(node.items[i], JoinKey(path, std::to_string(i)));
+  }
+
+  // TYPE, or {TYPE: what the section says}.
+  template <class T>
+  void ReadTyped(const YamlNode& node, const std::string& path, const Key& key, T* value) {
+    const bool has_keys = node.kind == Kind::kMap;
+    if (has_keys && node.entries.size() != 1) {
+      mistakes_->Add(node.place, path, "must be a name, or {NAME: {...}} with one name, found a map of " +
+                                           std::to_string(node.entries.size()) + "; make each an entry of its own");
+      return;
+    }
+    const YamlNode type = has_keys ? YamlNode::Scalar(node.entries[0].key) : node;
+    const std::string wrong = ParseText(type, key, &value->type);
+    if (!wrong.empty()) return mistakes_->Add(has_keys ? node.entries[0].place : node.place, path, wrong);
+    const bool has_section = has_keys && node.entries[0].value.kind != Kind::kNull;
+    const YamlNode nothing = YamlNode::Map();
+    SectionReader inner(has_section ? node.entries[0].value : nothing, has_keys ? JoinKey(path, value->type) : path, mistakes_);
+    Describe(inner, *value);
+    inner.Finish();
   }
 
   template <class T>
@@ -444,8 +463,9 @@ Place LocateKey(const YamlNode& root, const std::string& key) {
 void FillDefaults(Config* config) {
   for (TaskConfig& task : config->tasks) {
     if (!task.metrics.empty()) continue;
-    task.metrics =
-        task.loss == "bce" ? std::vector<std::string>{"auc", "logloss"} : std::vector<std::string>{"rmse", "mae"};
+    const std::vector<std::string> types = task.loss == "bce" ? std::vector<std::string>{"auc", "logloss"}
+                                                              : std::vector<std::string>{"rmse", "mae"};
+    for (const std::string& type : types) task.metrics.push_back({.type = type});
   }
   for (FeatureConfig& feature : config->features) std::erase(feature.transform, "none");
 }

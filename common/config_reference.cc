@@ -72,6 +72,8 @@ class ReferenceWriter {
       using Inner = typename Bare::value_type;
       if constexpr (NamedSection<Inner>) {
         AddRow(key, "map of names, each a " + Link<Inner>(), "");
+      } else if constexpr (TypedSection<Inner>) {
+        AddRow(key, "one or a list, each a " + Link<Inner>() + ": " + JoinNames(key.choices), "");
       } else if constexpr (std::same_as<Bare, std::vector<Inner>>) {
         AddRow(key, "list, each a " + Link<Inner>(), "");
       } else {

@@ -51,6 +51,7 @@ struct Key {
   double above = kNoBound;
   double below = kNoBound;
   std::vector<std::string_view> choices = {};  // text and each text of a list; empty = any
+  std::vector<Foreign> foreign_choices = {};   // names that users bring for choices, and what they should write
   bool bytes = false;                          // a number of bytes: 4GiB, 512MiB are legal
   bool shorthand = false;                      // `section: VALUE` means `section: {this key: VALUE}`
   bool applies = true;                         // false: with the values read so far, the key means nothing
@@ -601,6 +602,102 @@ void Describe(V& v, ModelConfig& c) {
                           .doc = "First values of the weights."});
 }
 
+inline constexpr std::string_view kMetricMeanings =
+    "What is measured of a task, over every sample of all workers, each counted once: `auc`, `{gauc: user_id}`, "
+    "`{ndcg: {by: user_id, k: 10}}`. The value is null where it is undefined.\n\n"
+    "| metric | meaning | loss |\n| --- | --- | --- |\n"
+    "| auc | area under the ROC curve, ties at half; null with one class only | bce |\n"
+    "| gauc | mean AUC of the groups, weighted by their samples; groups with one class only are left out, null when all are "
+    "| bce |\n"
+    "| logloss | mean of -log p(label) | bce |\n"
+    "| ne | normalized entropy: logloss / entropy of the share of positives (He et al. 2014); null with one class only | bce |\n"
+    "| calibration | sum of predictions / sum of labels, best at 1; null when the labels sum to 0 or less | any |\n"
+    "| calibration_error | mean over samples of abs(mean prediction - mean label) of the bucket that the prediction is in; "
+    "buckets have as many samples each (Naeini et al. 2015, Nixon et al. 2019) | any |\n"
+    "| accuracy | share of samples with prediction > 0.5 where the label is 1, and not where it is 0 | bce |\n"
+    "| rmse, mae | root of the mean squared, mean absolute difference | any |\n"
+    "| xauc | share of pairs of samples with different labels whose predictions are ordered as the labels, ties at half; null "
+    "without such a pair | any |\n"
+    "| recall | positives among the k highest predictions of a group / its positives; mean over groups with a positive | bce |\n"
+    "| ndcg | sum of label / log2(1 + rank) over the k highest predictions of a group / the most that its labels allow "
+    "(J\u00e4rvelin and Kek\u00e4l\u00e4inen 2002, linear gain; a label below 0 gains 0); mean over groups with a label above 0 "
+    "| any |\n\n"
+    "In output and in early_stopping.monitor a metric has its type's name, recall and ndcg with their k: `gauc`, `ndcg@10`. "
+    "Those of a task that would be called the same have their column or buckets behind it: `gauc(user_id)`, `gauc(item_id)`. "
+    "calibration cannot be watched, for neither more nor less of it is better.";
+
+// What others call metrics.
+inline std::vector<Foreign> ForeignMetrics() {
+  return {{"auc_score", "auc"},
+          {"roc_auc", "auc"},
+          {"roc_auc_score", "auc"},
+          {"group_auc", "gauc"},
+          {"grouped_auc", "gauc"},
+          {"gauc_score", "gauc"},
+          {"user_auc", "gauc"},
+          {"uauc", "gauc"},
+          {"log_loss", "logloss"},
+          {"bce", "logloss"},
+          {"binary_crossentropy", "logloss"},
+          {"binary_cross_entropy", "logloss"},
+          {"cross_entropy", "logloss"},
+          {"normalized_entropy", "ne"},
+          {"normalised_entropy", "ne"},
+          {"normalized_cross_entropy", "ne"},
+          {"pcoc", "calibration"},
+          {"copc", "calibration, which is 1 / COPC"},
+          {"ece", "calibration_error"},
+          {"expected_calibration_error", "calibration_error"},
+          {"acc", "accuracy"},
+          {"accuracy_score", "accuracy"},
+          {"mse", "rmse, its root"},
+          {"mean_squared_error", "rmse, its root"},
+          {"root_mean_squared_error", "rmse"},
+          {"mean_absolute_error", "mae"},
+          {"mape", "mae: gatemill has no relative error"},
+          {"recall_at_k", "recall"},
+          {"recall@k", "{recall: {by: COLUMN, k: 10}}"},
+          {"recall@10", "{recall: {by: COLUMN, k: 10}}"},
+          {"hit", "recall, which is the same where groups have one positive"},
+          {"hitrate", "recall, which is the same where groups have one positive"},
+          {"hit_rate", "recall, which is the same where groups have one positive"},
+          {"hr", "recall, which is the same where groups have one positive"},
+          {"ndcg_score", "ndcg"},
+          {"ndcg_at_k", "ndcg"},
+          {"ndcg@k", "{ndcg: {by: COLUMN, k: 10}}"},
+          {"ndcg@10", "{ndcg: {by: COLUMN, k: 10}}"}};
+}
+
+// What stands beside a metric's type. The types themselves are the choices of a task's `metrics`.
+template <class V>
+void Describe(V& v, MetricConfig& c) {
+  v.Title("metric", kMetricMeanings);
+  v.Field(c.by, {.name = "by",
+                 .shorthand = c.has_groups(),
+                 .applies = c.has_groups(),
+                 .when = "gauc, recall, ndcg",
+                 .foreign = {{"group"}, {"group_by"}, {"groups"}, {"group_key"}, {"grouping_key"}, {"column"}},
+                 .doc = "Column whose values are the groups, often the user's id; it may be no feature. Samples without a value "
+                        "are one group. `{gauc: user_id}` is short for `{gauc: {by: user_id}}`. Read for the validation and test "
+                        "parts and by eval, 8 bytes a sample."});
+  v.Field(c.k, {.name = "k",
+                .min = 1,
+                .max = 1'000'000,
+                .applies = c.has_k(),
+                .when = "recall, ndcg",
+                .foreign = {{"top_k"}, {"topk"}, {"at"}, {"cutoff"}},
+                .doc = "Predictions of a group that count: the highest, equal ones in the order of the data."});
+  v.Field(c.buckets, {.name = "buckets",
+                      .min = 1,
+                      .max = kMaxBuckets,
+                      .shorthand = c.type == "calibration_error",
+                      .applies = c.type == "calibration_error",
+                      .when = "calibration_error",
+                      .foreign = {{"bins"}, {"n_bins"}, {"num_bins"}, {"num_buckets"}},
+                      .doc = "Of as many samples each, within one. `{calibration_error: 20}` is short for "
+                             "`{calibration_error: {buckets: 20}}`."});
+}
+
 template <class V>
 void Describe(V& v, TaskConfig& c) {
   v.Title("task", "What is predicted, `tasks: {NAME: {...}}`; a map, so that `--set tasks.NAME.weight=2` works.");
@@ -621,7 +718,9 @@ void Describe(V& v, TaskConfig& c) {
                   .foreign = {{"tower"}, {"tower_mlp"}, {"hidden_units", "mlp.hidden_units"}},
                   .doc = "The task's tower instead of model.tower_mlp."});
   v.Field(c.metrics, {.name = "metrics",
-                      .choices = {"auc", "logloss", "rmse", "mae"},
+                      .choices = {"auc", "gauc", "logloss", "ne", "calibration", "calibration_error", "accuracy", "rmse", "mae",
+                                  "xauc", "recall", "ndcg"},
+                      .foreign_choices = ForeignMetrics(),
                       .foreign = {{"metric"}, {"eval_metrics"}, {"metrics_set"}},
                       .doc = "Over all workers' samples, exactly. By default bce: auc, logloss; mse: rmse, mae."});
 }
@@ -865,5 +964,9 @@ concept Section = requires(NullVisitor& v, T& c) {
 // Sections written as a map from their names.
 template <class T>
 concept NamedSection = Section<T> &&(std::same_as<T, TableConfig> || std::same_as<T, TaskConfig>);
+// Sections written by their member `type`, which is none of their keys: TYPE alone, or {TYPE: {...}}. The types are the choices
+// of the key that holds them.
+template <class T>
+concept TypedSection = Section<T> && std::same_as<T, MetricConfig>;
 
 }  // namespace gatemill

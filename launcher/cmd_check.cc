@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "common/config.h"
+#include "common/config_metrics.h"
 #include "common/file.h"
 #include "launcher/command.h"
 #include "launcher/model_spec.h"
@@ -228,7 +229,7 @@ Result<json> PlanJson(const CheckArgs& args, const Plan& plan) {
   }
   json tasks = json::array();
   for (const TaskConfig& task : plan.config.tasks) {
-    tasks.push_back({{"name", task.name}, {"label", task.label_name}, {"loss", task.loss}, {"metrics", task.metrics}});
+    tasks.push_back({{"name", task.name}, {"label", task.label_name}, {"loss", task.loss}, {"metrics", MetricNames(task.metrics)}});
   }
   json memory = MemoryJson(plan, tables);
   return json{{"config", args.path},
@@ -311,7 +312,7 @@ std::string PlanText(const Plan& plan, const json& said) {
   Rows tasks{{"task", "label", "loss", "metrics"}};
   for (const TaskConfig& task : plan.config.tasks) {
     std::string metrics;
-    for (const std::string& metric : task.metrics) metrics += (metrics.empty() ? "" : ", ") + metric;
+    for (const std::string& metric : MetricNames(task.metrics)) metrics += (metrics.empty() ? "" : ", ") + metric;
     tasks.push_back({task.name, task.label_name, task.loss, metrics});
   }
   text += FormatTable(tasks) + "\n";

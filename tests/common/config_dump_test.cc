@@ -101,8 +101,14 @@ class RandomConfig {
     task.loss = Pick({"bce", "mse"});
     task.weight = Real();
     if (Flip()) task.mlp = Mlp();
-    task.metrics = task.loss == "bce" ? std::vector<std::string>{"auc"} : std::vector<std::string>{"rmse", "mae"};
+    AddMetrics(&task);
     c->tasks.push_back(task);
+  }
+  void AddMetrics(TaskConfig* task) {
+    task->metrics = {{.type = task->loss == "bce" ? "auc" : "rmse"}};
+    if (task->loss == "bce" && Flip()) task->metrics.push_back({.type = "gauc", .by = Text()});
+    if (Flip()) task->metrics.push_back({.type = "ndcg", .by = Text(), .k = 1 + static_cast<int>(Below(100))});
+    if (Flip()) task->metrics.push_back({.type = "calibration_error", .buckets = 1 + static_cast<int>(Below(100))});
   }
   SparseOptimizerConfig SparseOptimizer() {
     SparseOptimizerConfig optimizer;
@@ -218,6 +224,16 @@ TEST(ConfigDumpTest, EveryDefaultIsWrittenAndPathsAreAbsolute) {
   }
   EXPECT_EQ(yaml.find("momentum"), std::string::npos) << "momentum means nothing to adam";
   ASSERT_EQ(unsetenv("GATEMILL_TEST_DATA"), 0);
+}
+
+TEST(ConfigDumpTest, AMetricWithoutKeysIsItsName) {
+  const Result<Config> config = ParseConfig(
+      SmallYaml(), "c.yaml", {"tasks.click.metrics=[auc, {gauc: user_id}, {recall: user_id}, calibration_error]"});
+  ASSERT_TRUE(config.ok()) << config.status().message();
+  const std::string yaml = ResolvedYaml(*config);
+  EXPECT_NE(yaml.find("metrics: [auc, {gauc: {by: user_id}}, {recall: {by: user_id, k: 10}}, {calibration_error: {buckets: 10}}]"),
+            std::string::npos)
+      << yaml;
 }
 
 TEST(ConfigDumpTest, DataPathJoinsTheRoot) {

@@ -37,5 +37,13 @@ TEST(ConfigKeysTest, SuggestsForeignNearAndElsewhere) {
   EXPECT_EQ(SuggestKey("zzz", known).remedy, "known here: num_expert, gate_mlp");
 }
 
+TEST(ConfigKeysTest, SuggestsForeignAndNearChoices) {
+  const Key key{.name = "k", .choices = {"gauc", "logloss"}, .foreign_choices = {{"group_auc", "gauc"}}, .doc = ""};
+  EXPECT_EQ(SuggestChoice("group_auc", key), "write gauc");
+  EXPECT_EQ(SuggestChoice("Group-AUC", key), "write gauc");
+  EXPECT_EQ(SuggestChoice("loglos", key), "did you mean logloss?");
+  EXPECT_EQ(SuggestChoice("zzz", key), "");
+}
+
 }  // namespace
 }  // namespace gatemill

@@ -56,7 +56,7 @@ TEST(ConfigReadTest, VideoConfiguration) {
   EXPECT_EQ(config.features[7].bucketize.quantiles, 32);
   EXPECT_EQ(config.features[7].name, "duration_bucket");
   EXPECT_EQ(config.model.expert_mlp.dropout_ratio, (std::vector<double>{0.1, 0.1}));
-  EXPECT_EQ(config.tasks[1].metrics, (std::vector<std::string>{"rmse", "mae"}));
+  EXPECT_EQ(config.tasks[1].metrics, (std::vector<MetricConfig>{{.type = "rmse"}, {.type = "mae"}}));
   EXPECT_EQ(config.train.consistency, Consistency::kBounded);
   EXPECT_EQ(config.train.staleness, 2);
   EXPECT_EQ(config.train.dense_optimizer.weight_decay, 1e-4);
@@ -225,12 +225,74 @@ TEST(ConfigReadTest, WrongTypesAndImpossibleSizes) {
   ExpectSays(Mistake(SmallYaml(), {"data.cache_bytes=4GB"}), "must be a number of bytes such as 512MiB (KiB, MiB, GiB or TiB, whole), found 4GB");
   ExpectSays(Mistake(SmallYaml(), {"data.where=[a]"}), "unknown key; it belongs to data.train.where");
   ExpectSays(Mistake(SmallYaml(), {"data.sample_weight={a: b}"}), "must be text, found a map");
-  ExpectSays(Mistake(SmallYaml(), {"tasks.click.metrics=[auc, {gauc: user_id}]"}),
-             "tasks.click.metrics.1: must be one of auc, logloss, rmse, mae, found a map");
   ExpectSays(Mistake(SmallYaml(), {"tasks=[a, b]"}), "tasks: must be a map of NAME: {...}, found a list");
   ExpectSays(Mistake(SmallYaml(), {"features={a: {}}"}), "features: must be a list of entries");
   ExpectSays(Mistake(SmallYaml(), {"features.0.type=spares"}),
              "must be one of sparse, dense, found spares; did you mean");
+}
+
+// The metrics of task click when they are written as `yaml`.
+std::vector<MetricConfig> MetricsOf(const std::string& yaml) {
+  const Result<Config> config = ParseConfig(SmallYaml(), "c.yaml", {"tasks.click.metrics=" + yaml});
+  EXPECT_TRUE(config.ok()) << config.status().message();
+  return config.ok() ? config->tasks[0].metrics : std::vector<MetricConfig>();
+}
+
+TEST(ConfigReadTest, MetricsInEveryForm) {
+  const MetricConfig auc{.type = "auc"};
+  const MetricConfig gauc{.type = "gauc", .by = "user_id"};
+  EXPECT_EQ(MetricsOf("auc"), std::vector<MetricConfig>{auc});
+  EXPECT_EQ(MetricsOf("{gauc: user_id}"), std::vector<MetricConfig>{gauc});
+  EXPECT_EQ(MetricsOf("[auc, {gauc: user_id}]"), (std::vector<MetricConfig>{auc, gauc}));
+  EXPECT_EQ(MetricsOf("[{gauc: {by: user_id}}, {auc: null}]"), (std::vector<MetricConfig>{gauc, auc}));
+  EXPECT_EQ(MetricsOf("[{ndcg: user_id}, {ndcg: {by: user_id, k: 3}}]"),
+            (std::vector<MetricConfig>{{.type = "ndcg", .by = "user_id"}, {.type = "ndcg", .by = "user_id", .k = 3}}));
+  EXPECT_EQ(MetricsOf("[calibration_error, {calibration_error: {buckets: 20}}, {calibration_error: 30}]"),
+            (std::vector<MetricConfig>{{.type = "calibration_error"},
+                                       {.type = "calibration_error", .buckets = 20},
+                                       {.type = "calibration_error", .buckets = 30}}));
+  const Result<Config> overridden = ParseConfig(
+      SmallYaml(), "c.yaml", {"tasks.click.metrics=[auc, {ndcg: user_id}]", "tasks.click.metrics.1.ndcg.k=5"});
+  ASSERT_TRUE(overridden.ok()) << overridden.status().message();
+  EXPECT_EQ(overridden->tasks[0].metrics[1], (MetricConfig{.type = "ndcg", .by = "user_id", .k = 5}));
+}
+
+TEST(ConfigReadTest, MetricsThatAreWrong) {
+  const auto says = [](const std::string& metrics, const std::string& part) {
+    const std::string message = Mistake(SmallYaml(), {"tasks.click.metrics=" + metrics});
+    ExpectSays(message, part);
+    EXPECT_EQ(message.find('\n'), std::string::npos) << message;
+  };
+  says("[aux]",
+       "tasks.click.metrics.0: must be one of auc, gauc, logloss, ne, calibration, calibration_error, accuracy, rmse, mae, xauc, "
+       "recall, ndcg, found aux; did you mean auc?");
+  says("{group_auc: user_id}", "found group_auc; write gauc");
+  says("[grouped_auc]", "found grouped_auc; write gauc");
+  says("[Normalized-Entropy]", "found Normalized-Entropy; write ne");
+  says("[mape]", "found mape; write mae: gatemill has no relative error");
+  says("[{hitrate: 10}]", "found hitrate; write recall, which is the same where groups have one positive");
+  says("[ndcg@10]", "found ndcg@10; write {ndcg: {by: COLUMN, k: 10}}");
+  says("[[auc]]", "tasks.click.metrics.0: must be one of auc, ");
+  says("{gauc: user_id, auc: null}", "tasks.click.metrics: must be a name, or {NAME: {...}} with one name, found a map of 2; "
+                                     "make each an entry of its own");
+  says("[{ndcg: {by: user_id, k: 0}}]", "tasks.click.metrics.0.ndcg.k: must be 1 to 1000000, found 0");
+  says("[{ndcg: {by: user_id, top_k: 5}}]", "tasks.click.metrics.0.ndcg.top_k: unknown key; write k");
+  says("[{gauc: {grouping_key: user_id}}]", "tasks.click.metrics.0.gauc.grouping_key: unknown key; write by");
+  says("[{gauc: {by: user_id, k: 5}}]", "tasks.click.metrics.0.gauc.k: has no effect here, it is for recall, ndcg; remove it");
+  says("[{auc: {by: user_id}}]", "tasks.click.metrics.0.auc.by: has no effect here, it is for gauc, recall, ndcg; remove it");
+  says("[{auc: user_id}]", "tasks.click.metrics.0.auc: must be a map of keys, found user_id");
+  says("[{calibration_error: {buckets: 0}}]", "tasks.click.metrics.0.calibration_error.buckets: must be 1 to 65536, found 0");
+  says("[{gauc: {by: user_id, buckets: 5}}]", "buckets: has no effect here, it is for calibration_error; remove it");
+  ExpectSays(Mistake(R"(data: {train: a.csv}
+features: [{columns: a, type: dense}]
+tasks:
+  click:
+    label_name: y
+    metrics:
+      - auc
+      - {gauc: {by: a, at: 3}}
+)"),
+             "c.yaml:8:24: tasks.click.metrics.1.gauc.at: unknown key; write k");
 }
 
 TEST(ConfigReadTest, EveryMistakeAtOnceInOrder) {

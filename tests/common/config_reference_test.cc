@@ -23,13 +23,14 @@ TEST(ConfigReferenceTest, EachSectionOnceWithTypeRangeDefaultAndMeaning) {
   const std::string page = ConfigReference();
   for (const std::string title :
        {"config", "data", "part", "split", "table", "initializer", "sparse optimizer", "feature", "bucketize", "model",
-        "mlp", "task", "train", "dense optimizer", "early stopping", "checkpoint", "ps"}) {
+        "mlp", "task", "metric", "train", "dense optimizer", "early stopping", "checkpoint", "ps"}) {
     const std::size_t first = page.find("\n## " + title + "\n");
     ASSERT_NE(first, std::string::npos) << title;
     EXPECT_EQ(page.find("\n## " + title + "\n", first + 1), std::string::npos) << title;
   }
   EXPECT_NE(page.find("| `num_expert` | whole number, 0 to 1024 | `8` |"), std::string::npos);
   EXPECT_NE(page.find("| `gate_mlp` | [mlp](#mlp) | `null` |"), std::string::npos);
+  EXPECT_NE(page.find("| `metrics` | one or a list, each a [metric](#metric): auc, gauc, "), std::string::npos);
   EXPECT_NE(
       page.find("| `momentum` | number, at least 0, less than 1 | `0` | Share of the last update that is kept. Only "
                 "with type: sgd. |"),

@@ -87,6 +87,15 @@ TEST(CheckTest, TellsAPersonToo) {
   ExpectSays(bounded, "further rows in RocksDB's files in " + dir.path());
 }
 
+TEST(CheckTest, NamesMetricsAndFindsTheColumnsOfTheirGroups) {
+  const TempDir dir;
+  const std::string config = WriteSmallJob(dir);
+  ExpectSays(Check({config, "--set", "tasks.click.metrics=[auc, {gauc: user}, {ndcg: {by: item, k: 3}}]"}), "auc, gauc, ndcg@3");
+  const Finished wrong = Check({config, "--set", "tasks.click.metrics=[{gauc: usre}]"});
+  EXPECT_EQ(wrong.exit_code, 2);
+  ExpectSays(wrong, "tasks.click.metrics, gauc.by: the data has no column \"usre\"; did you mean \"user\"?");
+}
+
 TEST(CheckTest, ReportsConfigurationColumnsAndFilesTogether) {
   const TempDir dir;
   const std::string config = WriteSmallJob(dir);

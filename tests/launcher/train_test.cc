@@ -120,6 +120,48 @@ TEST(Train, OneProcessTrainsAndTheRunCanBeUsed) {
   EXPECT_NE(again.done.err.find("holds a run already"), std::string::npos) << again.done.err;
 }
 
+// Each line of `csv` with one more column.
+std::string WithVisits(const std::string& csv) {
+  std::string text;
+  int line = 0;
+  for (std::size_t begin = 0; begin < csv.size(); ++line) {
+    const std::size_t end = csv.find('\n', begin);
+    text += csv.substr(begin, end - begin) + "," + (line == 0 ? "visit" : "v" + std::to_string(line % 60)) + "\n";
+    begin = end + 1;
+  }
+  return text;
+}
+
+TEST(Train, MetricsOverGroupsAreWatchedAndReported) {
+  const TempDir dir;
+  const std::string config = WriteSmallJob(dir);
+  for (const auto& [file, rows] : {std::pair{"train", 2000}, {"valid", 500}, {"test", 500}}) {
+    dir.Write(std::string(file) + ".csv", WithVisits(SmallCsv(rows, rows + file[0])));
+  }
+  const std::vector<std::string> more{
+      "--set", "tasks.click.metrics=[auc, {gauc: visit}, {ndcg: {by: visit, k: 3}}, calibration]", "--set",
+      "train.early_stopping={monitor: click.gauc}"};
+  const std::string run = dir.path() + "/run";
+  const Trained one = Train({}, config, run, more);
+  ASSERT_EQ(one.done.exit_code, 0) << one.done.err;
+  const json& test = one.result.at("test").at("click");
+  for (const char* metric : {"gauc", "ndcg@3"}) EXPECT_GT(test.at(metric).get<double>(), 0.6) << metric;
+  const json eval = RunJson({Binary(), "eval", run, "--data", dir.path() + "/test.csv", "--json"});
+  EXPECT_EQ(eval.at("tasks"), one.result.at("test"));
+  const Trained many = Train(MpirunPrefix(3), config, dir.path() + "/many", more);
+  ASSERT_EQ(many.done.exit_code, 0) << many.done.err;
+  EXPECT_NEAR(many.result.at("test").at("click").at("gauc").get<double>(), test.at("gauc").get<double>(), 0.02);
+  const json of_many = RunJson({Binary(), "eval", dir.path() + "/many", "--data", dir.path() + "/test.csv", "--json"});
+  EXPECT_NEAR(of_many.at("tasks").at("click").at("gauc").get<double>(),
+              many.result.at("test").at("click").at("gauc").get<double>(), 1e-6);
+
+  dir.Write("plain.csv", SmallCsv(50, 9));
+  RunJson({Binary(), "predict", run, "--data", dir.path() + "/plain.csv", "--output", dir.path() + "/scores.csv", "--json"});
+  const Finished refused = RunProgram({Binary(), "eval", run, "--data", dir.path() + "/plain.csv"}, kSeconds);
+  EXPECT_EQ(refused.exit_code, 2);
+  EXPECT_NE(refused.err.find("plain.csv:1: no column \"visit\""), std::string::npos) << refused.err;
+}
+
 TEST(Train, ParquetPredictionsHoldTheSameDigits) {
   const TempDir dir;
   const std::string config = WriteSmallJob(dir);

@@ -70,6 +70,7 @@ void BatchAssembler::Assemble(const Columns& columns, std::span<const std::uint3
   }
   AddNumbers(columns, rows, batch);
   AddLabels(columns, rows, batch);
+  AddGroups(columns, rows, batch);
 }
 
 void BatchAssembler::Reset(const Columns& columns) {
@@ -244,6 +245,15 @@ void BatchAssembler::AddLabels(const Columns& columns, std::span<const std::uint
   batch->weights.clear();
   if (columns.weights_.empty()) return;
   for (const std::uint32_t row : rows) batch->weights.push_back(columns.weights_[row]);
+}
+
+void BatchAssembler::AddGroups(const Columns& columns, std::span<const std::uint32_t> rows, Batch* batch) {
+  batch->groups.clear();
+  if (columns.groups_.empty()) return;
+  const std::size_t width = columns.schema_.groups.size();
+  for (std::size_t g = 0; g < width; ++g) {
+    for (const std::uint32_t row : rows) batch->groups.push_back(columns.groups_[row * width + g]);
+  }
 }
 
 }  // namespace gatemill::data

@@ -53,6 +53,7 @@ class BatchAssembler {
   std::uint32_t OovSlot(std::size_t t, const Table& table, std::uint64_t key, TableBatch* out);
   static void AddNumbers(const Columns& columns, std::span<const std::uint32_t> rows, Batch* batch);
   static void AddLabels(const Columns& columns, std::span<const std::uint32_t> rows, Batch* batch);
+  static void AddGroups(const Columns& columns, std::span<const std::uint32_t> rows, Batch* batch);
 
   BatchOptions options_;
   std::uint32_t stamp_ = 0;

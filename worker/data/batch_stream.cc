@@ -147,7 +147,7 @@ class FileWindows final : public WindowSource {
 
   bool EmitWindow(std::uint64_t window) {
     const bool wanted = windows_.Push(Read{window, builder_.Finish(statistics_)});
-    builder_ = ColumnBuilder(read_, true);
+    builder_ = ColumnBuilder(read_, {.sample_numbers = true});
     return wanted;
   }
 
@@ -275,7 +275,7 @@ Result<std::unique_ptr<BatchStream>> StreamFiles(const ReadOptions& read, Part p
     return InvalidInput("data.shuffle_rows is " + std::to_string(read.data->shuffle_rows) + "; it must be 1 to " +
                         std::to_string(kMaxRows / 2));
   }
-  ColumnBuilder builder(read, true);
+  ColumnBuilder builder(read, {.sample_numbers = true});
   GM_ASSIGN_OR_RETURN(const PartSpec spec, ResolvePart(*read.data, part, nullptr));
   GM_ASSIGN_OR_RETURN(auto reader, PartReader::Open(*read.data, spec, builder.columns(), read.stop));
   auto windows = std::make_unique<FileWindows>(read, statistics, options, std::move(builder), std::move(reader));

@@ -59,7 +59,7 @@ Columns::Columns(const Schema& schema) : schema_(schema), dictionaries_(schema.t
 }
 
 std::uint64_t Columns::memory_bytes() const {
-  std::uint64_t bytes = Bytes(codes_) + Bytes(numbers_) + Bytes(labels_) + Bytes(weights_) + Bytes(samples_);
+  std::uint64_t bytes = Bytes(codes_) + Bytes(numbers_) + Bytes(labels_) + Bytes(weights_) + Bytes(groups_) + Bytes(samples_);
   for (const ListColumn& list : lists_) bytes += Bytes(list.offsets) + Bytes(list.codes);
   for (const KeyDictionary& dictionary : dictionaries_) bytes += dictionary.memory_bytes();
   return bytes;
@@ -88,6 +88,7 @@ void Columns::AppendRows(const Columns& other, std::span<const std::uint32_t> ro
     append(&numbers_, other.numbers_, row, schema_.dense.size());
     append(&labels_, other.labels_, row, schema_.tasks.size());
     if (!other.weights_.empty()) weights_.push_back(other.weights_[row]);
+    if (!other.groups_.empty()) append(&groups_, other.groups_, row, schema_.groups.size());
     samples_.push_back(other.sample(row));
   }
   rows_ += rows.size();
@@ -95,10 +96,10 @@ void Columns::AppendRows(const Columns& other, std::span<const std::uint32_t> ro
 
 // ---- builder ----------------------------------------------------------------------------------------------------
 
-ColumnBuilder::ColumnBuilder(const ReadOptions& options, bool keep_sample_numbers)
+ColumnBuilder::ColumnBuilder(const ReadOptions& options, Keep keep)
     : schema_(options.schema),
       with_labels_(options.labels),
-      keep_sample_numbers_(keep_sample_numbers),
+      keep_sample_numbers_(keep.sample_numbers),
       missing_(options.data->missing),
       data_(std::make_shared<Columns>(*options.schema)) {
   for (const std::size_t f : data_->single_features_) single_text_.push_back(TextColumn(schema_->sparse[f].column));
@@ -106,6 +107,7 @@ ColumnBuilder::ColumnBuilder(const ReadOptions& options, bool keep_sample_number
   for (const NumberColumn& column : NumberColumns(*schema_)) {
     numbers_.push_back({column, TextColumn(column.column), {}});
   }
+  for (std::size_t g = 0; keep.groups && g < schema_->groups.size(); ++g) group_text_.push_back(TextColumn(schema_->groups[g]));
   if (!with_labels_) return;
   for (const TaskConfig& task : schema_->tasks) label_text_.push_back(TextColumn(task.label_name));
   if (!schema_->sample_weight.empty()) weight_text_ = TextColumn(schema_->sample_weight);
@@ -132,6 +134,7 @@ Status ColumnBuilder::Append(const PartReader& reader, const RowBlock& block, st
   for (NumberInput& number : numbers_) GM_RETURN_IF_ERROR(AppendNumbers(&number, input));
   for (std::size_t t = 0; t < label_text_.size(); ++t) GM_RETURN_IF_ERROR(AppendLabels(t, input));
   if (weight_text_) GM_RETURN_IF_ERROR(AppendWeights(input));
+  AppendGroups(input);
   for (std::size_t i = 0; keep_sample_numbers_ && i < rows.size(); ++i) data_->samples_.push_back(first_sample + i);
   data_->rows_ += rows.size();
   return Ok();
@@ -236,6 +239,20 @@ Status ColumnBuilder::AppendWeights(const Rows& input) {
     data_->weights_.push_back(static_cast<float>(*value));
   }
   return Ok();
+}
+
+void ColumnBuilder::AppendGroups(const Rows& input) {
+  const std::size_t width = group_text_.size();
+  data_->groups_.resize((data_->rows_ + input.rows.size()) * width);
+  for (std::size_t g = 0; g < width; ++g) {
+    const std::vector<std::string_view>& texts = input.block.text.columns[group_text_[g]];
+    const std::uint64_t salt = TableSalt(schema_->groups[g]);
+    std::uint64_t* out = data_->groups_.data() + data_->rows_ * width + g;
+    for (const std::uint32_t row : input.rows) {
+      *out = KeyOfText(missing_.contains(texts[row]) ? std::string_view() : texts[row], salt);
+      out += width;
+    }
+  }
 }
 
 Statistics ColumnBuilder::Fit(std::uint64_t seed) const {

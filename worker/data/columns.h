@@ -74,14 +74,20 @@ class Columns final : public Dataset {
   std::vector<float> numbers_;                // [rows, schema.dense]: transformed; one-hot: the bucket, -1 when missing
   std::vector<float> labels_;                 // [rows, tasks]
   std::vector<float> weights_;                // [rows], or empty = all 1
+  std::vector<std::uint64_t> groups_;         // [rows, schema.groups] keys, or empty: not kept
   std::vector<std::uint64_t> samples_;        // [rows], or empty: the sample's number is its row
   std::vector<KeyDictionary> dictionaries_;   // [tables]
 };
 
 class ColumnBuilder {
  public:
-  // `keep_sample_numbers`: a window of a part; else rows are the part's samples from 0. options.schema outlives it.
-  ColumnBuilder(const ReadOptions& options, bool keep_sample_numbers);
+  // What not every dataset needs.
+  struct Keep {
+    bool sample_numbers = false;  // a window of a part; else rows are the part's samples from 0
+    bool groups = false;          // the keys of schema.groups
+  };
+  // options.schema outlives it.
+  ColumnBuilder(const ReadOptions& options, Keep keep);
 
   // The text columns that Append needs, each once: what to open a PartReader with.
   [[nodiscard]] const std::vector<std::string>& columns() const { return columns_; }
@@ -112,6 +118,7 @@ class ColumnBuilder {
   Status AppendNumbers(NumberInput* number, const Rows& input);
   Status AppendLabels(std::size_t task, const Rows& input);
   Status AppendWeights(const Rows& input);
+  void AppendGroups(const Rows& input);
   [[nodiscard]] std::uint32_t CodeOfText(std::size_t sparse_feature, std::string_view text);
   void FinishBuckets(const NumberInput& number, std::span<const double> boundaries);
 
@@ -124,6 +131,7 @@ class ColumnBuilder {
   std::vector<std::size_t> list_text_;     // [list_features]
   std::vector<std::size_t> label_text_;    // [tasks]
   std::optional<std::size_t> weight_text_;
+  std::vector<std::size_t> group_text_;    // [schema.groups], or empty: not kept
   std::vector<NumberInput> numbers_;       // NumberColumns(schema)
   std::shared_ptr<Columns> data_;
 };

@@ -27,7 +27,7 @@ Result<std::shared_ptr<const Dataset>> ReadDataset(const ReadOptions& options, P
                                                    bool fit, Statistics* statistics) {
   const auto start = std::chrono::steady_clock::now();
   if (!fit) GM_RETURN_IF_ERROR(CheckStatistics(*options.schema, *statistics));
-  ColumnBuilder builder(options, false);
+  ColumnBuilder builder(options, {.groups = options.labels && part != Part::kTrain});
   GM_ASSIGN_OR_RETURN(const PartSpec spec, ResolvePart(*options.data, part, files));
   GM_ASSIGN_OR_RETURN(const auto reader, PartReader::Open(*options.data, spec, builder.columns(), options.stop));
   while (true) {

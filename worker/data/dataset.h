@@ -8,7 +8,7 @@
 // too few or too many columns, text where a number belongs, a label outside {0, 1} (bce) or NaN, an unknown column.
 //
 // Missing values: sparse, the missing value has an own key (a list is empty instead: zeros); dense, 0 after all
-// transforms; a label or weight must not be missing.
+// transforms; a label or weight must not be missing; samples whose group is missing are one group.
 //
 // Thread safety: a Dataset is immutable once read and may be shared; a BatchStream belongs to one thread (it has its
 // own threads inside).
@@ -77,6 +77,7 @@ struct Batch {
   std::vector<float> dense;           // [rows, dense_dim]
   std::vector<float> labels;          // [tasks, rows]
   std::vector<float> weights;         // [rows], or empty = all 1
+  std::vector<std::uint64_t> groups;  // [Schema::groups, rows] keys of the values; empty where a dataset keeps none
   std::vector<std::uint64_t> samples; // [rows] the sample's number in its part, in file order: names it in random draws
   std::int64_t assemble_ns = 0;       // time a background thread took to gather and dedup this batch
 };
@@ -90,7 +91,7 @@ struct ReadOptions {
   Logger* log = nullptr;
   std::uint64_t seed = 1;
   const std::atomic<bool>* stop = nullptr;  // reading ends with kCancelled when it becomes true; may be null
-  bool labels = true;                       // false: label and weight columns may be absent (predict)
+  bool labels = true;                       // false: label, weight and group columns may be absent (predict)
 };
 
 class Dataset {
@@ -100,7 +101,8 @@ class Dataset {
   [[nodiscard]] virtual std::uint64_t memory_bytes() const = 0;
 };
 
-// Reads a whole part. Statistics: fitted on what is read when `fit`, else applied as given.
+// Reads a whole part; of one that is evaluated (valid, test), with labels, also the keys of Schema::groups. Statistics: fitted on
+// what is read when `fit`, else applied as given.
 // `files`: what to read instead of the configuration's part (eval, predict), with its own where; else null.
 Result<std::shared_ptr<const Dataset>> ReadDataset(const ReadOptions& options, Part part, const PartConfig* files,
                                                    bool fit, Statistics* statistics);

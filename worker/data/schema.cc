@@ -5,6 +5,7 @@
 #include <set>
 #include <utility>
 
+#include "common/config_metrics.h"
 #include "common/file.h"
 #include "common/keys.h"
 #include "worker/data/csv_source.h"
@@ -26,6 +27,7 @@ class SchemaResolver {
 
   Result<Schema> Run() {
     AddLabels();
+    AddGroups();
     CheckParts();
     for (const FeatureConfig& entry : config_.features) AddEntry(entry);
     for (const auto& [name, table] : declared_) {
@@ -76,6 +78,15 @@ class SchemaResolver {
     if (schema_.sample_weight.empty()) return;
     CheckColumn(0, schema_.sample_weight, "data.sample_weight");
     taken_[schema_.sample_weight] = "the sample weight";
+  }
+
+  void AddGroups() {
+    schema_.groups = GroupColumns(config_.tasks);
+    for (const TaskConfig& task : config_.tasks) {
+      for (const MetricConfig& metric : task.metrics) {
+        if (metric.has_groups()) CheckColumn(0, metric.by, "tasks." + task.name + ".metrics, " + metric.type + ".by");
+      }
+    }
   }
 
   // The entry's columns: globs in the order of the data, names as written.

@@ -63,6 +63,7 @@ struct Schema {
   std::vector<TaskConfig> tasks;         // label columns, in task order
   std::string sample_weight;             // column, or ""
   std::vector<XRange> gate_columns;      // of the features model.gate_features names, ascending, none beside another
+  std::vector<std::string> groups;       // columns whose values are the groups of metrics, each once; may be features too
   int sparse_dim = 0;                    // width of the embedding part of x
   int dense_dim = 0;                     // width of the dense part
   [[nodiscard]] int x_dim() const { return sparse_dim + dense_dim; }

@@ -98,6 +98,31 @@ Status CheckFinite(const data::Schema& schema, const data::Batch& batch, std::sp
   return Ok();
 }
 
+// Appends what is known of a batch's samples. scores: [tasks, rows].
+void Append(const data::Schema& schema, const data::Batch& batch, std::span<const float> scores, bool labelled,
+            Predictions* predictions) {
+  const std::size_t n = batch.rows;
+  const auto append = [n](const auto& from, std::size_t row, auto* to) {
+    const auto begin = from.begin() + static_cast<std::ptrdiff_t>(row * n);
+    to->insert(to->end(), begin, begin + static_cast<std::ptrdiff_t>(n));
+  };
+  append(batch.samples, 0, &predictions->samples);
+  for (std::size_t t = 0; t < schema.tasks.size(); ++t) {
+    append(scores, t, &predictions->scores[t]);
+    if (labelled) append(batch.labels, t, &predictions->labels[t]);
+  }
+  for (std::size_t g = 0; labelled && g < schema.groups.size(); ++g) {
+    append(batch.groups, g, &predictions->groups[schema.groups[g]]);
+  }
+}
+
+Predictions NoPredictions(const data::Schema& schema, bool labelled) {
+  Predictions predictions{.samples = {}, .scores = std::vector<std::vector<float>>(schema.tasks.size()),
+                          .labels = std::vector<std::vector<float>>(labelled ? schema.tasks.size() : 0), .groups = {}};
+  for (std::size_t g = 0; labelled && g < schema.groups.size(); ++g) predictions.groups[schema.groups[g]];
+  return predictions;
+}
+
 }  // namespace
 
 Result<Evaluation> Evaluate(const EvaluatorParts& parts, std::shared_ptr<const data::Dataset> dataset, bool labelled) {
@@ -112,8 +137,7 @@ Result<Evaluation> Evaluate(const EvaluatorParts& parts, std::shared_ptr<const d
   GM_ASSIGN_OR_RETURN(const auto stream, data::StreamDataset(std::move(dataset), options));
   EmbeddingLayer embedding(parts.schema, parts.pool);
   EvalPuller puller(parts);
-  Predictions mine{.samples = {}, .scores = std::vector<std::vector<float>>(tasks),
-                   .labels = std::vector<std::vector<float>>(labelled ? tasks : 0)};
+  Predictions mine = NoPredictions(*parts.schema, labelled);
   UnseenCounts counts{.values = std::vector<double>(features, 0.0), .unseen = std::vector<double>(features, 0.0)};
   TableRows rows;
   std::vector<float> x;
@@ -131,14 +155,10 @@ Result<Evaluation> Evaluate(const EvaluatorParts& parts, std::shared_ptr<const d
     scores.resize(tasks * batch.rows);
     GM_RETURN_IF_ERROR(parts.model->Predict(static_cast<std::int64_t>(batch.rows), x, scores));
     GM_RETURN_IF_ERROR(CheckFinite(*parts.schema, batch, scores));
-    mine.samples.insert(mine.samples.end(), batch.samples.begin(), batch.samples.end());
-    const auto n = static_cast<std::ptrdiff_t>(batch.rows);
-    for (std::size_t t = 0; t < tasks; ++t) {
-      const auto offset = static_cast<std::ptrdiff_t>(t) * n;
-      mine.scores[t].insert(mine.scores[t].end(), scores.begin() + offset, scores.begin() + offset + n);
-      if (!labelled) continue;
-      mine.labels[t].insert(mine.labels[t].end(), batch.labels.begin() + offset, batch.labels.begin() + offset + n);
+    if (labelled && batch.groups.size() != parts.schema->groups.size() * batch.rows) {
+      return Internal("metrics over groups need a part that was read with its groups");
     }
+    Append(*parts.schema, batch, scores, labelled, &mine);
     stream->Recycle(std::move(batch));
   }
   std::vector<double> totals = counts.values;

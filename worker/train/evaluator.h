@@ -37,7 +37,8 @@ struct Evaluation {
   std::vector<double> unseen_share;        // per Schema::sparse: values that no row answered
 };
 
-// Scores a whole part. kInternal for a score that is no number, naming task and sample. `labelled`: keep labels (false for predict). All workers call it together.
+// Scores a whole part. kInternal for a score that is no number, naming task and sample. `labelled`: keep labels and groups, of a
+// part that was read for it, valid or test (false for predict). All workers call it together.
 Result<Evaluation> Evaluate(const EvaluatorParts& parts, std::shared_ptr<const data::Dataset> dataset, bool labelled);
 
 }  // namespace gatemill::train

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "common/config_metrics.h"
 #include "common/file.h"
 #include "worker/train/checkpoint_saver.h"
 #include "worker/train/evaluator.h"
@@ -355,7 +356,8 @@ std::string MetricsToText(const TaskMetrics& metrics) {
 std::string MonitorOf(const Config& config) {
   if (config.train.early_stopping) return config.train.early_stopping->monitor;
   for (const TaskConfig& task : config.tasks) {
-    if (std::find(task.metrics.begin(), task.metrics.end(), "auc") != task.metrics.end()) return "mean(auc)";
+    const std::vector<std::string> names = MetricNames(task.metrics);
+    if (std::find(names.begin(), names.end(), "auc") != names.end()) return "mean(auc)";
   }
   return "loss";
 }

@@ -77,12 +77,14 @@ TEST_F(ColumnErrorsTest, Weights) {
 
 TEST(ColumnsTest, AppendRowsTranslatesCodes) {
   const TempDir dir;
-  const Prepared setup(SmallConfig(dir.Write("f.csv", SmallLog(40))));
+  Config config = SmallConfig(dir.Write("f.csv", SmallLog(40)));
+  config.tasks[0].metrics = {{.type = "gauc", .by = "item"}, {.type = "gauc", .by = "age"}};
+  const Prepared setup(config);
   const auto read = [&](const std::string& where) {
     Statistics statistics;
     PartConfig files = setup.config.data.train;
     files.where = where;
-    auto dataset = ReadDataset(setup.read, Part::kTrain, &files, true, &statistics);
+    auto dataset = ReadDataset(setup.read, Part::kTest, &files, true, &statistics);
     EXPECT_TRUE(dataset.ok());
     return std::dynamic_pointer_cast<const Columns>(*dataset);
   };
@@ -101,6 +103,8 @@ TEST(ColumnsTest, AppendRowsTranslatesCodes) {
     const std::vector<Batch> batches = TakeAll(stream->get());
     std::vector<std::vector<std::uint64_t>> keys;
     for (std::size_t f = 0; f < 3; ++f) keys.push_back(KeysOf(setup.schema, batches.at(0), f, row));
+    const std::vector<std::uint64_t>& groups = batches.at(0).groups;
+    for (std::size_t g = 0; g < 2; ++g) keys.push_back({groups.at(g * batches.at(0).rows + row)});
     return keys;
   };
   const auto shared = std::make_shared<const Columns>(joined);

@@ -89,6 +89,50 @@ TEST(DatasetTest, LabelsMayBeAbsentForPredict) {
   EXPECT_EQ(WholeBatch(*without).labels, (std::vector<float>{0}));
 }
 
+// Groups: user, which is a feature too, and visit, which is none.
+Config GroupedConfig(const std::string& path) {
+  Config config = SmallConfig(path);
+  config.tasks[0].metrics = {{.type = "auc"}, {.type = "gauc", .by = "visit"}, {.type = "ndcg", .by = "user"}};
+  return config;
+}
+
+TEST(DatasetTest, GroupsAreKeptOfPartsThatAreEvaluated) {
+  const TempDir dir;
+  const std::string text = "click,user,item,tags,age,visit\n1,u1,3,t1,25,7.0\n0,u2,3,,26,\n0,u1,4,,27,7\n1,u3,4,,28,NA\n";
+  Config config = GroupedConfig(dir.Write("f.csv", text));
+  config.data.missing = {"", "NA"};
+  Prepared setup(config);
+  EXPECT_EQ(setup.schema.groups, (std::vector<std::string>{"visit", "user"}));
+  Statistics statistics;
+  const auto train = ReadDataset(setup.read, Part::kTrain, nullptr, true, &statistics);
+  ASSERT_TRUE(train.ok()) << train.status().message();
+  EXPECT_TRUE(WholeBatch(*train).groups.empty()) << "training needs none";
+  for (const Part part : {Part::kValid, Part::kTest}) {
+    const auto dataset = ReadDataset(setup.read, part, &config.data.train, false, &statistics);
+    ASSERT_TRUE(dataset.ok()) << dataset.status().message();
+    const auto key = [](const std::string& value, const std::string& column) { return KeyOfText(value, TableSalt(column)); };
+    const std::vector<std::uint64_t> groups = WholeBatch(*dataset).groups;
+    EXPECT_EQ(groups, (std::vector<std::uint64_t>{key("7", "visit"), key("", "visit"), key("7", "visit"), key("", "visit"),
+                                                  key("u1", "user"), key("u2", "user"), key("u1", "user"), key("u3", "user")}));
+    EXPECT_GE((*dataset)->memory_bytes(), (*train)->memory_bytes() + groups.size() * sizeof(groups[0]));
+  }
+}
+
+TEST(DatasetTest, PredictNeedsNoGroups) {
+  const TempDir dir;
+  Prepared setup(GroupedConfig(dir.Write("f.csv", "click,user,item,tags,age,visit\n1,u1,3,t1,25,7\n")));
+  PartConfig files;
+  files.files = {dir.Write("new.csv", "click,user,item,tags,age\n1,u1,3,t1,25\n")};
+  Statistics statistics;
+  ASSERT_TRUE(ReadDataset(setup.read, Part::kTrain, nullptr, true, &statistics).ok());
+  const auto with = ReadDataset(setup.read, Part::kTest, &files, false, &statistics);
+  EXPECT_NE(with.status().message().find("new.csv:1: no column \"visit\""), std::string::npos) << with.status().message();
+  setup.read.labels = false;
+  const auto without = ReadDataset(setup.read, Part::kTest, &files, false, &statistics);
+  ASSERT_TRUE(without.ok()) << without.status().message();
+  EXPECT_TRUE(WholeBatch(*without).groups.empty());
+}
+
 TEST(DatasetTest, StopEndsReading) {
   const TempDir dir;
   Prepared setup(SmallConfig(dir.Write("f.csv", SmallLog(10))));

@@ -152,6 +152,7 @@ TEST(SchemaTest, WhatATableDoesNotSayItsFeatureDoes) {
 TEST(SchemaTest, EveryMistakeAtOnce) {
   Config config = Base();
   config.tasks.push_back(Task("lik", "bce"));
+  config.tasks[0].metrics = {{.type = "gauc", .by = "usre"}, {.type = "ndcg", .by = "item"}};
   config.data.sample_weight = "wight";
   config.features = {Sparse({"usr", "cold*"}, 4), Sparse({"click"}, 4), Sparse({"item"}, 0)};
   config.features[0].line = 7;
@@ -159,6 +160,8 @@ TEST(SchemaTest, EveryMistakeAtOnce) {
   config.features[2].line = 9;
   const std::string mistakes = Mistakes(config);
   EXPECT_NE(mistakes.find("c.yaml: tasks.lik.label_name: the data has no column \"lik\""), std::string::npos);
+  EXPECT_NE(mistakes.find("c.yaml: tasks.click.metrics, gauc.by: the data has no column \"usre\"; did you mean \"user\"?"),
+            std::string::npos);
   EXPECT_NE(mistakes.find("c.yaml: data.sample_weight: the data has no column \"wight\"; did you mean \"weight\"?"),
             std::string::npos);
   EXPECT_NE(mistakes.find("c.yaml:7: features: the data has no column \"usr\"; did you mean \"user\"?"),

@@ -24,6 +24,39 @@ TEST(Evaluator, ScoresEverySampleOnceWhateverTheBatchSize) {
   }
 }
 
+// weight is a column of the data and no feature.
+TEST(Evaluator, GroupsComeWithTheirSamples) {
+  Job job({.overrides = {"tasks.click.metrics=[auc, {gauc: weight}, {ndcg: {by: user, k: 3}}]"}});
+  job.TrainEpoch();
+  const auto whole = job.EvaluateAll(job.valid, 7, 1000);
+  ASSERT_TRUE(whole.ok()) << whole.status().message();
+  const auto& groups = whole->predictions.groups;
+  ASSERT_EQ(groups.size(), 2U);
+  for (std::uint64_t i = 0; i < 200; ++i) {
+    EXPECT_EQ(groups.at("weight")[i], KeyOfText(std::to_string(1 + i % 3), TableSalt("weight"))) << i;
+  }
+  EXPECT_EQ(groups.at("user").size(), 200U);
+  const auto other = job.EvaluateAll(job.valid, 7, 7);
+  ASSERT_TRUE(other.ok());
+  EXPECT_EQ(other->predictions.groups, groups);
+  const TaskMetrics metrics = ComputeMetrics(job.config.tasks, whole->predictions);
+  EXPECT_EQ(metrics.at("click").at("gauc"),
+            GroupAuc(whole->predictions.scores[0], whole->predictions.labels[0], groups.at("weight")));
+  EXPECT_GT(*metrics.at("click").at("ndcg@3"), 0.3);
+}
+
+TEST(Evaluator, WithoutLabelsThereAreNoGroups) {
+  Job job({.overrides = {"tasks.click.metrics=[{gauc: weight}]"}});
+  const EvaluatorParts parts{.schema = &job.schema, .client = job.client.get(), .model = job.model.get(),
+                             .workers = job.workers.get(), .pool = job.pool.get()};
+  const auto unlabelled = Evaluate(parts, job.valid, false);
+  ASSERT_TRUE(unlabelled.ok()) << unlabelled.status().message();
+  EXPECT_TRUE(unlabelled->predictions.groups.empty());
+  const Status status = Evaluate(parts, job.train, true).status();
+  EXPECT_EQ(status.code(), Code::kInternal);
+  EXPECT_NE(status.message().find("groups"), std::string::npos) << status.message();
+}
+
 TEST(Evaluator, ReadingMakesNoRowsAndMovesNothing) {
   Job job({.valid_first_user = 100});
   job.TrainEpoch();

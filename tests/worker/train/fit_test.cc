@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "tests/worker/train/train_testing.h"
 
 namespace gatemill::train {
@@ -232,10 +234,21 @@ TEST(Fit, AResumeFinishesWhatAKillCutShort) {
 TEST(Fit, WhatIsWatched) {
   Job job({});
   EXPECT_EQ(MonitorOf(job.config), "mean(auc)");
-  for (TaskConfig& task : job.config.tasks) task.metrics = {"logloss"};
+  for (TaskConfig& task : job.config.tasks) task.metrics = {{.type = "logloss"}};
   EXPECT_EQ(MonitorOf(job.config), "loss");
   job.config.train.early_stopping = EarlyStoppingConfig{.monitor = "buy.logloss"};
   EXPECT_EQ(MonitorOf(job.config), "buy.logloss");
+}
+
+TEST(Fit, AMonitorOverGroupsKeepsWhatIsLargest) {
+  Job job({.overrides = {"tasks.click.metrics=[{gauc: weight}, {ndcg: {by: user, k: 3}}]", "train.num_epochs=4",
+                         "train.early_stopping={monitor: click.gauc, patience: 10}"}});
+  const FitResult result = FitAll(job.Parts());
+  double best = 0.0;
+  const auto events = job.Events();
+  for (const auto& line : events.at("valid")) best = std::max(best, line["tasks"]["click"]["gauc"].get<double>());
+  EXPECT_EQ(result.best_valid.at("click").at("gauc"), best);
+  EXPECT_EQ(result.best_valid.at("click").count("ndcg@3"), 1U);
 }
 
 TEST(Fit, MetricsAsJsonAndText) {
