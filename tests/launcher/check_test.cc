@@ -94,6 +94,9 @@ TEST(CheckTest, NamesMetricsAndFindsTheColumnsOfTheirGroups) {
   const Finished wrong = Check({config, "--set", "tasks.click.metrics=[{gauc: usre}]"});
   EXPECT_EQ(wrong.exit_code, 2);
   ExpectSays(wrong, "tasks.click.metrics, gauc.by: the data has no column \"usre\"; did you mean \"user\"?");
+  const Finished missing = Check({config, "--set", "tasks.click.metrics=gauc"});
+  ExpectSays(missing, "gauc.by: is missing; name the column of the groups, such as {gauc: user_id}");
+  EXPECT_EQ(std::count(missing.err.begin(), missing.err.end(), '\n'), 1) << missing.err;
 }
 
 TEST(CheckTest, ReportsConfigurationColumnsAndFilesTogether) {

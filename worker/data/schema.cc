@@ -84,7 +84,8 @@ class SchemaResolver {
     schema_.groups = GroupColumns(config_.tasks);
     for (const TaskConfig& task : config_.tasks) {
       for (const MetricConfig& metric : task.metrics) {
-        if (metric.has_groups()) CheckColumn(0, metric.by, "tasks." + task.name + ".metrics, " + metric.type + ".by");
+        if (metric.by.empty()) continue;  // has no groups, or is a mistake of the configuration alone
+        CheckColumn(0, metric.by, "tasks." + task.name + ".metrics, " + metric.type + ".by");
       }
     }
   }
