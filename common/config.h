@@ -198,11 +198,32 @@ struct MetricConfig {
   bool operator==(const MetricConfig&) const = default;
 };
 
+// An entry of a task's `loss:`, written by its type: `bce`, `{focal: {gamma: 2}}`, `{huber: 1}`. Formulas: worker/model/losses.h.
+struct LossConfig {
+  std::string type = "bce";      // bce | focal | mse | mae | huber | watch_time
+  double weight = 1.0;           // in the task's sum of losses
+  double label_smoothing = 0.0;  // bce, focal
+  double gamma = 2.0;            // focal
+  double alpha = 0.5;            // focal: weight of positives, 1 - alpha of negatives
+  double delta = 1.0;            // huber
+  // Is the label 0 or 1, and the prediction the probability of 1?
+  [[nodiscard]] bool is_binary() const { return type == "bce" || type == "focal"; }
+  bool operator==(const LossConfig&) const = default;
+};
+
 struct TaskConfig {
   std::string name;
   std::string label_name;
-  std::string loss = "bce";        // bce (with logits; label 0 or 1) | mse
+  std::vector<LossConfig> loss = {LossConfig{}};  // all binary, all of values (mse, mae, huber), or watch_time alone
+  std::string label_transform = "none";           // none | log1p: of values; predictions are transformed back
   double weight = 1.0;
+  std::string sample_weight = {};                 // column with this task's weight of each sample; "" = 1
+  std::string task_space_indicator_label = {};    // column that is above 0 where a sample is in the task's space; "" = all are
+  double in_task_space_weight = 1.0;
+  double out_task_space_weight = 0.0;
+  std::string task_space_reduction = "space";     // space | batch: what a mean loss is divided by
+  [[nodiscard]] bool is_binary() const { return !loss.empty() && loss[0].is_binary(); }
+  [[nodiscard]] bool weighs_samples() const { return !sample_weight.empty() || !task_space_indicator_label.empty(); }
   std::optional<MlpConfig> mlp;    // replaces model.tower_mlp
   std::vector<MetricConfig> metrics;  // default: bce auc+logloss, mse rmse+mae
   bool operator==(const TaskConfig&) const = default;

@@ -314,9 +314,31 @@ class Checker {
       Require(config_.data.sample_weight.empty() || task.label_name != config_.data.sample_weight, key + ".label_name",
               task.label_name + " is the sample weight (data.sample_weight); a weight is no label");
       if (task.mlp) CheckMlp(*task.mlp, key + ".mlp");
-      Require(config_.model.type != "esmm" || task.loss == "bce", key + ".loss", "esmm multiplies probabilities; use bce");
+      CheckLoss(task, key);
       CheckMetrics(task, key + ".metrics");
     }
+  }
+
+  void CheckLoss(const TaskConfig& task, const std::string& key) {
+    const auto kind = [](const LossConfig& loss) { return loss.is_binary() ? 0 : loss.type == "watch_time" ? 1 : 2; };
+    std::vector<std::string> types;
+    for (const LossConfig& loss : task.loss) {
+      types.push_back(loss.type);
+      Require(kind(loss) == kind(task.loss[0]), key + ".loss",
+              task.loss[0].type + " and " + loss.type + " predict different things; keep losses of one kind");
+    }
+    CheckDistinct(types, key + ".loss");
+    Require(config_.model.type != "esmm" || types == std::vector<std::string>{"bce"}, key + ".loss",
+            "esmm multiplies probabilities; use bce alone");
+    for (const auto& [name, column] : {std::pair{".sample_weight", &task.sample_weight},
+                                       {".task_space_indicator_label", &task.task_space_indicator_label}}) {
+      Require(config_.data.header || column->empty() || Has(config_.data.column_names, *column), key + name,
+              *column + " is not among data.column_names");
+    }
+    Require(task.sample_weight.empty() || task.sample_weight != task.label_name, key + ".sample_weight",
+            task.sample_weight + " is the task's label; name another column");
+    Require(task.task_space_indicator_label.empty() || task.in_task_space_weight > 0 || task.out_task_space_weight > 0,
+            key + ".in_task_space_weight", "and out_task_space_weight are both 0, so that no sample trains the task; give one of them");
   }
 
   void CheckMetrics(const TaskConfig& task, const std::string& key) {
@@ -325,8 +347,8 @@ class Checker {
     for (std::size_t i = 0; i < task.metrics.size(); ++i) {
       const MetricConfig& metric = task.metrics[i];
       const std::string item = JoinKey(key, std::to_string(i));
-      Require(!kOfClasses.contains(metric.type) || task.loss == "bce", item,
-              metric.type + " is for labels 0 and 1 (loss: bce); mse has rmse, mae, xauc, ndcg, calibration and calibration_error");
+      Require(!kOfClasses.contains(metric.type) || task.is_binary(), item,
+              metric.type + " is for labels 0 and 1 (loss: bce or focal); others have rmse, mae, xauc, ndcg, calibration and calibration_error");
       if (!metric.has_groups()) continue;
       const std::string by = item + "." + metric.type + ".by";
       Require(!metric.by.empty(), by, "is missing; name the column of the groups, such as {" + metric.type + ": user_id}");

@@ -462,8 +462,9 @@ Place LocateKey(const YamlNode& root, const std::string& key) {
 // What depends on other values and is written out in the resolved configuration.
 void FillDefaults(Config* config) {
   for (TaskConfig& task : config->tasks) {
+    if (task.loss.empty()) task.loss.emplace_back();
     if (!task.metrics.empty()) continue;
-    const std::vector<std::string> types = task.loss == "bce" ? std::vector<std::string>{"auc", "logloss"}
+    const std::vector<std::string> types = task.is_binary() ? std::vector<std::string>{"auc", "logloss"}
                                                               : std::vector<std::string>{"rmse", "mae"};
     for (const std::string& type : types) task.metrics.push_back({.type = type});
   }

@@ -602,23 +602,93 @@ void Describe(V& v, ModelConfig& c) {
                           .doc = "First values of the weights."});
 }
 
+inline constexpr std::string_view kLossMeanings =
+    "What a task minimizes: `bce`, `{focal: {gamma: 2, alpha: 0.5}}`, `{huber: 1}`, or a list. z: the tower's output, y: the label.\n\n"
+    "| loss | meaning | prediction |\n| --- | --- | --- |\n"
+    "| bce | binary cross entropy with logits, y 0 or 1 | 1 / (1 + exp(-z)) |\n"
+    "| focal | -alpha_y (1 - p_y)^gamma log p_y, p_y the probability of the label (Lin et al. 2017) | as bce |\n"
+    "| mse | (z - y)^2 | z |\n"
+    "| mae | abs(z - y) | z |\n"
+    "| huber | (z - y)^2 / 2 up to delta, delta (abs(z - y) - delta / 2) beyond (Huber 1964) | z |\n"
+    "| watch_time | weighted logistic: y log(1 + exp(-z)) where y > 0, log(1 + exp(z)) where y = 0, so that the odds are the expected "
+    "watch time (Covington et al. 2016); y at least 0 | exp(z) |";
+
+// What others call losses.
+inline std::vector<Foreign> ForeignLosses() {
+  return {{"binary_crossentropy", "bce"},
+          {"binary_cross_entropy", "bce"},
+          {"logloss", "bce"},
+          {"log_loss", "bce"},
+          {"binary", "bce"},
+          {"classification", "bce"},
+          {"bcewithlogits", "bce"},
+          {"focal_loss", "focal"},
+          {"binary_focal_loss", "focal"},
+          {"l2", "mse"},
+          {"l2_loss", "mse"},
+          {"regression", "mse"},
+          {"mean_squared_error", "mse"},
+          {"l1", "mae"},
+          {"l1_loss", "mae"},
+          {"mean_absolute_error", "mae"},
+          {"smooth_l1", "huber"},
+          {"huber_loss", "huber"},
+          {"wce", "watch_time"},
+          {"weighted_logistic", "watch_time"},
+          {"weighted_lr", "watch_time"}};
+}
+
+// What stands beside a loss's type. The types themselves are the choices of a task's `loss`.
+template <class V>
+void Describe(V& v, LossConfig& c) {
+  v.Title("loss", kLossMeanings);
+  v.Field(c.weight, {.name = "weight", .min = 0, .max = 1e6, .doc = "Of this loss in the task's sum."});
+  v.Field(c.label_smoothing, {.name = "label_smoothing",
+                              .min = 0,
+                              .below = 1,
+                              .applies = c.is_binary(),
+                              .when = "bce, focal",
+                              .doc = "e: labels become y (1 - e) + e / 2."});
+  const bool is_focal = c.type == "focal";
+  v.Field(c.gamma, {.name = "gamma",
+                    .min = 0,
+                    .max = 100,
+                    .applies = is_focal,
+                    .when = "focal",
+                    .doc = "How much less samples weigh that are predicted well; 0 = not."});
+  v.Field(c.alpha, {.name = "alpha",
+                    .min = 0,
+                    .max = 1,
+                    .applies = is_focal,
+                    .when = "focal",
+                    .doc = "Weight of positives; negatives have 1 - alpha."});
+  v.Field(c.delta, {.name = "delta",
+                    .max = 1e6,
+                    .above = 0,
+                    .shorthand = c.type == "huber",
+                    .applies = c.type == "huber",
+                    .when = "huber",
+                    .foreign = {{"beta"}},
+                    .doc = "Where the loss becomes linear. `{huber: 2}` is short for `{huber: {delta: 2}}`."});
+}
+
 inline constexpr std::string_view kMetricMeanings =
     "What is measured of a task, over every sample of all workers, each counted once: `auc`, `{gauc: user_id}`, "
     "`{ndcg: {by: user_id, k: 10}}`. The value is null where it is undefined.\n\n"
     "| metric | meaning | loss |\n| --- | --- | --- |\n"
-    "| auc | area under the ROC curve, ties at half; null with one class only | bce |\n"
+    "| auc | area under the ROC curve, ties at half; null with one class only | binary |\n"
     "| gauc | mean AUC of the groups, weighted by their samples; groups with one class only are left out, null when all are "
-    "| bce |\n"
-    "| logloss | mean of -log p(label) | bce |\n"
-    "| ne | normalized entropy: logloss / entropy of the share of positives (He et al. 2014); null with one class only | bce |\n"
+    "| binary |\n"
+    "| logloss | mean of -log p(label) | binary |\n"
+    "| ne | normalized entropy: logloss / entropy of the share of positives (He et al. 2014); null with one class only | binary |\n"
     "| calibration | sum of predictions / sum of labels, best at 1; null when the labels sum to 0 or less | any |\n"
     "| calibration_error | mean over samples of abs(mean prediction - mean label) of the bucket that the prediction is in; "
     "buckets have as many samples each (Naeini et al. 2015, Nixon et al. 2019) | any |\n"
-    "| accuracy | share of samples with prediction > 0.5 where the label is 1, and not where it is 0 | bce |\n"
+    "| accuracy | share of samples with prediction > 0.5 where the label is 1, and not where it is 0 | binary |\n"
     "| rmse, mae | root of the mean squared, mean absolute difference | any |\n"
     "| xauc | share of pairs of samples with different labels whose predictions are ordered as the labels, ties at half; null "
     "without such a pair | any |\n"
-    "| recall | positives among the k highest predictions of a group / its positives; mean over groups with a positive | bce |\n"
+    "| recall | positives among the k highest predictions of a group / its positives; mean over groups with a positive | binary |\n"
     "| ndcg | sum of label / log2(1 + rank) over the k highest predictions of a group / the most that its labels allow "
     "(J\u00e4rvelin and Kek\u00e4l\u00e4inen 2002, linear gain; a label below 0 gains 0); mean over groups with a label above 0 "
     "| any |\n\n"
@@ -706,14 +776,52 @@ void Describe(V& v, TaskConfig& c) {
                          .foreign = {{"label"}, {"target"}, {"label_column"}, {"label_col"}, {"y"}},
                          .doc = "The label's column."});
   v.Field(c.loss, {.name = "loss",
-                   .choices = {"bce", "mse"},
-                   .foreign = {{"loss_type"}, {"loss_fn"}, {"task_type"}, {"type"}, {"criterion"}},
-                   .doc = "bce: label 0 or 1, with logits; mse: label is a number."});
+                   .choices = {"bce", "focal", "mse", "mae", "huber", "watch_time"},
+                   .foreign_choices = ForeignLosses(),
+                   .foreign = {{"losses"}, {"loss_type"}, {"loss_fn"}, {"task_type"}, {"type"}, {"criterion"}},
+                   .doc = "One or several, whose weighted sum is the task's; by default bce. Of one kind: bce and focal; mse, mae and huber; "
+                          "watch_time alone."});
+  v.Field(c.label_transform,
+          {.name = "label_transform",
+           .choices = {"none", "log1p"},
+           .applies = !c.is_binary() && (c.loss.empty() || c.loss[0].type != "watch_time"),
+           .when = "loss: mse, mae, huber",
+           .foreign = {{"target_transform"}, {"label_trans"}},
+           .doc = "log1p: the loss compares with log(1 + label), for labels of at least 0; predictions and metrics are in the label's own units."});
   v.Field(c.weight, {.name = "weight",
                      .min = 0,
                      .max = 1e6,
                      .foreign = {{"loss_weight"}, {"task_weight"}},
-                     .doc = "Of this task's loss in the sum."});
+                     .doc = "Of this task's loss in the sum, after everything else."});
+  v.Field(c.sample_weight, {.name = "sample_weight",
+                            .foreign = {{"sample_weight_name"}, {"sample_weight_fields"}, {"weight_column"}},
+                            .doc = "Column with this task's weight of each sample, times data.sample_weight; \"\": 1."});
+  v.Field(c.task_space_indicator_label,
+          {.name = "task_space_indicator_label",
+           .foreign = {{"mask"}, {"mask_column"}, {"task_space"}},
+           .doc = "Column that is above 0 where a sample is in the task's space, such as is_click for what happens after a click. \"\": "
+                  "every sample is."});
+  const bool has_space = !c.task_space_indicator_label.empty();
+  v.Field(c.in_task_space_weight, {.name = "in_task_space_weight",
+                                   .min = 0,
+                                   .max = 1e6,
+                                   .applies = has_space,
+                                   .when = "task_space_indicator_label",
+                                   .doc = "Weight of samples in the task's space."});
+  v.Field(c.out_task_space_weight, {.name = "out_task_space_weight",
+                                    .min = 0,
+                                    .max = 1e6,
+                                    .applies = has_space,
+                                    .when = "task_space_indicator_label",
+                                    .doc = "Weight of the others."});
+  v.Field(c.task_space_reduction,
+          {.name = "task_space_reduction",
+           .choices = {"space", "batch"},
+           .applies = has_space,
+           .when = "task_space_indicator_label",
+           .foreign = {{"mask_reduction"}},
+           .doc = "With train.loss_reduction: mean the loss is divided by the sum of the task's weights in the global batch (space), or of all "
+                  "samples' (batch), so that rare samples keep a small share."});
   v.Field(c.mlp, {.name = "mlp",
                   .foreign = {{"tower"}, {"tower_mlp"}, {"hidden_units", "mlp.hidden_units"}},
                   .doc = "The task's tower instead of model.tower_mlp."});
@@ -722,7 +830,7 @@ void Describe(V& v, TaskConfig& c) {
                                   "xauc", "recall", "ndcg"},
                       .foreign_choices = ForeignMetrics(),
                       .foreign = {{"metric"}, {"eval_metrics"}, {"metrics_set"}},
-                      .doc = "Over all workers' samples, exactly. By default bce: auc, logloss; mse: rmse, mae."});
+                      .doc = "Over all workers' samples, exactly. By default of binary losses auc, logloss, else rmse, mae."});
 }
 
 // ---- training
@@ -967,6 +1075,6 @@ concept NamedSection = Section<T> &&(std::same_as<T, TableConfig> || std::same_a
 // Sections written by their member `type`, which is none of their keys: TYPE alone, or {TYPE: {...}}. The types are the choices
 // of the key that holds them.
 template <class T>
-concept TypedSection = Section<T> && std::same_as<T, MetricConfig>;
+concept TypedSection = Section<T> &&(std::same_as<T, MetricConfig> || std::same_as<T, LossConfig>);
 
 }  // namespace gatemill

@@ -220,6 +220,13 @@ json MemoryJson(const Plan& plan, const json& tables) {
   return {{"dense_bytes", dense}, {"batch_bytes", batch}, {"row_bytes", {lowest, highest}}};
 }
 
+// "bce", "mse + huber".
+std::string LossNames(const TaskConfig& task) {
+  std::string names;
+  for (const LossConfig& loss : task.loss) names += (names.empty() ? "" : " + ") + loss.type;
+  return names;
+}
+
 Result<json> PlanJson(const CheckArgs& args, const Plan& plan) {
   GM_ASSIGN_OR_RETURN(json files, DataJson(plan.config));
   GM_ASSIGN_OR_RETURN(json tables, TablesJson(plan.schema));
@@ -229,7 +236,7 @@ Result<json> PlanJson(const CheckArgs& args, const Plan& plan) {
   }
   json tasks = json::array();
   for (const TaskConfig& task : plan.config.tasks) {
-    tasks.push_back({{"name", task.name}, {"label", task.label_name}, {"loss", task.loss}, {"metrics", MetricNames(task.metrics)}});
+    tasks.push_back({{"name", task.name}, {"label", task.label_name}, {"loss", LossNames(task)}, {"metrics", MetricNames(task.metrics)}});
   }
   json memory = MemoryJson(plan, tables);
   return json{{"config", args.path},
@@ -313,7 +320,7 @@ std::string PlanText(const Plan& plan, const json& said) {
   for (const TaskConfig& task : plan.config.tasks) {
     std::string metrics;
     for (const std::string& metric : MetricNames(task.metrics)) metrics += (metrics.empty() ? "" : ", ") + metric;
-    tasks.push_back({task.name, task.label_name, task.loss, metrics});
+    tasks.push_back({task.name, task.label_name, LossNames(task), metrics});
   }
   text += FormatTable(tasks) + "\n";
   text += ShapesText(plan.parameters) + "\n";
@@ -382,8 +389,10 @@ class DataCheck {
         Mistake(label + " has text such as \"" + profile->examples.front() + "\"; a label is a number");
       } else if (profile->missing_share > 0.0) {
         Mistake(label + " is missing in some rows; keep the others with `where`");
-      } else if (task.loss == "bce" && (profile->min < 0.0 || profile->max > 1.0 || profile->distinct > 2)) {
-        Mistake(label + " has values other than 0 and 1; use loss: mse, or another column");
+      } else if (task.is_binary() && (profile->min < 0.0 || profile->max > 1.0 || profile->distinct > 2)) {
+        Mistake(label + " has values other than 0 and 1; use a loss of values such as mse, or another column");
+      } else if ((task.loss[0].type == "watch_time" || task.label_transform == "log1p") && profile->min < 0.0) {
+        Mistake(label + " has values below 0, for which its loss or label_transform has no meaning");
       } else if (profile->distinct == 1) {
         warnings_.push_back(label + " has one value in the sample: nothing to learn from it, and its AUC is undefined");
       }

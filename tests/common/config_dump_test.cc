@@ -98,15 +98,27 @@ class RandomConfig {
     TaskConfig task;
     task.name = "task" + std::to_string(number);
     task.label_name = Text() + std::to_string(number);
-    task.loss = Pick({"bce", "mse"});
+    LossConfig& loss = task.loss[0];
+    loss.type = Pick({"bce", "focal", "mse", "huber", "watch_time"});
+    if (loss.type == "focal") loss.gamma = Real();
+    if (loss.type == "huber") loss.delta = Real();
+    if (loss.type == "bce") loss.label_smoothing = Real();
+    if (loss.type == "mse") task.label_transform = Pick({"none", "log1p"});
+    if (loss.type == "mse") task.loss.push_back({.type = "mae", .weight = Real()});
+    if (c->data.header && Flip()) task.sample_weight = Text();
+    if (c->data.header && Flip()) {
+      task.task_space_indicator_label = Text();
+      task.out_task_space_weight = Real();
+      task.task_space_reduction = Pick({"space", "batch"});
+    }
     task.weight = Real();
     if (Flip()) task.mlp = Mlp();
     AddMetrics(&task);
     c->tasks.push_back(task);
   }
   void AddMetrics(TaskConfig* task) {
-    task->metrics = {{.type = task->loss == "bce" ? "auc" : "rmse"}};
-    if (task->loss == "bce" && Flip()) task->metrics.push_back({.type = "gauc", .by = Text()});
+    task->metrics = {{.type = task->is_binary() ? "auc" : "rmse"}};
+    if (task->is_binary() && Flip()) task->metrics.push_back({.type = "gauc", .by = Text()});
     if (Flip()) task->metrics.push_back({.type = "ndcg", .by = Text(), .k = 1 + static_cast<int>(Below(100))});
     if (Flip()) task->metrics.push_back({.type = "calibration_error", .buckets = 1 + static_cast<int>(Below(100))});
   }

@@ -35,7 +35,7 @@ TEST(InitTest, DraftsWhatCheckAccepts) {
   ASSERT_TRUE(config.ok()) << config.status().message();
   ASSERT_EQ(config->tasks.size(), 2U);
   EXPECT_EQ(config->tasks[1].label_name, "buy");
-  EXPECT_EQ(config->tasks[1].loss, "bce");
+  EXPECT_EQ(config->tasks[1].loss[0].type, "bce");
   ASSERT_NE(FeatureOf(*config, "price"), nullptr);
   EXPECT_EQ(FeatureOf(*config, "price")->type, FeatureType::kDense);
   ASSERT_NE(FeatureOf(*config, "tags"), nullptr);

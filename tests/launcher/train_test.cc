@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "common/file.h"
+#include "common/random.h"
 #include "common/safetensors.h"
 #include "tests/launcher/commands.h"
 #include "tests/launcher/launch_fixture.h"
@@ -884,6 +885,62 @@ TEST(Train, EveryModelTypeAndOptimizerTrains) {
     const std::string name = std::string(dense).substr(7, 5);
     EXPECT_GT(auc("dense-" + name, {std::string("train.dense_optimizer=") + dense}), 0.75) << dense;
   }
+}
+
+TEST(Train, EveryLossTrains) {
+  const TempDir dir;
+  const std::string config = WriteSmallJob(dir);
+  const auto trained = [&](const std::string& name, const std::vector<std::string>& sets) {
+    std::vector<std::string> more;
+    for (const std::string& set : sets) {
+      more.emplace_back("--set");
+      more.push_back(set);
+    }
+    const Trained done = Train({}, config, dir.path() + "/" + name, more);
+    EXPECT_EQ(done.done.exit_code, 0) << done.done.err;
+    return done.done.exit_code == 0 ? done.result.at("test") : nlohmann::json::object();
+  };
+  for (const char* loss : {"{focal: {gamma: 1}}", "{bce: {label_smoothing: 0.1}}", "[bce, {focal: {weight: 0.5}}]"}) {
+    EXPECT_GT(trained("run", {std::string("tasks.click.loss=") + loss, "train.num_epochs=3"}).at("click").at("auc"), 0.75) << loss;
+    ASSERT_TRUE(RemoveTree(dir.path() + "/run").ok());
+  }
+}
+
+// Seconds that depend on the user; `watch`: the same for a fifth of the samples, 0 for the others.
+TEST(Train, EveryLossOfValuesPredictsInUnitsOfTheLabel) {
+  const TempDir dir;
+  RandomStream random(1, 1);
+  for (const char* part : {"train.csv", "test.csv"}) {
+    std::string text = "user,seconds,watch\n";
+    for (int r = 0; r < 4000; ++r) {
+      const auto user = random.Below(20);
+      const std::string seconds = std::to_string(static_cast<double>(user) * (5.0 + 2.0 * random.Uniform()));
+      text += "u" + std::to_string(user) + "," + seconds + "," + (random.Uniform() < 0.2 ? seconds : "0") + "\n";
+    }
+    dir.Write(part, text);
+  }
+  const std::string config = dir.Write("config.yaml", R"(
+data: {root: )" + dir.path() + R"(, train: train.csv, test: test.csv}
+features: [{columns: user, embedding_dim: 4}]
+model: {type: single, expert_mlp: {hidden_units: [16]}}
+tasks: {time: {label_name: seconds, loss: mse}}
+train: {num_epochs: 10, global_batch_size: 100, threads: 1, dense_optimizer: {type: adam, lr: 0.01}, sparse_optimizer: {type: adagrad, lr: 0.2}}
+)");
+  const auto metrics = [&](const std::string& task) {
+    const Trained trained = Train({}, config, dir.path() + "/run",
+                                  {"--set", "tasks.time={metrics: [xauc, mae, calibration], " + task + "}"});
+    EXPECT_EQ(trained.done.exit_code, 0) << trained.done.err;
+    EXPECT_TRUE(RemoveTree(dir.path() + "/run").ok());
+    return trained.done.exit_code == 0 ? trained.result.at("test").at("time") : nlohmann::json::object();
+  };
+  for (const char* loss : {"mse", "mae", "{huber: 3}", "mse, label_transform: log1p", "[mae, huber], label_transform: log1p"}) {
+    const auto test = metrics("label_name: seconds, loss: " + std::string(loss));
+    EXPECT_GT(test.value("xauc", 0.0), 0.9) << loss;
+    EXPECT_NEAR(test.value("calibration", 0.0), 1.0, 0.15) << loss;
+    EXPECT_LT(test.value("mae", 1e9), 8.0) << loss;
+  }
+  // Odds are times over the samples without any, four fifths: a quarter more than the mean, if they are learned to the end.
+  EXPECT_NEAR(metrics("label_name: watch, loss: watch_time").value("calibration", 0.0), 1.25, 0.4);
 }
 
 TEST(Train, BatchOfOneAndUnevenTailsTrain) {

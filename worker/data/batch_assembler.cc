@@ -243,8 +243,11 @@ void BatchAssembler::AddLabels(const Columns& columns, std::span<const std::uint
     for (std::size_t t = 0; t < tasks; ++t) batch->labels[t * rows.size() + i] = labels[t];
   }
   batch->weights.clear();
-  if (columns.weights_.empty()) return;
-  for (const std::uint32_t row : rows) batch->weights.push_back(columns.weights_[row]);
+  for (std::size_t i = 0; i < rows.size() && !columns.weights_.empty(); ++i) batch->weights.push_back(columns.weights_[rows[i]]);
+  batch->task_weights.clear();
+  for (std::size_t t = 0; t < tasks && !columns.task_weights_.empty(); ++t) {
+    for (const std::uint32_t row : rows) batch->task_weights.push_back(columns.task_weights_[std::size_t{row} * tasks + t]);
+  }
 }
 
 void BatchAssembler::AddGroups(const Columns& columns, std::span<const std::uint32_t> rows, Batch* batch) {

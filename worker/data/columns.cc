@@ -59,7 +59,7 @@ Columns::Columns(const Schema& schema) : schema_(schema), dictionaries_(schema.t
 }
 
 std::uint64_t Columns::memory_bytes() const {
-  std::uint64_t bytes = Bytes(codes_) + Bytes(numbers_) + Bytes(labels_) + Bytes(weights_) + Bytes(groups_) + Bytes(samples_);
+  std::uint64_t bytes = Bytes(codes_) + Bytes(numbers_) + Bytes(labels_) + Bytes(weights_) + Bytes(task_weights_) + Bytes(groups_) + Bytes(samples_);
   for (const ListColumn& list : lists_) bytes += Bytes(list.offsets) + Bytes(list.codes);
   for (const KeyDictionary& dictionary : dictionaries_) bytes += dictionary.memory_bytes();
   return bytes;
@@ -88,6 +88,7 @@ void Columns::AppendRows(const Columns& other, std::span<const std::uint32_t> ro
     append(&numbers_, other.numbers_, row, schema_.dense.size());
     append(&labels_, other.labels_, row, schema_.tasks.size());
     if (!other.weights_.empty()) weights_.push_back(other.weights_[row]);
+    if (!other.task_weights_.empty()) append(&task_weights_, other.task_weights_, row, schema_.tasks.size());
     if (!other.groups_.empty()) append(&groups_, other.groups_, row, schema_.groups.size());
     samples_.push_back(other.sample(row));
   }
@@ -111,6 +112,13 @@ ColumnBuilder::ColumnBuilder(const ReadOptions& options, Keep keep)
   if (!with_labels_) return;
   for (const TaskConfig& task : schema_->tasks) label_text_.push_back(TextColumn(task.label_name));
   if (!schema_->sample_weight.empty()) weight_text_ = TextColumn(schema_->sample_weight);
+  for (std::size_t t = 0; t < schema_->tasks.size(); ++t) {
+    const TaskConfig& task = schema_->tasks[t];
+    if (!task.weighs_samples()) continue;
+    TaskWeightText& text = task_weight_text_.emplace_back(TaskWeightText{.task = t, .weight = {}, .indicator = {}});
+    if (!task.sample_weight.empty()) text.weight = TextColumn(task.sample_weight);
+    if (!task.task_space_indicator_label.empty()) text.indicator = TextColumn(task.task_space_indicator_label);
+  }
 }
 
 std::size_t ColumnBuilder::TextColumn(const std::string& name) {
@@ -134,6 +142,7 @@ Status ColumnBuilder::Append(const PartReader& reader, const RowBlock& block, st
   for (NumberInput& number : numbers_) GM_RETURN_IF_ERROR(AppendNumbers(&number, input));
   for (std::size_t t = 0; t < label_text_.size(); ++t) GM_RETURN_IF_ERROR(AppendLabels(t, input));
   if (weight_text_) GM_RETURN_IF_ERROR(AppendWeights(input));
+  if (!task_weight_text_.empty()) GM_RETURN_IF_ERROR(AppendTaskWeights(input));
   AppendGroups(input);
   for (std::size_t i = 0; keep_sample_numbers_ && i < rows.size(); ++i) data_->samples_.push_back(first_sample + i);
   data_->rows_ += rows.size();
@@ -212,14 +221,17 @@ Status ColumnBuilder::AppendNumbers(NumberInput* number, const Rows& input) {
 Status ColumnBuilder::AppendLabels(std::size_t task, const Rows& input) {
   const std::vector<std::string_view>& texts = input.block.text.columns[label_text_[task]];
   const TaskConfig& config = schema_->tasks[task];
-  const bool binary = config.loss == "bce";
+  const bool binary = config.is_binary();
+  const bool positive = config.label_transform == "log1p" || config.loss[0].type == "watch_time";
   float* out = data_->labels_.data() + data_->rows_ * schema_->tasks.size() + task;
   for (const std::uint32_t row : input.rows) {
     const std::optional<double> value = ParseNumber(texts[row]);
-    if (!value || (binary && *value != 0.0 && *value != 1.0)) {
+    if (!value || (binary && *value != 0.0 && *value != 1.0) || (positive && *value < 0.0)) {
       return input.reader.ValueError(input.block, row, columns_[label_text_[task]],
                                      "label " + Quoted(texts[row]) + " of task \"" + config.name + "\" is not " +
-                                         (binary ? "0 or 1, which loss bce needs" : "a finite number") +
+                                         (binary     ? "0 or 1, which loss " + config.loss[0].type + " needs"
+                                          : positive ? "a number of at least 0, which its loss or label_transform needs"
+                                                     : "a finite number") +
                                          "; correct it, or leave the row out with where:");
     }
     *out = static_cast<float>(*value);
@@ -237,6 +249,37 @@ Status ColumnBuilder::AppendWeights(const Rows& input) {
                                      "sample weight " + Quoted(texts[row]) + " is not a number of at least 0");
     }
     data_->weights_.push_back(static_cast<float>(*value));
+  }
+  return Ok();
+}
+
+Status ColumnBuilder::AppendTaskWeights(const Rows& input) {
+  const std::size_t tasks = schema_->tasks.size();
+  data_->task_weights_.resize((data_->rows_ + input.rows.size()) * tasks, 1.0F);
+  for (const TaskWeightText& text : task_weight_text_) {
+    const TaskConfig& task = schema_->tasks[text.task];
+    float* out = data_->task_weights_.data() + data_->rows_ * tasks + text.task;
+    // A number of the column, or an error that says what it is for.
+    const auto read = [&](std::size_t column, std::uint32_t row, double least, const std::string& what) -> Result<double> {
+      const std::string_view cell = input.block.text.columns[column][row];
+      const std::optional<double> value = ParseNumber(cell);
+      if (value && *value >= least) return *value;
+      return input.reader.ValueError(input.block, row, columns_[column],
+                                     what + " " + Quoted(cell) + " of task \"" + task.name + "\" is not a " +
+                                         (least == 0.0 ? "number of at least 0" : "finite number"));
+    };
+    for (const std::uint32_t row : input.rows) {
+      double weight = 1.0;
+      if (text.weight) {
+        GM_ASSIGN_OR_RETURN(weight, read(*text.weight, row, 0.0, "sample weight"));
+      }
+      if (text.indicator) {
+        GM_ASSIGN_OR_RETURN(const double space, read(*text.indicator, row, std::numeric_limits<double>::lowest(), "task space indicator"));
+        weight *= space > 0.0 ? task.in_task_space_weight : task.out_task_space_weight;
+      }
+      *out = static_cast<float>(weight);
+      out += tasks;
+    }
   }
   return Ok();
 }

@@ -74,6 +74,7 @@ class Columns final : public Dataset {
   std::vector<float> numbers_;                // [rows, schema.dense]: transformed; one-hot: the bucket, -1 when missing
   std::vector<float> labels_;                 // [rows, tasks]
   std::vector<float> weights_;                // [rows], or empty = all 1
+  std::vector<float> task_weights_;           // [rows, tasks], or empty = all 1
   std::vector<std::uint64_t> groups_;         // [rows, schema.groups] keys, or empty: not kept
   std::vector<std::uint64_t> samples_;        // [rows], or empty: the sample's number is its row
   std::vector<KeyDictionary> dictionaries_;   // [tables]
@@ -118,6 +119,7 @@ class ColumnBuilder {
   Status AppendNumbers(NumberInput* number, const Rows& input);
   Status AppendLabels(std::size_t task, const Rows& input);
   Status AppendWeights(const Rows& input);
+  Status AppendTaskWeights(const Rows& input);
   void AppendGroups(const Rows& input);
   [[nodiscard]] std::uint32_t CodeOfText(std::size_t sparse_feature, std::string_view text);
   void FinishBuckets(const NumberInput& number, std::span<const double> boundaries);
@@ -131,6 +133,12 @@ class ColumnBuilder {
   std::vector<std::size_t> list_text_;     // [list_features]
   std::vector<std::size_t> label_text_;    // [tasks]
   std::optional<std::size_t> weight_text_;
+  struct TaskWeightText {  // positions in columns_
+    std::size_t task = 0;
+    std::optional<std::size_t> weight;
+    std::optional<std::size_t> indicator;
+  };
+  std::vector<TaskWeightText> task_weight_text_;  // of tasks that weigh samples
   std::vector<std::size_t> group_text_;    // [schema.groups], or empty: not kept
   std::vector<NumberInput> numbers_;       // NumberColumns(schema)
   std::shared_ptr<Columns> data_;

@@ -77,6 +77,7 @@ struct Batch {
   std::vector<float> dense;           // [rows, dense_dim]
   std::vector<float> labels;          // [tasks, rows]
   std::vector<float> weights;         // [rows], or empty = all 1
+  std::vector<float> task_weights;    // [tasks, rows] of tasks with a sample_weight or a task space besides, or empty = all 1
   std::vector<std::uint64_t> groups;  // [Schema::groups, rows] keys of the values; empty where a dataset keeps none
   std::vector<std::uint64_t> samples; // [rows] the sample's number in its part, in file order: names it in random draws
   std::int64_t assemble_ns = 0;       // time a background thread took to gather and dedup this batch

@@ -74,6 +74,14 @@ class SchemaResolver {
       CheckColumn(0, task.label_name, "tasks." + task.name + ".label_name");
       taken_[task.label_name] = "the label of task \"" + task.name + "\"";
     }
+    for (const TaskConfig& task : config_.tasks) {
+      for (const auto& [name, column] : {std::pair{".sample_weight", &task.sample_weight},
+                                         {".task_space_indicator_label", &task.task_space_indicator_label}}) {
+        if (column->empty()) continue;
+        CheckColumn(0, *column, "tasks." + task.name + name);
+        taken_.emplace(*column, "the " + std::string(name + 1) + " of task \"" + task.name + "\"");
+      }
+    }
     schema_.sample_weight = config_.data.sample_weight;
     if (schema_.sample_weight.empty()) return;
     CheckColumn(0, schema_.sample_weight, "data.sample_weight");

@@ -60,8 +60,9 @@ struct StepInput {
   std::span<const float> x;                  // [rows, x_dim]
   std::span<const float> labels;             // [tasks, rows]
   std::span<const float> weights;            // [rows] sample weights, or empty = 1
+  std::span<const float> task_weights = {};  // [tasks, rows] of each task besides, or empty = 1
   std::span<const std::uint64_t> samples;    // [rows] sample numbers, for dropout
-  // Per task: the sum of weights of the global batch. A task's loss is its weighted sum of sample losses over this.
+  // Per task: what its weighted sum of sample losses is divided by: a sum of weights of the global batch, or 1. 0 or less: no loss.
   std::span<const double> weight_sums;       // [tasks]
 };
 
@@ -88,7 +89,7 @@ class DenseModel {
   // The optimizer's step on every parameter.
   virtual Status Update(std::uint64_t step) = 0;
 
-  // Predictions in evaluation mode: scores [tasks, rows] out: probabilities (bce; esmm: products of them) or values (mse). The same digits
+  // Predictions in evaluation mode: scores [tasks, rows] out: probabilities or values, as the task's loss has it (worker/model/losses.h). The same digits
   // whatever the batch size is not promised by matrix products, so callers use fixed-size blocks (kPredictBlock) padded.
   virtual Status Predict(std::int64_t rows, std::span<const float> x, std::span<float> scores) = 0;
 

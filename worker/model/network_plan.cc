@@ -149,8 +149,8 @@ Status CheckSpec(const ModelSpec& spec) {
     }
   }
   for (const TaskConfig& task : spec.tasks) {
-    if (model.type == "esmm" && task.loss != "bce") {
-      checker.Add("tasks." + task.name + ".loss: esmm multiplies probabilities; use bce");
+    if (model.type == "esmm" && (task.loss.size() != 1 || task.loss[0].type != "bce")) {
+      checker.Add("tasks." + task.name + ".loss: esmm multiplies probabilities; use bce alone");
     }
   }
   if (model.bottom_mlp) checker.Mlp("model.bottom_mlp", *model.bottom_mlp);
@@ -159,8 +159,10 @@ Status CheckSpec(const ModelSpec& spec) {
   checker.Mlp("model.tower_mlp", model.tower_mlp);
   for (const TaskConfig& task : spec.tasks) {
     if (task.mlp) checker.Mlp("tasks." + task.name + ".mlp", *task.mlp);
-    if (!OneOf(task.loss, {"bce", "mse"})) {
-      checker.Add("tasks." + task.name + ".loss: unknown \"" + task.loss + "\"; use bce or mse");
+    if (task.loss.empty()) checker.Add("tasks." + task.name + ".loss: none given; give at least one");
+    for (const LossConfig& loss : task.loss) {
+      if (OneOf(loss.type, {"bce", "focal", "mse", "mae", "huber", "watch_time"})) continue;
+      checker.Add("tasks." + task.name + ".loss: unknown \"" + loss.type + "\"; use bce, focal, mse, mae, huber or watch_time");
     }
   }
   CheckOptimizer(spec.optimizer, &checker);

@@ -208,6 +208,7 @@ class TorchModel final : public DenseModel {
     const std::size_t cells = rows * static_cast<std::size_t>(spec_.x_dim);
     const bool fits = input.rows >= 0 && input.x.size() == cells && grad_x.size() == cells &&
                       input.labels.size() == tasks * rows && (input.weights.empty() || input.weights.size() == rows) &&
+                      (input.task_weights.empty() || input.task_weights.size() == tasks * rows) &&
                       input.weight_sums.size() == tasks && losses.size() == tasks &&
                       (!HasDropout() || input.samples.size() == rows);
     return fits ? Ok() : Internal("ForwardBackward: an argument has another size than " + std::to_string(rows) +

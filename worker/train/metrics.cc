@@ -8,6 +8,7 @@
 #include <set>
 
 #include "common/config_metrics.h"
+#include "worker/model/losses.h"
 
 namespace gatemill::train {
 namespace {
@@ -155,10 +156,11 @@ std::optional<double> WeightedLoss(const std::vector<TaskConfig>& tasks, const P
   if (predictions.samples.empty()) return std::nullopt;
   double loss = 0.0;
   for (std::size_t t = 0; t < tasks.size(); ++t) {
-    const auto& scores = predictions.scores[t];
-    const auto& labels = predictions.labels[t];
-    const double rmse = tasks[t].loss == "mse" ? Rmse(scores, labels) : 0.0;
-    loss += tasks[t].weight * (tasks[t].loss == "mse" ? rmse * rmse : LogLoss(scores, labels));
+    double sum = 0.0;
+    for (std::size_t i = 0; i < predictions.samples.size(); ++i) {
+      sum += model::LossOf(tasks[t], model::OutputOf(tasks[t], predictions.scores[t][i]), predictions.labels[t][i]).loss;
+    }
+    loss += tasks[t].weight * sum / static_cast<double>(predictions.samples.size());
   }
   return loss;
 }

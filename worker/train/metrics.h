@@ -72,7 +72,7 @@ using TaskMetrics = std::map<std::string, MetricValues>;
 TaskMetrics ComputeMetrics(const std::vector<TaskConfig>& tasks, const Predictions& predictions);
 
 // The value that early stopping watches: "TASK.METRIC", "mean(METRIC)" (over the tasks that have a value), or "loss"
-// (the tasks' weighted logloss and mse, whatever metrics they list). None when nothing defined is left: such an epoch decides nothing.
+// (the tasks' weighted losses over all samples, each counted once, whatever metrics they list). None when nothing defined is left: such an epoch decides nothing.
 std::optional<double> MonitorValue(const std::string& monitor, const std::vector<TaskConfig>& tasks,
                                    const Predictions& predictions, const TaskMetrics& metrics);
 // Is a larger value of this monitor better? True for auc, gauc, xauc, accuracy, recall and ndcg.

@@ -119,6 +119,7 @@ Status Trainer::ForwardBackward(const InFlight& flight) {
                                .x = x_,
                                .labels = batch.labels,
                                .weights = batch.weights,
+                               .task_weights = batch.task_weights,
                                .samples = batch.samples,
                                .weight_sums = weight_sums};
   const std::int64_t begun_ns = parts_.clock->NowNs();
@@ -137,17 +138,26 @@ Status Trainer::ForwardBackward(const InFlight& flight) {
   return Ok();
 }
 
+// The samples' own weights, or their number, and behind them the sums of each task's weights.
 Result<std::vector<double>> Trainer::WeightSums(const data::Batch& batch) {
-  double sum = static_cast<double>(batch.global_rows);
-  if (parts_.config->train.loss_reduction == "sum") {
-    sum = 1.0;
-  } else if (!parts_.schema->sample_weight.empty()) {
-    sum = 0.0;
-    for (const float weight : batch.weights) sum += static_cast<double>(weight);
-    GM_RETURN_IF_ERROR(parts_.workers->AllReduceSum(std::span<double>(&sum, 1)));
-    if (sum <= 0.0) sum = 1.0;  // a batch that weighs nothing has no loss
+  const std::vector<TaskConfig>& tasks = parts_.schema->tasks;
+  if (parts_.config->train.loss_reduction == "sum") return std::vector<double>(tasks.size(), 1.0);
+  const bool own = std::any_of(tasks.begin(), tasks.end(), [](const TaskConfig& task) { return task.weighs_samples(); });
+  const bool weighted = !parts_.schema->sample_weight.empty();
+  std::vector<double> sums(1 + (own ? tasks.size() : 0), 0.0);
+  for (std::size_t i = 0; i < batch.rows && (own || weighted); ++i) {
+    const double weight = weighted ? static_cast<double>(batch.weights[i]) : 1.0;
+    sums[0] += weight;
+    for (std::size_t t = 0; t + 1 < sums.size(); ++t) sums[1 + t] += weight * static_cast<double>(batch.task_weights[t * batch.rows + i]);
   }
-  return std::vector<double>(parts_.schema->tasks.size(), sum);
+  if (own || weighted) GM_RETURN_IF_ERROR(parts_.workers->AllReduceSum(std::span<double>(sums)));
+  const double samples = weighted ? sums[0] : static_cast<double>(batch.global_rows);
+  std::vector<double> of_tasks;
+  for (std::size_t t = 0; t < tasks.size(); ++t) {
+    const bool by_space = tasks[t].weighs_samples() && tasks[t].task_space_reduction == "space";
+    of_tasks.push_back(by_space ? sums[1 + t] : samples);
+  }
+  return of_tasks;
 }
 
 Status Trainer::Push(InFlight* flight) {

@@ -1,5 +1,6 @@
 #include "worker/data/columns.h"
 
+#include <functional>
 #include <set>
 
 #include "tests/worker/data/data_testing.h"
@@ -67,6 +68,32 @@ TEST_F(ColumnErrorsTest, Labels) {
   for (const std::string& label : std::vector<std::string>{"nan", "inf", "", "x"}) {
     EXPECT_EQ(ErrorOf("y,w,x,b\n" + label + ",1,1,1\n", "mse").find(path_ + ":2: column \"y\": label"), 0U);
   }
+}
+
+TEST_F(ColumnErrorsTest, LabelsOfLossesThatNeedThemAboveZero) {
+  EXPECT_EQ(ErrorOf("y,w,x,b\n3,1,1,1\n-1,1,1,1\n", "watch_time"),
+            path_ + ":3: column \"y\": label \"-1\" of task \"y\" is not a number of at least 0, which its loss or label_transform "
+                    "needs; correct it, or leave the row out with where:");
+}
+
+TEST_F(ColumnErrorsTest, WeightsAndSpacesOfTasks) {
+  const auto error = [&](const std::string& cells, const std::function<void(TaskConfig*)>& change) {
+    (void)dir_.Write("f.csv", "y,w,x,b\n1," + cells + "\n");
+    Config config;
+    config.data.train.files = {path_};
+    config.tasks = {Task("y", "bce")};
+    change(&config.tasks[0]);
+    config.features = {Sparse({"b"}, 2)};
+    const Prepared setup(config);
+    Statistics statistics;
+    const auto dataset = ReadDataset(setup.read, Part::kTrain, nullptr, true, &statistics);
+    EXPECT_FALSE(dataset.ok()) << cells;
+    return dataset.status().message();
+  };
+  EXPECT_EQ(error("-1,1,1", [](TaskConfig* task) { task->sample_weight = "w"; }),
+            path_ + ":2: column \"w\": sample weight \"-1\" of task \"y\" is not a number of at least 0");
+  EXPECT_EQ(error("1,yes,1", [](TaskConfig* task) { task->task_space_indicator_label = "x"; }),
+            path_ + ":2: column \"x\": task space indicator \"yes\" of task \"y\" is not a finite number");
 }
 
 TEST_F(ColumnErrorsTest, Weights) {

@@ -70,7 +70,7 @@ inline TaskConfig Task(const std::string& label, const std::string& loss) {
   TaskConfig task;
   task.name = label;
   task.label_name = label;
-  task.loss = loss;
+  task.loss[0].type = loss;
   return task;
 }
 

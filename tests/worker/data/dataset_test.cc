@@ -35,6 +35,25 @@ TEST(DatasetTest, ReadsValuesLabelsAndWeights) {
   EXPECT_EQ(batch.tables[0].keys, (std::vector<std::uint64_t>{KeyOfText("ann", salt), KeyOfText("bob", salt)}));
 }
 
+TEST(DatasetTest, WeightsAndSpacesOfTasks) {
+  const TempDir dir;
+  Config config;
+  config.data.train.files = {dir.Write("f.csv", "w,like,time,user\n0.5,1,2.5,ann\n2,0.0,-1,bob\n0,1.0,1e2,ann\n")};
+  config.tasks = {Task("like", "bce"), Task("time", "mse")};
+  config.tasks[1].sample_weight = "w";
+  config.tasks[1].task_space_indicator_label = "like";
+  config.tasks[1].in_task_space_weight = 3;
+  config.tasks[1].out_task_space_weight = 0.25;
+  config.features = {Sparse({"user"}, 4)};
+  const Prepared setup(config);
+  Statistics statistics;
+  const auto dataset = ReadDataset(setup.read, Part::kTrain, nullptr, true, &statistics);
+  ASSERT_TRUE(dataset.ok()) << dataset.status().message();
+  const Batch batch = WholeBatch(*dataset);
+  EXPECT_TRUE(batch.weights.empty());
+  EXPECT_EQ(batch.task_weights, (std::vector<float>{1, 1, 1, 1.5, 0.5, 0}));
+}
+
 TEST(DatasetTest, StatisticsOfTrainApplyToOtherParts) {
   const TempDir dir;
   Config config;

@@ -172,6 +172,18 @@ TEST(SchemaTest, EveryMistakeAtOnce) {
   EXPECT_NE(mistakes.find("c.yaml:9: table \"item\" has no embedding_dim"), std::string::npos);
 }
 
+TEST(SchemaTest, ColumnsThatWeighATaskAreNoFeatures) {
+  Config config = Base();
+  config.features = {Sparse({"user", "item"}, 4)};
+  config.tasks[0].sample_weight = "wight";
+  config.tasks[0].task_space_indicator_label = "item";
+  const std::string mistakes = Mistakes(config);
+  EXPECT_NE(mistakes.find("c.yaml: tasks.click.sample_weight: the data has no column \"wight\"; did you mean \"weight\"?"),
+            std::string::npos) << mistakes;
+  EXPECT_NE(mistakes.find("column \"item\" is the task_space_indicator_label of task \"click\" and cannot be a feature too"),
+            std::string::npos) << mistakes;
+}
+
 TEST(SchemaTest, OneTableWithTwoDims) {
   Config config = Base();
   config.features = {Sparse({"user"}, 4), Sparse({"item"}, 8)};

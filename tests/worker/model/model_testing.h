@@ -40,7 +40,7 @@ inline ModelSpec MakeSpec(const std::string& type) {
   spec.tasks.resize(2);
   spec.tasks[0].name = "click";
   spec.tasks[1].name = "time";
-  spec.tasks[1].loss = type == "esmm" ? "bce" : "mse";
+  spec.tasks[1].loss[0].type = type == "esmm" ? "bce" : "mse";
   spec.tasks[1].weight = 0.5;
   spec.model.num_task_expert = 2;
   spec.model.num_level = 2;
@@ -55,7 +55,7 @@ inline Batch MakeBatch(const ModelSpec& spec, std::int64_t rows, std::uint64_t s
   for (std::size_t t = 0; t < tasks; ++t) {
     for (std::int64_t i = 0; i < rows; ++i) {
       const double draw = random.Uniform();
-      batch.labels.push_back(static_cast<float>(spec.tasks[t].loss == "bce" ? (draw < 0.4 ? 1.0 : 0.0) : 3.0 * draw));
+      batch.labels.push_back(static_cast<float>(spec.tasks[t].is_binary() ? (draw < 0.4 ? 1.0 : 0.0) : 3.0 * draw));
     }
   }
   double sum = 0;
@@ -99,7 +99,7 @@ class Reference {
       if (spec_.model.type == "esmm") {
         probability = probability * at::sigmoid(z);
         each = at::binary_cross_entropy(probability, label, {}, at::Reduction::None);
-      } else if (spec_.tasks[t].loss == "bce") {
+      } else if (spec_.tasks[t].is_binary()) {
         each = at::binary_cross_entropy_with_logits(z, label, {}, {}, at::Reduction::None);
       }
       const at::Tensor loss = (each * weights).sum() / batch.weight_sums[t];

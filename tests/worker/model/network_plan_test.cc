@@ -150,7 +150,7 @@ TEST(NetworkPlan, ImpossibleSpecsAreRefusedByName) {
   ExpectRefused(with([](auto& s) { s.model.type = "ple2"; }), "\"ple2\"");
   ExpectRefused(with([](auto& s) { s.x_dim = 0; }), "at least one feature");
   ExpectRefused(with([](auto& s) { s.tasks.clear(); }), "tasks");
-  ExpectRefused(with([](auto& s) { s.tasks[1].loss = "hinge"; }), "tasks.b.loss");
+  ExpectRefused(with([](auto& s) { s.tasks[1].loss[0].type = "hinge"; }), "tasks.b.loss");
   ExpectRefused(with([](auto& s) { s.model.expert_mlp.hidden_units = {8, -1}; }), "-1 units");
   ExpectRefused(with([](auto& s) { s.model.expert_mlp.hidden_units.clear(); }), "model.expert_mlp.hidden_units: empty");
   ExpectRefused(with([](auto& s) { s.model.expert_mlp.dropout_ratio = {1.0}; }), "dropout_ratio");
@@ -168,7 +168,7 @@ TEST(NetworkPlan, ImpossibleSpecsAreRefusedByName) {
   ExpectRefused(with([](auto& s) { s.model.tower_mlp.use_bn = s.model.tower_mlp.use_ln = true; }), "use_bn and use_ln");
   ExpectRefused(with([](auto& s) { s.model.type = "ple"; s.model.num_level = 0; }), "model.num_level: 0");
   ExpectRefused(with([](auto& s) { s.model.type = "ple"; s.model.num_expert = s.model.num_task_expert = 0; }), "no shared and no task");
-  ExpectRefused(with([](auto& s) { s.model.type = "esmm"; s.tasks[0].loss = "mse"; }), "esmm multiplies probabilities");
+  ExpectRefused(with([](auto& s) { s.model.type = "esmm"; s.tasks[0].loss[0].type = "mse"; }), "esmm multiplies probabilities");
   ExpectRefused(with([](auto& s) { s.model.type = "aitm"; s.model.transfer_mlp.emplace().hidden_units = {9}; }),
                 "as wide as expert_mlp's, 4");
   // Two mistakes, both told.

@@ -230,7 +230,7 @@ TEST(Metrics, TiesInAGroupAreRankedInSampleOrder) {
 
 std::vector<TaskConfig> TwoTasks() {
   TaskConfig click{.name = "click", .label_name = "click", .metrics = {{.type = "auc"}, {.type = "logloss"}}};
-  TaskConfig time{.name = "time", .label_name = "time", .loss = "mse", .weight = 0.5};
+  TaskConfig time{.name = "time", .label_name = "time", .loss = {{.type = "mse"}}, .weight = 0.5};
   time.metrics = {{.type = "rmse"}, {.type = "mae"}};
   return {click, time};
 }
@@ -265,7 +265,7 @@ std::vector<TaskConfig> TasksWithEveryMetric() {
     click.metrics.push_back({.type = "ndcg", .by = "item", .k = k});
   }
   click.metrics.push_back({.type = "calibration_error", .buckets = 3});
-  TaskConfig time{.name = "time", .label_name = "time", .loss = "mse"};
+  TaskConfig time{.name = "time", .label_name = "time", .loss = {{.type = "mse"}}};
   time.metrics = {{.type = "xauc"}, {.type = "ndcg", .by = "user"}};
   return {click, time};
 }

@@ -62,6 +62,33 @@ TEST(Trainer, AStepsLossIsAMeanOrASum) {
   }
 }
 
+TEST(Trainer, ATaskLearnsFromItsSpaceAndItsSamplesWeights) {
+  struct Case {
+    std::vector<std::string> overrides;
+    bool by_batch;
+    bool weighted;
+  };
+  for (const Case& one : {Case{{"tasks.buy.task_space_indicator_label=click"}, false, false},
+                          Case{{"tasks.buy.task_space_indicator_label=click", "tasks.buy.task_space_reduction=batch"}, true, false},
+                          Case{{"tasks.buy.task_space_indicator_label=click", "tasks.buy.sample_weight=weight"}, false, true}}) {
+    Job job({.rows = 64, .overrides = one.overrides});
+    const auto before = job.EvaluateAll(job.train, 0);
+    ASSERT_TRUE(before.ok()) << before.status().message();
+    std::vector<double> weights;
+    double clicks = 0;
+    for (int r = 0; r < 64; ++r) {
+      const double click = before->predictions.labels[0][static_cast<std::size_t>(r)];
+      weights.push_back(click * (one.weighted ? 1 + r % 3 : 1));
+      clicks += click;
+    }
+    Trainer trainer(job.ForTrainer());
+    job.RunEpoch(&trainer, 0);
+    const Trainer::LossSum sum = trainer.TakeLosses();
+    EXPECT_NEAR(sum.losses[0], MeanLoss(*before, 0, {}), 2e-3) << "the other task has all samples";
+    EXPECT_NEAR(sum.losses[1], MeanLoss(*before, 1, weights) * (one.by_batch ? clicks / 64.0 : 1.0), 2e-3) << one.overrides.back();
+  }
+}
+
 TEST(Trainer, CountsStepsAndBatchesAndTimesItsPhases) {
   Job job({});
   Trainer trainer(job.ForTrainer());

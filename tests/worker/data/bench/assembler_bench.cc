@@ -58,7 +58,7 @@ struct Log {
     config.data.train.files = {dir.Write("log.csv", text + "\n")};
     config.tasks.resize(1);
     config.tasks[0].name = config.tasks[0].label_name = "y";
-    config.tasks[0].loss = "bce";
+    config.tasks[0].loss[0].type = "bce";
     config.features.resize(3);
     config.features[0].columns = {"n"};
     config.features[0].type = FeatureType::kDense;
